@@ -1,0 +1,13 @@
+"""Knowledge distillation for transparent classifiers: what the notebooks share.
+
+A floor imports only from floors below it::
+
+    floor 3   sweep  fidelity/  figures  report
+    floor 2   training  evaluation  explain/  cost
+    floor 1   datasets/  models  losses
+    floor 0   errors  sources  settings  runs
+
+Importing ``kdnb`` itself costs nothing; each notebook imports the modules it uses.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""The one form in which images travel: decoded, resized, uint8, with labels, groups and splits."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set in memory (or mapped from the cache).
+
+    Attributes:
+        name: the data set's name, such as ``"phantom"``.
+        images: ``(N, H, W, 3)`` uint8.
+        labels: ``(N,)`` int64, indices into ``classes``.
+        classes: class names in label order.
+        groups: ``(N,)`` str; images of one group (a person, a subject, a set of duplicates) stay on one side of a leak-free split.
+        ids: ``(N,)`` str, paths relative to the source; unique.
+        split: ``(N,)`` str: ``"train"``, ``"val"``, ``"test"`` or ``""`` (left out by the protocol).
+        masks: ``(N, H, W)`` bool, the true lesion, or ``None``; an empty mask means that there is none.
+        split_protocol: ``"official"`` or ``"leak_free"``.
+        data_hash: hash of images and labels. split_hash: hash of ids and split.
+        notes: what the loader saw (skipped files, source folder's name, shortcut masks, metadata), JSON-able or arrays.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    groups: np.ndarray
+    ids: np.ndarray
+    split: np.ndarray
+    masks: np.ndarray | None = None
+    split_protocol: str = "official"
+    data_hash: str = ""
+    split_hash: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def index(self, split: str) -> np.ndarray:
+        """Positions of the images of one split, in order, ``(n,)`` int64."""
+        return np.flatnonzero(self.split == split)

@@ -1,0 +1,268 @@
+"""A run's folder: tables, figures and models in, the same out, every write atomic and every read checked.
+
+::
+
+    runs/phantom-quick-seed0/
+        notebooks/*.ipynb   executed
+        models/*.safetensors
+        results/*.csv       the only way from one notebook to the next
+        figures/*.png
+        run.json            parameters, versions, device, data hash, commit, hash of every artefact
+        report.html
+"""
+
+import ast
+import fcntl
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kdnb.errors import ArtefactError, StorageError
+from kdnb.settings import Settings, resolve
+from kdnb.sources import REPOSITORY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+_PACKAGES = ("torch", "torchvision", "captum", "shap", "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "pillow")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        StorageError: the disk is full, the folder is missing or may not be written to.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path} could not be written ({reason}): free space or mend the permission, then run again.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_key(*parts: Any) -> str:
+    """A short hash of JSON-able values: the identity of what a model or a cache was made from."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def source_key(*modules: ModuleType) -> str:
+    """A hash of what the modules' code does: comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse(inspect.getsource(module))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                node.body = body[1:] or [ast.Pass()]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def environment() -> dict[str, Any]:
+    """Package versions, device, processor, threads and commit, for ``run.json``."""
+    import torch
+
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False)
+        return answer.stdout.strip()
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "modified": bool(git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks")),
+    }
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        settings: what the run was asked to do.
+        notebook: the name of the notebook that is at work, recorded beside what it writes.
+    """
+
+    def __init__(self, settings: Settings, notebook: str):
+        self.settings = settings
+        self.notebook = notebook
+        self.folder = settings.run_dir
+
+    @property
+    def budget(self):
+        """The numbers of the profile, after the notebook's overrides."""
+        return self.settings.budget
+
+    # -- run.json ---------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """The contents of ``run.json`` (empty before the first write)."""
+        path = self.folder / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except json.JSONDecodeError as error:
+            raise ArtefactError(f"{path} is not valid JSON ({error}): delete the run folder and run again.") from error
+
+    def record(self, section: str, values: dict[str, Any]) -> None:
+        """Merge ``values`` into one section of ``run.json``; safe when two notebooks write at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            info = self.info()
+            info.setdefault(section, {}).update(values)
+            with atomic_write(self.folder / "run.json") as path:
+                path.write_text(json.dumps(info, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+    def _sign(self, path: Path) -> None:
+        name = path.relative_to(self.folder).as_posix()
+        self.record("artefacts", {name: {"sha256": file_hash(path), "notebook": self.notebook}})
+
+    def _checked(self, name: str) -> Path:
+        path = self.folder / name
+        signed = self.info().get("artefacts", {}).get(name)
+        if not path.exists() or signed is None:
+            raise ArtefactError(f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order).")
+        if signed["sha256"] != file_hash(path):
+            raise ArtefactError(f"{path} is not the file that {signed['notebook']} wrote: delete it and run `make reproduce` again.")
+        return path
+
+    # -- tables -----------------------------------------------------------------------------------------------------
+
+    def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write ``results/<name>.csv`` and return the table, so that a cell can end with it."""
+        path = self.folder / "results" / f"{name}.csv"
+        with atomic_write(path) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
+        self._sign(path)
+        return table
+
+    def load_table(self, name: str) -> pd.DataFrame:
+        """Read ``results/<name>.csv``.
+
+        Raises:
+            ArtefactError: missing, or changed since the notebook wrote it.
+        """
+        return pd.read_csv(self._checked(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
+
+    def has_table(self, name: str) -> bool:
+        """Whether the run holds ``results/<name>.csv``."""
+        return f"results/{name}.csv" in self.info().get("artefacts", {})
+
+    # -- figures ----------------------------------------------------------------------------------------------------
+
+    def show(self, name: str, figure: "Figure", alt: str) -> None:
+        """Save ``figures/<name>.png``, display it with its text alternative, and close the figure.
+
+        The alternative is the output's ``text/plain``, so it is read aloud, printed where there are no pictures, and compared by
+        nbval: keep measured numbers out of it.
+        """
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+        path = self.folder / "figures" / f"{name}.png"
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+        self._sign(path)
+        display({"image/png": buffer.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+    # -- models -----------------------------------------------------------------------------------------------------
+
+    def model_path(self, name: str) -> Path:
+        """Where the model ``name`` lies or will lie."""
+        return self.folder / "models" / f"{name}.safetensors"
+
+    def save_model(self, name: str, model: "nn.Module", key: str) -> None:
+        """Write the model's weights and buffers with ``key``, the :func:`content_key` of what they were made from."""
+        from safetensors.torch import save_file
+
+        state = {part: value.detach().cpu().contiguous().clone() for part, value in model.state_dict().items()}
+        with atomic_write(self.model_path(name)) as temporary:
+            save_file(state, temporary, metadata={"key": key, "notebook": self.notebook})
+
+    def has_model(self, name: str, key: str) -> bool:
+        """Whether the run holds a sound model ``name`` made from exactly ``key``."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.model_path(name), framework="pt") as file:
+                return (file.metadata() or {}).get("key") == key
+        except (FileNotFoundError, SafetensorError):
+            return False
+
+    def load_model(self, name: str, model: "nn.Module", key: str | None = None) -> "nn.Module":
+        """Load weights into ``model`` and return it in evaluation mode.
+
+        Raises:
+            ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
+        """
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import load_file
+
+        path = self.model_path(name)
+        if not path.exists():
+            raise ArtefactError(f"model {name!r} is not in {self.folder}: run the notebook that trains it first.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = (file.metadata() or {}).get("key")
+            if key is not None and found != key:
+                raise ArtefactError(f"{path} was made from other data or settings: delete it and run `make reproduce` again.")
+            model.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ArtefactError(f"{path} cannot be loaded ({reason}): delete it and run `make reproduce` again.") from error
+        return model.eval()
+
+
+def start(notebook: str, **parameters: Any) -> Run:
+    """Check a notebook's parameters, open the run's folder and record who is at work.
+
+    Args:
+        notebook: the notebook's name, such as ``"02_teacher_training"``.
+        parameters: the notebook's parameters, passed to :func:`kdnb.settings.resolve`.
+    """
+    run = Run(resolve(**parameters), notebook)
+    settings = run.settings
+    run.record("run", {"dataset": settings.dataset, "profile": settings.profile, "seed": settings.seed})
+    run.record("run", {"split_protocol": settings.split_protocol})
+    run.record("environment", environment())
+    run.record("budget", {notebook: asdict(settings.budget)})
+    return run

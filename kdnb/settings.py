@@ -1,0 +1,179 @@
+"""What a run is asked to do: parameters checked once, at the start, in one place.
+
+Standard library only: ``python -m kdnb.settings`` checks a run before anything is installed.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+import tomllib
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kdnb.errors import KdnbError, ParameterError
+from kdnb.sources import REPOSITORY, check_name, locate
+
+SPLIT_PROTOCOLS = ("official", "leak_free")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything a profile spends (``kdnb/profiles.toml``); a notebook's parameters override single values."""
+
+    image_size: int
+    phantom_images: int
+    max_images: int
+    teacher_epochs: int
+    student_epochs: int
+    views: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    alphas: tuple[float, ...]
+    temperatures: tuple[float, ...]
+    samples_per_class: int
+    shap_background: int
+    shap_samples: int
+    timing_repeats: int
+    bootstrap_samples: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run: the data set, the budget, the seed and the folders."""
+
+    dataset: str
+    profile: str
+    seed: int
+    data_dir: Path
+    run_dir: Path
+    split_protocol: str
+    budget: Budget
+
+
+# What each value must be, as (test, words); lists are tested item by item.
+_POSITIVE = (lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
+_COUNT = (lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
+_RULES = {
+    "image_size": (lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0, "a multiple of 16 from 32 to 1024"),
+    "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
+    "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
+    "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
+    "alpha": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "alphas": (lambda v: _number(v) and 0 <= v <= 1, "a list of numbers from 0 to 1"),
+    "temperature": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
+    "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
+    "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS)),
+}
+_LISTS = ("seeds", "alphas", "temperatures")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check(name: str, value: Any) -> Any:
+    """Return ``value`` (a list becomes a tuple) if parameter ``name`` may have it.
+
+    Raises:
+        ParameterError: naming the parameter, the value and what is allowed.
+    """
+    test, words = _RULES.get(name, _POSITIVE)
+    if name in _LISTS:
+        ok = isinstance(value, (list, tuple)) and len(value) > 0 and all(not isinstance(v, bool) and test(v) for v in value)
+        value = tuple(value) if ok else value
+    else:
+        ok = not isinstance(value, bool) and test(value)
+    if not ok:
+        raise ParameterError(f"{name} is {value!r}, but it must be {words}.")
+    return value
+
+
+@cache
+def _profiles() -> dict[str, dict]:
+    return tomllib.loads((Path(__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
+
+
+def budget(profile: str, dataset: str = "phantom", **overrides: Any) -> Budget:
+    """The budget of ``profile`` for ``dataset``, with every override that is not ``None`` put in its place.
+
+    Raises:
+        ParameterError: an unknown profile, or a value that is not allowed.
+    """
+    if profile not in _profiles():
+        raise ParameterError(f"profile is {profile!r}, but it must be one of: {', '.join(_profiles())}.")
+    values = dict(_profiles()[profile])
+    special = values.pop("datasets", {}).get(dataset.partition(":")[0], {})
+    values |= special | {name: value for name, value in overrides.items() if value is not None}
+    names = {field.name for field in fields(Budget)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise ParameterError(f"{unknown[0]} is not a setting of a profile, which has: {', '.join(sorted(names))}.")
+    return Budget(**{name: check(name, value) for name, value in values.items()})
+
+
+def run_name(dataset: str, profile: str, seed: int) -> str:
+    """The name of the run's folder; a dataset's name that is no plain file name is shortened and hashed."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset).strip("-.")[:40]
+    if plain != dataset:
+        plain += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:6]
+    return f"{plain}-{profile}-seed{seed}"
+
+
+def resolve(
+    dataset: str = "phantom",
+    profile: str = "quick",
+    seed: int = 0,
+    data_dir: str | Path = "",
+    run_dir: str | Path = "",
+    split_protocol: str = "official",
+    **overrides: Any,
+) -> Settings:
+    """Check a notebook's parameters and fill in what they leave open.
+
+    Args:
+        data_dir: where the downloaded data sets lie; empty means ``data/raw``.
+        run_dir: where the run writes; empty means ``runs/<dataset>-<profile>-seed<seed>``.
+        overrides: budget values; ``None`` means the profile's.
+
+    Raises:
+        ParameterError: a value that is not allowed.
+        DataNotFoundError: the data set's folder is missing.
+    """
+    check_name(dataset)
+    spent = budget(profile, dataset, **overrides)
+    check("seed", seed)
+    check("split_protocol", split_protocol)
+    data = Path(data_dir).expanduser() if data_dir else REPOSITORY / "data" / "raw"
+    locate(dataset, data)
+    run = Path(run_dir).expanduser() if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed)
+    return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent)
+
+
+def with_budget(settings: Settings, **values: Any) -> Settings:
+    """A copy of ``settings`` with budget values replaced (``None`` leaves one as it is)."""
+    changed = {name: check(name, value) for name, value in values.items() if value is not None}
+    return replace(settings, budget=replace(settings.budget, **changed))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check one run's settings and print the path of its folder; on a wrong one print the sentence and return 2."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.settings", description=main.__doc__)
+    for name, default in (("dataset", "phantom"), ("profile", "quick"), ("seed", "0"), ("data-dir", ""), ("runs", "runs")):
+        parser.add_argument(f"--{name}", default=default)
+    given = parser.parse_args(arguments)
+    try:
+        seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
+        run = Path(given.runs).absolute() / run_name(given.dataset, given.profile, 0)
+        settings = resolve(given.dataset, given.profile, seed, given.data_dir, run)
+    except KdnbError as error:
+        print(f"kdnb: {error}", file=sys.stderr)
+        return 2
+    print(Path(given.runs) / run_name(settings.dataset, settings.profile, settings.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
