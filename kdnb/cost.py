@@ -1,0 +1,118 @@
+"""What a model and a method cost: multiply-accumulates, parameters, and measured time (MET, mean execution time)."""
+
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Measurement, Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdnb.progress import progress
+
+
+def macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-accumulates of one RGB image of ``image_size`` pixels: convolutions and matrix products, batch norm and pooling left out.
+
+    One multiply-accumulate is two floating-point operations, so a paper's "FLOPs" may be twice or once this number.
+    """
+    device = next(model.parameters()).device
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, image_size, image_size, device=device))
+    finally:
+        for module in was_training:
+            module.training = True
+    return counter.get_total_flops() // 2
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def measure(call: Callable[[], object], repeats: int) -> Measurement:
+    """Time ``call`` at least ``repeats`` times after one warm-up call, on as many threads as torch uses now.
+
+    Returns:
+        a ``torch.utils.benchmark`` measurement: ``.median`` and ``.iqr`` in seconds a call.
+    """
+    start = time.perf_counter()
+    call()
+    warm_up = time.perf_counter() - start
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=max(0.8 * repeats * warm_up, 0.01))
+
+
+def images_in_reach(call: Callable[[int], object], batch_size: int, seconds: float) -> int:
+    """How many of ``batch_size`` images ``call(n)`` handles in about ``seconds``: at least one, so that slow methods are timed too."""
+    start = time.perf_counter()
+    call(1)
+    one = time.perf_counter() - start
+    return max(1, min(batch_size, int(seconds / one)))
+
+
+def met_table(
+    models: dict[str, nn.Module],
+    methods: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]],
+    images: Tensor,
+    *,
+    batch_sizes: tuple[int, ...] = (1, 32),
+    repeats: int = 5,
+    seconds: float = 1.0,
+) -> pd.DataFrame:
+    """Time every method on every model: the rows of ``met.csv``.
+
+    Timing both models separates what the smaller model saves from what the cheaper method saves; a forward equivalent is the
+    method's time an image over that of a plain forward pass of the same model at the same batch size.
+
+    Args:
+        models: name -> model in evaluation mode. methods: name -> ``f(model, images, targets) -> (N, H, W)``.
+        images: ``(N, 3, H, W)`` float32 in [0, 1], at least ``max(batch_sizes)`` of them.
+        seconds: a call that would take longer than about this is timed on fewer images; column ``images`` says on how many.
+
+    Returns:
+        columns method, model, batch_size, images, ms_per_image_median, ms_per_image_iqr, forward_equivalents, calls, threads.
+    """
+    rows = []
+    for model_name, model in models.items():
+        with torch.inference_mode():
+            targets = model(images[: max(batch_sizes)]).argmax(1)
+        targets = targets.clone()  # an inference tensor cannot take part in a method's autograd
+        for batch_size in batch_sizes:
+            plain = _forward_time(model, images[:batch_size], repeats)
+            rows.append(_row("forward", model_name, batch_size, batch_size, plain, plain.median / batch_size))
+            for name, method in progress(methods.items(), f"MET {model_name}, batch {batch_size}", total=len(methods)):
+
+                def call(n: int, method=method, model=model, targets=targets) -> Tensor:
+                    return method(model, images[:n], targets[:n])
+
+                n = images_in_reach(call, batch_size, seconds)
+                measured = measure(lambda call=call, n=n: call(n), repeats)
+                rows.append(_row(name, model_name, batch_size, n, measured, plain.median / batch_size))
+    return pd.DataFrame(rows)
+
+
+def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> Measurement:
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            return model(images)
+
+    return measure(forward, repeats)
+
+
+def _row(method: str, model: str, batch_size: int, images: int, measured: Measurement, forward: float) -> dict[str, object]:
+    return {
+        "method": method,
+        "model": model,
+        "batch_size": batch_size,
+        "images": images,
+        "ms_per_image_median": 1e3 * measured.median / images,
+        "ms_per_image_iqr": 1e3 * measured.iqr / images,
+        "forward_equivalents": measured.median / images / forward,
+        "calls": len(measured.times),
+        "threads": torch.get_num_threads(),
+    }
