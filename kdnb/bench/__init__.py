@@ -1,0 +1,128 @@
+"""Speed, measured as ratios: both sides of a row run in turn, several times, in one process.
+
+``python -m kdnb.bench [--only NAME]`` writes ``runs/bench/bench.csv``. The rows stand in :mod:`kdnb.bench.data`,
+:mod:`kdnb.bench.explain` and :mod:`kdnb.bench.training`, each with a dict ``ROWS`` of name -> :class:`Row`.
+"""
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdnb.errors import KdnbError, ParameterError
+from kdnb.runs import atomic_write
+from kdnb.sources import REPOSITORY
+
+MODULES = ("explain", "training", "data", "memory")
+Side = Callable[[], float | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the benchmark.
+
+    Attributes:
+        what: what is measured, in words. against: what it is compared with.
+        goal, direction: the value must be ``"<="`` or ``">="`` the goal.
+        measure: prepares everything that does not count and returns the two sides, ``(numerator, denominator)``: functions without
+            arguments. The whole call is timed, unless it returns the seconds that count. A row that is no ratio (peak memory)
+            returns its single value instead.
+        repeats: how often each side runs, in turn (after one warm-up of both where ``warm_up``).
+    """
+
+    what: str
+    against: str
+    goal: float
+    direction: str
+    measure: Callable[[], tuple[Side, Side] | float]
+    repeats: int = 7
+    warm_up: bool = True
+
+
+def rows() -> dict[str, Row]:
+    """All rows of the benchmark by name."""
+    found: dict[str, Row] = {}
+    for name in MODULES:
+        try:
+            module = importlib.import_module(f"kdnb.bench.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"kdnb.bench.{name}":
+                raise
+            continue
+        found |= module.ROWS
+    return found
+
+
+def seconds(side: Side) -> float:
+    """How long one call takes, or what the call itself says that it took."""
+    start = time.perf_counter()
+    told = side()
+    return time.perf_counter() - start if told is None else float(told)
+
+
+def ratios(numerator: Side, denominator: Side, repeats: int, warm_up: bool) -> np.ndarray:
+    """``(repeats,)`` ratios of the two sides' times; the side that goes first alternates, so that drift cancels."""
+    if warm_up:
+        numerator()
+        denominator()
+    found = []
+    for turn in range(repeats):
+        if turn % 2:
+            below, above = seconds(denominator), seconds(numerator)
+        else:
+            above, below = seconds(numerator), seconds(denominator)
+        found.append(above / below)
+    return np.array(found)
+
+
+def median_interval(values: np.ndarray, samples: int = 2000) -> tuple[float, float, float]:
+    """The median and the bootstrap interval (95%) of it."""
+    drawn = np.random.default_rng(0).choice(values, size=(samples, len(values)))
+    lo, hi = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(np.median(values)), float(lo), float(hi)
+
+
+def measure(name: str, row: Row) -> dict[str, object]:
+    """One line of ``bench.csv``."""
+    sides = row.measure()
+    values = np.array([sides]) if isinstance(sides, (int, float)) else ratios(*sides, row.repeats, row.warm_up)
+    value, lo, hi = median_interval(values)
+    met = value <= row.goal if row.direction == "<=" else value >= row.goal
+    what = f"{row.what} / {row.against}" if row.against else row.what
+    return {"name": name, "value": value, "lo": lo, "hi": hi, "goal": f"{row.direction} {row.goal:g}", "met": met, "what": what}
+
+
+def write(path: Path, measured: dict[str, object]) -> None:
+    """Put one measured line into the table at ``path``; the other lines stay."""
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(measured))
+    table = pd.concat([table[table["name"] != measured["name"]], pd.DataFrame([measured])]) if len(table) else pd.DataFrame([measured])
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure all rows, or one, and print them as they come."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.bench", description=main.__doc__)
+    parser.add_argument("--only", default="", help="the name of one row")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "bench" / "bench.csv")
+    given = parser.parse_args(arguments)
+    try:
+        known = rows()
+        if given.only and given.only not in known:
+            raise ParameterError(f"ONLY is {given.only!r}, but it must be one of: {', '.join(known)}.")
+        print(f"{'row':30} {'median':>9} {'95% interval':>19} {'goal':>8}  met", flush=True)
+        for name in [given.only] if given.only else known:
+            line = measure(name, known[name])
+            write(given.out, line)
+            interval = f"{line['lo']:.3g} .. {line['hi']:.3g}"
+            print(f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}", flush=True)
+    except KdnbError as error:
+        print(f"kdnb: {error}", file=sys.stderr)
+        return 2
+    return 0
