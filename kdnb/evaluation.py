@@ -1,0 +1,206 @@
+"""How good a classifier is and how sure we are: intervals over groups, paired comparisons, calibration, failure signatures.
+
+Intervals are 95% percentile bootstraps that resample whole groups (persons, subjects, sets of duplicates), because images of one
+group are not independent.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+from torch import nn
+
+from kdnb.datasets import to_tensor
+
+ECE_BINS = 15
+LEVELS = (2.5, 97.5)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Logits of uint8 images, ``(N, H, W, 3) -> (N, C)`` float32; the model's mode is put back afterwards."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    try:
+        batches = [model(to_tensor(images[i : i + batch_size]).to(device)).cpu().numpy() for i in range(0, len(images), batch_size)]
+    finally:
+        model.train(training)
+    return np.concatenate(batches)
+
+
+# -- bootstrap ----------------------------------------------------------------------------------------------------------
+
+
+def _codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
+    """Group numbers 0..G-1 of every sample, and G; without groups each sample is its own."""
+    if groups is None:
+        return np.arange(n), n
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    return codes, len(names)
+
+
+def _resamples(group_count: int, samples: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each resample, ``(samples, G)`` float."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(group_count, np.full(group_count, 1 / group_count), size=samples).astype(float)
+
+
+def bootstrap_mean(values: np.ndarray, groups: np.ndarray | None = None, samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of ``values`` ``(N,)`` and its 95% interval ``(mean, lo, hi)``, resampling groups; NaN values are left out."""
+    values = np.asarray(values, dtype=float)
+    kept = ~np.isnan(values)
+    if not kept.any():
+        return float("nan"), float("nan"), float("nan")
+    values = values[kept]
+    codes, count = _codes(None if groups is None else np.asarray(groups)[kept], len(values))
+    drawn = _resamples(count, samples, seed)
+    means = drawn @ np.bincount(codes, values, count) / (drawn @ np.bincount(codes, minlength=count))
+    lo, hi = np.percentile(means, LEVELS)
+    return float(values.mean()), float(lo), float(hi)
+
+
+# -- classification -----------------------------------------------------------------------------------------------------
+
+
+def f1_macro(confusion: np.ndarray) -> np.ndarray:
+    """Macro F1 of confusion matrices ``(..., C, C)`` (rows true); a class that is absent in truth and prediction does not count."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    present = confusion.sum(-1) + confusion.sum(-2)
+    f1 = np.divide(2 * hits, present, out=np.zeros_like(present, dtype=float), where=present > 0)
+    return f1.sum(-1) / np.maximum((present > 0).sum(-1), 1)
+
+
+def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Mean recall over the classes that occur, of confusion matrices ``(..., C, C)``."""
+    hits, totals = np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1)
+    recall = np.divide(hits, totals, out=np.zeros_like(totals, dtype=float), where=totals > 0)
+    return recall.sum(-1) / np.maximum((totals > 0).sum(-1), 1)
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
+    """ECE of the top class over equal-width confidence bins (Guo et al. 2017)."""
+    table = reliability(labels, probabilities, bins)
+    return float((table["n"] * (table["accuracy"] - table["confidence"]).abs()).sum() / table["n"].sum())
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> pd.DataFrame:
+    """A row per non-empty confidence bin: confidence, accuracy, n."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    frame = pd.DataFrame({"bin": which, "confidence": confidence, "accuracy": right.astype(float)})
+    return frame.groupby("bin").agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), n=("accuracy", "size")).reset_index()
+
+
+def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean squared distance between the probabilities and the one-hot label, from 0 to 2 (Brier 1950)."""
+    return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(1).mean())
+
+
+def classification_scores(
+    labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Accuracy and macro F1 with intervals, balanced accuracy, ECE and Brier: the columns of ``classification.csv``."""
+    classes = logits.shape[1]
+    probabilities = np.exp(log_softmax(logits.astype(float), axis=1))
+    cells = np.eye(classes * classes)[labels * classes + logits.argmax(1)]
+    codes, count = _codes(groups, len(labels))
+    by_group = np.zeros((count, classes * classes))
+    np.add.at(by_group, codes, cells)
+    drawn = (_resamples(count, samples, seed) @ by_group).reshape(-1, classes, classes)
+    whole = by_group.sum(0).reshape(classes, classes)
+    scores: dict[str, float] = {"n": len(labels)}
+    for name, measure in (("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1))), ("f1_macro", f1_macro)):
+        lo, hi = np.percentile(measure(drawn), LEVELS)
+        scores |= {name: float(measure(whole)), f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
+    scores["balanced_accuracy"] = float(balanced_accuracy(whole))
+    scores["ece"] = expected_calibration_error(labels, probabilities)
+    scores["brier"] = brier_score(labels, probabilities)
+    return scores
+
+
+def per_class_scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Precision, recall (sensitivity), specificity, F1 and n of each class: the columns of ``per_class.csv``."""
+    count = len(classes)
+    confusion = np.bincount(labels * count + logits.argmax(1), minlength=count * count).reshape(count, count)
+    hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+
+    def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.divide(a, b, out=np.full(count, np.nan), where=b > 0)
+
+    others = len(labels) - true
+    return pd.DataFrame(
+        {
+            "class": list(classes),
+            "precision": ratio(hits, said),
+            "recall": ratio(hits, true),
+            "specificity": ratio(others - (said - hits), others),
+            "f1": ratio(2 * hits, true + said),
+            "n": true,
+        }
+    )
+
+
+# -- comparisons --------------------------------------------------------------------------------------------------------
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjusted p values; NaN stays NaN and does not count as a test."""
+    p = np.asarray(p_values, dtype=float)
+    adjusted = np.full_like(p, np.nan)
+    kept = ~np.isnan(p)
+    if kept.any():
+        adjusted[kept] = multipletests(p[kept], method="holm")[1]
+    return adjusted
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Exact two-sided McNemar test on two models' hits ``(N,)`` bool for the same images; 1 where they never differ."""
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def compare(
+    question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000
+) -> dict[str, Any]:
+    """One row of ``tests.csv``: accuracy of ``a`` minus ``b``, paired bootstrap interval over groups, McNemar's p (Holm comes later)."""
+    difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples)
+    row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
+    return row | {"p": mcnemar(right_a, right_b), "p_holm": float("nan"), "n": len(right_a)}
+
+
+def with_holm(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as a table, ``p_holm`` filled in over all rows of the same question."""
+    table = pd.DataFrame(list(rows))
+    table["p_holm"] = table.groupby("question")["p"].transform(lambda p: holm(p.to_numpy()))
+    return table
+
+
+# -- failure signatures -------------------------------------------------------------------------------------------------
+
+SIGNATURES = {
+    "student_below_teacher_points": (5.0, "add one or two convolutional layers to the student"),
+    "f1_spread_over_temperature_points": (2.0, "choose T on validation, or try a temperature per class"),
+    "worst_class_below_median_f1_points": (10.0, "look at that class's images and labels before touching the model"),
+}
+
+
+def diagnosis(**values: float) -> pd.DataFrame:
+    """The paper's failure signatures against their thresholds: the rows of ``diagnosis.csv``.
+
+    Args:
+        values: percentage points for any of ``SIGNATURES``; a signature fires above its threshold.
+    """
+    rows = []
+    for signature, value in values.items():
+        threshold, advice = SIGNATURES[signature]
+        rows.append(
+            {"signature": signature, "value": float(value), "threshold": threshold, "fired": bool(value > threshold), "advice": advice}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,188 @@
+"""Losses as pure functions of logits: the paper's, the released code's, and those they are compared with.
+
+Shapes: logits ``(N, C)``, targets ``(N,)`` int64. Every loss is a mean over the batch.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdnb.errors import ParameterError
+
+
+class DistillationLoss(NamedTuple):
+    """A loss with the two parts that it was mixed from, all scalars."""
+
+    total: Tensor
+    hard: Tensor
+    soft: Tensor
+
+
+def _check(alpha: float, temperature: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ParameterError(f"alpha is {alpha!r}, but it must be a number from 0 to 1.")
+    if not temperature > 0:
+        raise ParameterError(f"temperature is {temperature!r}, but it must be a number above 0.")
+
+
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """``softmax(z / T)``: the class probabilities at temperature T, ``(N, C)``."""
+    return (logits / temperature).softmax(dim=1)
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    scale_by_t2: bool = True,
+) -> DistillationLoss:
+    r"""``alpha * CE + (1 - alpha) * T^2 * KL(teacher_T || student_T)``.
+
+    arXiv 2502.15959 states the loss without the factor :math:`T^2` (``scale_by_t2=False``); Hinton et al. 2015 introduced the factor,
+    which keeps the size of the soft gradient about the same at every T.
+
+    Raises:
+        ParameterError: alpha outside [0, 1] or temperature not above 0.
+
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> distillation_loss(logits, logits, torch.tensor([0]), alpha=0.4, temperature=5.0).soft.item()
+    0.0
+    """
+    _check(alpha, temperature)
+    hard = F.cross_entropy(student_logits, targets)
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    # "batchmean" is the KL divergence; "mean" would divide by the number of classes as well.
+    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    if scale_by_t2:
+        soft = soft * temperature**2
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def released_loss(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float) -> DistillationLoss:
+    """The loss that the authors' public code computes (AIPMLab/KD, commit 33b97ef).
+
+    Its soft part is the cross-entropy between ``softmax(one_hot / T)`` and ``softmax(teacher_probabilities / T)``. The student does
+    not occur in it, so its gradient with respect to the student is zero and the total's is alpha times that of cross-entropy.
+    """
+    _check(alpha, temperature)
+    hard = F.cross_entropy(student_logits, targets)
+    one_hot = F.one_hot(targets, student_logits.shape[1]).to(teacher_logits.dtype)
+    label = softened(one_hot, temperature)
+    teacher = softened(teacher_logits.softmax(dim=1), temperature)
+    soft = -(label * teacher.log()).sum(dim=1).mean()
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def dist_loss(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float) -> DistillationLoss:
+    """DIST (Huang et al., NeurIPS 2022): match correlations instead of probabilities.
+
+    One minus Pearson's correlation between student and teacher, over the classes of an image and over the images of a class, times T^2.
+    """
+    _check(alpha, temperature)
+    hard = F.cross_entropy(student_logits, targets)
+    student, teacher = softened(student_logits, temperature), softened(teacher_logits, temperature)
+    soft = temperature**2 * (_one_minus_correlation(student, teacher) + _one_minus_correlation(student.T, teacher.T))
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def _one_minus_correlation(a: Tensor, b: Tensor) -> Tensor:
+    a = a - a.mean(dim=1, keepdim=True)
+    b = b - b.mean(dim=1, keepdim=True)
+    return 1 - F.cosine_similarity(a, b, dim=1, eps=1e-8).mean()
+
+
+def dkd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float, non_target_weight: float = 2.0
+) -> DistillationLoss:
+    """DKD (Zhao et al., CVPR 2022): the KL divergence split into target against rest, and among the rest, weighted separately.
+
+    With ``non_target_weight`` equal to the teacher's probability of the rest it would be the KL divergence again.
+    """
+    _check(alpha, temperature)
+    hard = F.cross_entropy(student_logits, targets)
+    one_hot = F.one_hot(targets, student_logits.shape[1]).bool()
+    soft = temperature**2 * (
+        _target_divergence(student_logits / temperature, teacher_logits / temperature, one_hot)
+        + non_target_weight * _rest_divergence(student_logits / temperature, teacher_logits / temperature, one_hot)
+    )
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def _target_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
+    def target_and_rest(logits: Tensor) -> Tensor:
+        logs = F.log_softmax(logits, dim=1)
+        rest = logs.masked_fill(one_hot, -torch.inf).logsumexp(dim=1)
+        return torch.stack([logs[one_hot], rest], dim=1)
+
+    return F.kl_div(target_and_rest(student), target_and_rest(teacher), reduction="batchmean", log_target=True)
+
+
+def _rest_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
+    count, classes = student.shape
+    rest = (~one_hot).nonzero()[:, 1].view(count, classes - 1)
+    logs = [F.log_softmax(logits.gather(1, rest), dim=1) for logits in (student, teacher)]
+    return F.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)
+
+
+def standardised_loss(
+    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float
+) -> DistillationLoss:
+    """Logit standardisation (Sun et al., CVPR 2024): the distillation loss on logits of zero mean and unit deviation per image.
+
+    The student may then keep logits of its own scale. With four classes a standardised logit is at most sqrt(3).
+    """
+
+    def standardise(logits: Tensor) -> Tensor:
+        return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True, correction=0) + 1e-7)
+
+    soft = distillation_loss(
+        standardise(student_logits), standardise(teacher_logits), targets, alpha=0.0, temperature=temperature, scale_by_t2=True
+    ).soft
+    _check(alpha, temperature)
+    hard = F.cross_entropy(student_logits, targets)
+    return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def label_smoothing_loss(student_logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy with ``1 - smoothing`` on the label and the rest spread evenly over all classes (Szegedy et al. 2016)."""
+    return F.cross_entropy(student_logits, targets, label_smoothing=smoothing)
+
+
+def arm_loss(
+    arm: str, student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor, *, alpha: float = 1.0, temperature: float = 1.0
+) -> Tensor:
+    """The scalar that the arm ``arm`` minimises.
+
+    Arms: ``ce``, ``ls`` (label smoothing) need no teacher; ``released``, ``kd`` (the paper's loss), ``kd_t2`` (with T^2), ``dist``,
+    ``dkd``, ``standardised`` do.
+
+    Raises:
+        ParameterError: an unknown arm.
+    """
+    mix = {"alpha": alpha, "temperature": temperature}
+    match arm:
+        case "ce":
+            return F.cross_entropy(student_logits, targets)
+        case "ls":
+            return label_smoothing_loss(student_logits, targets)
+        case "released":
+            return released_loss(student_logits, teacher_logits, targets, **mix).total
+        case "kd" | "kd_t2":
+            return distillation_loss(student_logits, teacher_logits, targets, scale_by_t2=arm == "kd_t2", **mix).total
+        case "dist":
+            return dist_loss(student_logits, teacher_logits, targets, **mix).total
+        case "dkd":
+            return dkd_loss(student_logits, teacher_logits, targets, **mix).total
+        case "standardised":
+            return standardised_loss(student_logits, teacher_logits, targets, **mix).total
+    raise ParameterError(f"arm is {arm!r}, but it must be one of: {', '.join(ARMS)}.")
+
+
+ARMS = ("ce", "released", "kd", "kd_t2", "ls", "dist", "dkd", "standardised")
+WITHOUT_TEACHER = ("ce", "ls")

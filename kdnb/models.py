@@ -1,0 +1,158 @@
+"""The networks: DenseNet121 as teacher, a plain five-convolution student, and the student of the authors' release.
+
+Every network takes ``(N, 3, H, W)`` float32 in [0, 1] and standardises each image itself, so that whoever perturbs or explains an
+image does so in pixels, and returns logits ``(N, classes)``.
+"""
+
+from collections.abc import Callable, Sequence
+from urllib.error import URLError
+
+import torch
+from torch import nn
+from torchvision.models import DenseNet121_Weights, densenet121
+
+from kdnb.errors import DownloadError, ModelError, ParameterError
+
+
+class Standardise(nn.Module):
+    """Give each image zero mean and unit standard deviation over all its pixels and channels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean(dim=(1, 2, 3), keepdim=True)
+        deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
+        return (images - mean) / (deviation + 1e-3)
+
+
+class StudentCNN(nn.Module):
+    """A plain chain of convolutions whose feature maps are the explanation.
+
+    Each block is convolution 3x3, pooling 2x2, batch normalisation, ReLU; pooling before the other two halves their cost. The last
+    block does not pool: global average pooling follows it. A 64-pixel image passes maps of 32, 16, 8, 4 and 4 pixels.
+
+    Args:
+        num_classes: number of classes.
+        widths: filters of each block; their number is the depth (3 to 8 are studied).
+        pool: ``"max"`` or ``"average"``.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256, 512), pool: str = "max"):
+        super().__init__()
+        pools: dict[str, Callable[[int], nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+        if pool not in pools:
+            raise ParameterError(f"pool is {pool!r}, but it must be one of: {', '.join(pools)}.")
+        self.standardise = Standardise()
+        blocks = []
+        for depth, (before, after) in enumerate(zip((3, *widths[:-1]), widths, strict=True), start=1):
+            # At most four poolings, so that a deeper student still sees maps of 4 pixels at 64 px.
+            pooling = pools[pool](2) if depth < len(widths) and depth <= 4 else nn.Identity()
+            convolution = nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False)
+            blocks.append(nn.Sequential(convolution, pooling, nn.BatchNorm2d(after), nn.ReLU()))
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.features(self.standardise(images))
+        return self.classifier(maps.mean(dim=(2, 3)))
+
+
+class ReleasedStudent(nn.Module):
+    """The student of the authors' public code (AIPMLab/KD, commit 33b97ef), rebuilt from its layer sizes for comparison.
+
+    Six convolutions (32 to 512, the last two 512) with pooling, a residual pair of 512, and dense layers 512, 256, 128: eight
+    convolutions where the paper's text says five.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        widths = (32, 64, 128, 256, 512, 512)
+        self.standardise = Standardise()
+        blocks = []
+        for before, after in zip((3, *widths[:-1]), widths, strict=True):
+            convolution = nn.Conv2d(before, after, kernel_size=3, padding=1)
+            blocks.append(nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm2d(after), nn.MaxPool2d(2, ceil_mode=True)))
+        self.features = nn.Sequential(*blocks)
+        self.residual = nn.Sequential(
+            nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(512), nn.Conv2d(512, 512, 3, padding=1), nn.BatchNorm2d(512)
+        )
+        dense: list[nn.Module] = []
+        for before, after in ((512, 512), (512, 256), (256, 128)):
+            dense += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(0.5)]
+        self.classifier = nn.Sequential(*dense, nn.Linear(128, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.features(self.standardise(images))
+        maps = torch.relu(maps + self.residual(maps))
+        return self.classifier(maps.mean(dim=(2, 3)))
+
+
+class DenseNetTeacher(nn.Module):
+    """torchvision's DenseNet121 behind per-image standardisation; build it with :func:`densenet121_teacher`."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.standardise = Standardise()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(self.standardise(images))
+
+
+def densenet121_teacher(num_classes: int, weights: str | None = None, head: str = "plain") -> nn.Module:
+    """DenseNet121 (Huang et al. 2017) with a new head.
+
+    Args:
+        num_classes: number of classes.
+        weights: ``None`` (from scratch) or ``"imagenet"`` (downloaded by torchvision and kept in its cache).
+        head: ``"plain"``, one linear layer, or ``"paper"``: batch norm, dropout .7, dense 128, dropout .5, batch norm, dense.
+
+    Raises:
+        DownloadError: the ImageNet weights are not in the cache and cannot be downloaded.
+        ParameterError: another ``weights`` or ``head``.
+    """
+    if weights not in (None, "imagenet"):
+        raise ParameterError(f"weights is {weights!r}, but it must be None or 'imagenet'.")
+    if head not in ("plain", "paper"):
+        raise ParameterError(f"head is {head!r}, but it must be one of: plain, paper.")
+    try:
+        network = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights else None)
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise DownloadError(f"the ImageNet weights of DenseNet121 cannot be downloaded ({reason}): use weights=None.") from error
+    width = network.classifier.in_features
+    network.classifier = nn.Linear(width, num_classes)
+    if head == "paper":
+        network.classifier = nn.Sequential(
+            nn.BatchNorm1d(width), nn.Dropout(0.7), nn.Linear(width, 128), nn.ReLU(),
+            nn.Dropout(0.5), nn.BatchNorm1d(128), nn.Linear(128, num_classes),
+        )  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
+    return DenseNetTeacher(network)
+
+
+def initialised(build: Callable[..., nn.Module], *arguments, seed: int, **options) -> nn.Module:
+    """Build a model with weights drawn from ``seed``, leaving torch's own random state untouched; channels last in memory."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*arguments, **options).to(memory_format=torch.channels_last)
+
+
+def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers whose maps are shown, first layer first: ``layer1``... of a student, ``block1``... of the teacher.
+
+    Raises:
+        ModelError: neither; the caller should name layers.
+    """
+    if isinstance(model, DenseNetTeacher):
+        parts = model.network.features
+        # The last block's maps are read after its norm; torchvision applies the ReLU outside the module.
+        return {"block1": parts.denseblock1, "block2": parts.denseblock2, "block3": parts.denseblock3, "block4": parts.norm5}
+    if isinstance(model, (StudentCNN, ReleasedStudent)):
+        return {f"layer{depth}": block for depth, block in enumerate(model.features, start=1)}
+    raise ModelError(f"{type(model).__name__} has no known feature layers: name the convolutional layers to use.")
+
+
+def last_conv(model: nn.Module) -> nn.Module:
+    """The layer that Grad-CAM looks at: the last of :func:`feature_layers`."""
+    return list(feature_layers(model).values())[-1]
