@@ -1,0 +1,94 @@
+"""Deterministic splits by whole groups, and deterministic subsets of them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from kdnb.datasets.imageset import ImageSet
+
+SPLITS = ("train", "val", "test")
+
+
+def by_groups(
+    labels: np.ndarray, groups: np.ndarray, shares: dict[str, float], split: np.ndarray | None = None, of: str = "train"
+) -> np.ndarray:
+    """Move whole groups out of one split until each class has about its share in each of the others.
+
+    Groups come in an order that depends on their names alone, largest need first: a group goes to the split that still
+    lacks most of what the group holds, or stays. No class is emptied: the last group of a class stays in ``of``.
+
+    Args:
+        labels: ``(N,)`` int64. groups: ``(N,)`` str.
+        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``.
+        split: the split so far (default: all images in ``of``).
+        of: the split to cut from.
+
+    Returns:
+        The new split, ``(N,)`` str.
+    """
+    split = np.full(len(labels), of, dtype="<U5") if split is None else split.astype("<U5")
+    available = split == of
+    names, member = np.unique(groups[available], return_inverse=True)
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    counts = np.zeros((len(names), classes))
+    np.add.at(counts, (member, labels[available]), 1)
+    total, left = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    need = {target: total * share for target, share in shares.items()}
+    goes = np.full(len(names), of, dtype="<U5")
+    for group in _shuffled(names):
+        held = counts[group]
+        present = held > 0
+        gain = {target: float(np.minimum(wanted, held)[present].sum() - 0.5 * held.sum()) for target, wanted in need.items()}
+        target = max(gain, key=gain.get)
+        if gain[target] < 0 or (left[present] <= 1).any():
+            continue
+        goes[group] = target
+        need[target] = need[target] - held
+        left[present] -= 1
+    split[available] = goes[member]
+    return split
+
+
+def _shuffled(names: np.ndarray) -> np.ndarray:
+    """Positions of ``names`` in an order that depends on nothing but each name itself."""
+    import hashlib
+
+    return np.array(
+        sorted(range(len(names)), key=lambda k: hashlib.sha256(str(names[k]).encode("utf-8", "surrogateescape")).digest()), dtype=np.int64
+    )
+
+
+def subset(data: ImageSet, max_images: int) -> ImageSet:
+    """About ``max_images`` images: of each class and split the same share, in whole groups, at least one group each; 0 keeps all."""
+    if not max_images or len(data) <= max_images:
+        return data
+    share = max_images / len(data)
+    keep = np.zeros(len(data), bool)
+    order = np.empty(len(data), np.int64)
+    names, member = np.unique(data.groups, return_inverse=True)
+    order = np.argsort(_shuffled(names))[member]
+    for split in np.unique(data.split):
+        for label in range(len(data.classes)):
+            here = np.flatnonzero((data.split == split) & (data.labels == label))
+            here = here[np.argsort(order[here], kind="stable")]
+            wanted = max(1, round(share * len(here)))
+            if len(here):
+                last = data.groups[here[wanted - 1]]
+                keep[here[:wanted]] = True
+                keep[here[data.groups[here] == last]] = True
+    return take(data, np.flatnonzero(keep))
+
+
+def take(data: ImageSet, positions: np.ndarray) -> ImageSet:
+    """The images at ``positions`` (ascending), with whatever belongs to each of them."""
+    per_image = {name: value[positions] for name, value in data.notes.items() if isinstance(value, np.ndarray) and len(value) == len(data)}
+    return replace(
+        data,
+        images=data.images[positions],
+        labels=data.labels[positions],
+        groups=data.groups[positions],
+        ids=data.ids[positions],
+        split=data.split[positions],
+        masks=None if data.masks is None else data.masks[positions],
+        notes=data.notes | per_image,
+    )
