@@ -114,12 +114,12 @@ def budget(profile: str, dataset: str = "phantom", **overrides: Any) -> Budget:
     return Budget(**{name: check(name, value) for name, value in values.items()})
 
 
-def run_name(dataset: str, profile: str, seed: int) -> str:
+def run_name(dataset: str, profile: str, seed: int, split_protocol: str = "official") -> str:
     """The name of the run's folder; a dataset's name that is no plain file name is shortened and hashed."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset).strip("-.")[:40]
     if plain != dataset:
         plain += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:6]
-    return f"{plain}-{profile}-seed{seed}"
+    return f"{plain}-{profile}-seed{seed}" + ("" if split_protocol == "official" else f"-{split_protocol}")
 
 
 def resolve(
@@ -135,7 +135,7 @@ def resolve(
 
     Args:
         data_dir: where the downloaded data sets lie; empty means ``data/raw``.
-        run_dir: where the run writes; empty means ``runs/<dataset>-<profile>-seed<seed>``.
+        run_dir: where the run writes; empty means ``runs/`` and :func:`run_name`.
         overrides: budget values; ``None`` means the profile's.
 
     Raises:
@@ -148,7 +148,7 @@ def resolve(
     check("split_protocol", split_protocol)
     data = Path(data_dir).expanduser() if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
-    run = Path(run_dir).expanduser() if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed)
+    run = Path(run_dir).expanduser() if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
     return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent)
 
 
@@ -158,20 +158,32 @@ def with_budget(settings: Settings, **values: Any) -> Settings:
     return replace(settings, budget=replace(settings.budget, **changed))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check one run's settings and print the path of its folder; on a wrong one print the sentence and return 2."""
-    parser = argparse.ArgumentParser(prog="python -m kdnb.settings", description=main.__doc__)
-    for name, default in (("dataset", "phantom"), ("profile", "quick"), ("seed", "0"), ("data-dir", ""), ("runs", "runs")):
+def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Path]:
+    """The settings that ``make`` was given, and the run's folder as it was written there.
+
+    Raises:
+        ParameterError, DataNotFoundError: as :func:`resolve`, or a RUNS that make cannot use as a path.
+    """
+    parser = argparse.ArgumentParser(prog="python -m kdnb.settings", description="Check one run's settings and print its folder.")
+    options = {"dataset": "phantom", "profile": "quick", "seed": "0", "data-dir": "", "runs": "runs", "split": "official"}
+    for name, default in options.items():
         parser.add_argument(f"--{name}", default=default)
     given = parser.parse_args(arguments)
+    if not re.fullmatch(r"[\w./+,@-]+", given.runs):
+        raise ParameterError(f"runs is {given.runs!r}, but it must be a path of letters, digits and . / _ + , @ - (make splits at others).")
+    seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
+    settings = resolve(given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split)
+    folder = Path(given.runs) / run_name(settings.dataset, settings.profile, settings.seed, settings.split_protocol)
+    return replace(settings, run_dir=folder.absolute()), folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the path of a run's folder; for a wrong parameter print the sentence and return 2."""
     try:
-        seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
-        run = Path(given.runs).absolute() / run_name(given.dataset, given.profile, 0)
-        settings = resolve(given.dataset, given.profile, seed, given.data_dir, run)
+        print(from_command_line(arguments)[1])
     except KdnbError as error:
         print(f"kdnb: {error}", file=sys.stderr)
         return 2
-    print(Path(given.runs) / run_name(settings.dataset, settings.profile, settings.seed))
     return 0
 
 

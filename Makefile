@@ -1,0 +1,93 @@
+# The study from end to end. `make help` lists the targets; each does the set-up it needs.
+DATASET  = phantom
+PROFILE  = quick
+SEED     = 0
+SPLIT    = official
+DATA_DIR =
+RUNS     = runs
+PYTHON   = python3
+ONLY     =
+RUN      =
+
+export DATASET PROFILE SEED SPLIT DATA_DIR RUNS ONLY RUN
+PY := .venv/bin/python
+READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS"
+
+.PHONY: help setup python-version reproduce run test test-slow bench book lab data lock outputs record clean
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free DATA_DIR=data/raw RUNS=runs"
+	@echo "Data sets: phantom, brain_tumor, eye_disease, alzheimer, medmnist:<flag>, folder:<path>"
+
+python-version:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "kdnb: $(PYTHON) is $$($(PYTHON) -V 2>&1), but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
+
+setup: $(READY) ## make .venv with the exact versions of requirements.lock (once)
+
+# Not interruptible half-way unnoticed: a .venv whose installation was cut off is made anew.
+$(READY): | python-version
+	@$(PYTHON) -m kdnb.pipeline hold runs/.setup.lock "another make setup" -- $(MAKE) -s --no-print-directory install
+
+.PHONY: install
+install:
+	@if [ -e $(READY) ]; then exit 0; fi; \
+	if [ -e .venv/installing ]; then rm -rf .venv; fi; \
+	echo "Setting up .venv from requirements.lock (some minutes, once) ..." >&2; \
+	$(PYTHON) -m venv .venv && touch .venv/installing && \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps -r requirements.lock && \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . && \
+	MPLCONFIGDIR=.venv/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
+	rm -f .venv/installing .venv/ready-* && touch $(READY)
+
+reproduce: python-version ## run the study and write runs/<dataset>-<profile>-seed<seed>/
+	@$(PYTHON) -m kdnb.settings $(SETTINGS) > /dev/null
+	@$(MAKE) -s --no-print-directory setup
+	+@$(PYTHON) -m kdnb.pipeline reproduce $(SETTINGS) -- $(MAKE) -s --no-print-directory run
+
+# ---- what depends on what: one folder per run -------------------------------------------------------------------------------------------
+ifdef FOLDER
+NOTEBOOKS := $(basename $(notdir $(sort $(wildcard notebooks/*.ipynb))))
+OUT := $(FOLDER)/notebooks
+done = $(patsubst %,$(OUT)/%.ipynb,$(filter $(1)_%,$(NOTEBOOKS)))
+code = $(wildcard $(patsubst %,kdnb/%.py,$(1)))
+ALL  := $(NOTEBOOKS:%=$(OUT)/%.ipynb)
+
+run: $(FOLDER)/report.html
+
+$(call done,00): $(call code,losses figures/__init__ figures/training)
+$(call done,01): $(call code,datasets/* figures/data) data/sources.toml
+$(call done,02): $(call done,01) $(call code,models training evaluation losses figures/training)
+$(call done,03): $(call done,02) $(call code,cost)
+$(call done,04): $(call done,03) $(call code,sweep)
+$(call done,05): $(call done,03) $(call code,explain/* figures/explain)
+# 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
+$(call done,06): $(call done,05) $(call code,fidelity/* cost) | $(call done,04)
+$(call done,07): $(filter-out $(call done,07),$(ALL)) $(wildcard data/published/* data/measured/*)
+
+$(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json
+	@$(PY) -m kdnb.pipeline notebook $* $(FOLDER)
+
+$(FOLDER)/report.html: $(ALL) $(call code,report)
+	@$(PY) -m kdnb.report $(FOLDER)
+endif
+
+bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
+	@$(PY) -m kdnb.bench --only "$$ONLY"
+
+outputs: setup ## copy the outputs of the default run into notebooks/
+	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
+
+data: setup ## download DATASET into DATA_DIR
+	@$(PY) -m kdnb.datasets.fetch "$$DATASET" --data-dir "$$DATA_DIR"
+
+lock: ## write requirements.lock anew from pyproject.toml (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
+
+clean: ## delete the runs, the caches and what tools left (not .venv, not data/raw)
+	rm -rf "$$RUNS" data/cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

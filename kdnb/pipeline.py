@@ -1,0 +1,303 @@
+"""From ``make reproduce`` to executed notebooks: what each step depends on, one run at a time, nothing half done.
+
+``make`` keeps the order and decides what to run again. It calls this module three times:
+
+* ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells, the settings) and starts ``make run``.
+  Standard library only.
+* ``notebook`` executes one notebook with papermill under a temporary name and moves it into place when it succeeded.
+* ``outputs`` copies the outputs of a finished run into the notebooks of the repository.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import kdnb.errors
+from kdnb.errors import ArtefactError, KdnbError
+from kdnb.settings import Settings, from_command_line
+from kdnb.sources import REPOSITORY, locate
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+
+# -- one run at a time ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path, owner: str) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; wait for another process that holds it, saying so once.
+
+    The system drops the lock when its holder dies, so a kill leaves nothing to clean up.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up).", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -- stamps: files that change only when what they stand for changed ------------------------------------------------
+
+
+def cells_hash(notebook: Path) -> str:
+    """A hash of what a person wrote in a notebook: kind, source and tags of all cells, no outputs.
+
+    Prose counts too, because the executed copy that a run keeps should carry the newest prose.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    written = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
+    return hashlib.sha256(json.dumps(written).encode()).hexdigest()
+
+
+def write_stamp(path: Path, text: str) -> None:
+    """Write ``text``, unless the file holds it already: its time of change is what make looks at."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def notebook_parameters(settings: Settings) -> dict[str, Any]:
+    """The parameters that every notebook of a run is given: whole paths, so that they hold in any working directory."""
+    kind, _, rest = settings.dataset.partition(":")
+    dataset = f"folder:{Path(rest).expanduser().absolute()}" if kind == "folder" else settings.dataset
+    return {
+        "dataset": dataset,
+        "profile": settings.profile,
+        "seed": settings.seed,
+        "data_dir": str(settings.data_dir),
+        "run_dir": str(settings.run_dir),
+        "split_protocol": settings.split_protocol,
+    }
+
+
+def write_stamps(settings: Settings) -> None:
+    """Bring the run's stamps up to date: one a notebook, and one for the settings."""
+    stamps = settings.run_dir / ".stamps"
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        write_stamp(stamps / notebook.stem, cells_hash(notebook))
+    parameters = notebook_parameters(settings)
+    images = locate(settings.dataset, settings.data_dir)
+    asked = {"parameters": parameters, "budget": asdict(settings.budget), "images": str(images)}
+    if images is None:  # the data come from nowhere, so another DATA_DIR changes nothing
+        parameters["data_dir"] = ""
+    write_stamp(stamps / "settings.json", json.dumps(asked, indent=1, sort_keys=True))
+
+
+def reproduce(arguments: list[str], command: list[str]) -> int:
+    """Lock the run's folder, write its stamps and run ``command`` (make) on it."""
+    settings, folder = from_command_line(arguments)
+    with locked(folder / ".reproduce.lock", "another make reproduce"):
+        write_stamps(settings)
+        return subprocess.run([*command, f"FOLDER={folder}"], check=False, close_fds=False).returncode
+
+
+# -- one notebook ---------------------------------------------------------------------------------------------------
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Status:
+    """The line on the terminal that says how far a notebook is; it follows what :mod:`kdnb.progress` writes in the kernel.
+
+    A log file, or one of several notebooks running at once, gets the first and the last line only.
+    """
+
+    def __init__(self, name: str, follow: Path):
+        self.name, self.follow, self.start = name, follow, time.monotonic()
+        self.live = sys.stderr.isatty() and " -j" not in os.environ.get("MAKEFLAGS", "")
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Status":
+        if self.live:
+            self.thread.start()
+        else:
+            print(f"{self.name} ...", file=sys.stderr, flush=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        if self.live:
+            self.thread.join()
+            sys.stderr.write("\r\x1b[K")
+        if error[0] is None:
+            print(f"{self.name} done in {_clock(time.monotonic() - self.start)}", file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """What the terminal shows now."""
+        text = f"{self.name} {_clock(time.monotonic() - self.start)}"
+        try:
+            told = self.follow.read_text(encoding="utf-8").splitlines()[-1]
+            what, done, total, left = told.split("\t")
+        except (OSError, IndexError, ValueError):  # nothing told yet, or the last line is being written
+            return text
+        age = time.time() - self.follow.stat().st_mtime
+        return f"{text} · {what} {done}/{total}" + (f" · {_clock(max(0.0, float(left) - age))} left" if left else "")
+
+    def _watch(self) -> None:
+        while not self.stopped.wait(0.5):
+            sys.stderr.write(f"\r\x1b[K{self.line()}")
+            sys.stderr.flush()
+
+
+def kernel_environment(progress_file: Path) -> dict[str, str]:
+    """What a kernel of the pipeline is told through its environment: where progress goes, and to leave the user's own settings aside."""
+    prefix = Path(sys.prefix) / "var"
+    for name in ("ipython", "matplotlib"):
+        (prefix / name).mkdir(parents=True, exist_ok=True)
+    return {
+        "KDNB_PROGRESS": str(progress_file),
+        "IPYTHONDIR": str(prefix / "ipython"),
+        "MPLCONFIGDIR": str(prefix / "matplotlib"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "TQDM_DISABLE": "1",
+    }
+
+
+def failure_sentence(name: str, error: Exception, failed: Path) -> str:
+    """What the terminal says about a notebook that failed: the study's own sentence, or where the traceback lies."""
+    kind, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    known = getattr(kdnb.errors, kind, None)
+    if isinstance(known, type) and issubclass(known, KdnbError):
+        return f"kdnb: {name}: {said}"
+    first = said.splitlines()[0] if said else "no message"
+    return f"kdnb: {name} failed with {kind}: {first} (the whole traceback is in {failed})."
+
+
+_PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+
+
+def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
+    """Execute one notebook into ``folder``, whole or not at all.
+
+    It runs as ``NN.running.ipynb``, which a kill leaves behind for inspection; a failed one is kept as ``NN.failed.ipynb``.
+    The finished file bears the time at which it was started, so that an edit made meanwhile counts as newer.
+
+    Raises:
+        KdnbError: the notebook failed; the message is for the terminal.
+    """
+    import papermill
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = notebook.stem
+    running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
+    told = folder / f".{name}.progress"
+    told.unlink(missing_ok=True)
+    os.environ.update(kernel_environment(told))
+    started = time.time()
+    escaped = str(running).replace("{", "{{").replace("}", "}}")  # papermill formats the path with the parameters
+    try:
+        with Status(name, told):
+            papermill.execute_notebook(str(notebook), escaped, parameters, cwd=str(REPOSITORY), **_PAPERMILL)
+    except Exception as error:
+        if running.exists():
+            running.replace(failed)
+        raise KdnbError(failure_sentence(name, error, failed)) from error
+    finally:
+        told.unlink(missing_ok=True)
+    os.utime(running, (started, started))
+    running.replace(folder / f"{name}.ipynb")
+    failed.unlink(missing_ok=True)
+
+
+# -- outputs of the default run, back into the repository -----------------------------------------------------------
+
+
+def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
+    """``source`` with the outputs of ``executed``: nothing else of it, no injected cell, no times, no metadata.
+
+    Raises:
+        ArtefactError: the two do not have the same cells.
+    """
+    ran = [cell for cell in executed["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    same = [(cell["cell_type"], "".join(cell["source"])) for cell in ran] == [
+        (cell["cell_type"], "".join(cell["source"])) for cell in source["cells"]
+    ]
+    if not same:
+        raise ArtefactError("the executed notebook has other cells than the one in notebooks/: run `make reproduce` first.")
+    count = 0
+    cells = []
+    for cell, done in zip(source["cells"], ran, strict=True):
+        if cell["cell_type"] == "code":
+            count += 1
+            outputs = [dict(output) for output in done["outputs"]]
+            for output in outputs:
+                if "execution_count" in output:
+                    output["execution_count"] = count
+            cell = cell | {"outputs": outputs, "execution_count": count}
+        cells.append(cell)
+    return source | {"cells": cells}
+
+
+def copy_outputs(folder: Path) -> None:
+    """Copy the outputs of a run's executed notebooks into ``notebooks/``."""
+    import nbformat
+
+    from kdnb.runs import atomic_write
+
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        executed = folder / "notebooks" / notebook.name
+        if not executed.exists():
+            raise ArtefactError(f"{executed} is not there: run `make reproduce` first.")
+        merged = with_outputs(*(json.loads(path.read_text(encoding="utf-8")) for path in (notebook, executed)))
+        with atomic_write(notebook) as path:
+            nbformat.write(nbformat.from_dict(merged), path)
+        print(f"{notebook.name}: outputs of {executed.parent.parent.name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one step; a known error is one sentence on the terminal and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.pipeline", description=__doc__.splitlines()[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("reproduce", help="settings as of kdnb.settings, then -- and a make command")
+    one = steps.add_parser("notebook")
+    one.add_argument("name")
+    one.add_argument("folder", type=Path)
+    steps.add_parser("outputs").add_argument("folder", type=Path)
+    hold = steps.add_parser("hold", help="a lock file, what its owner is called, then -- and a command")
+    hold.add_argument("lock", type=Path)
+    hold.add_argument("owner")
+    words = sys.argv[1:] if arguments is None else arguments
+    words, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    given, rest = parser.parse_known_args(words)
+    try:
+        if given.step == "reproduce":
+            return reproduce(rest, command)
+        if given.step == "hold":
+            with locked(given.lock, given.owner):
+                return subprocess.run(command, check=False, close_fds=False).returncode
+        if given.step == "notebook":
+            asked = json.loads((given.folder / ".stamps" / "settings.json").read_text(encoding="utf-8"))
+            execute(NOTEBOOKS / f"{given.name}.ipynb", given.folder / "notebooks", asked["parameters"])
+        if given.step == "outputs":
+            copy_outputs(given.folder)
+    except KdnbError as error:
+        said = str(error)
+        print(said if said.startswith("kdnb: ") else f"kdnb: {said}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
