@@ -1,15 +1,22 @@
 """What a model and a method cost: multiply-accumulates, parameters, and measured time (MET, mean execution time)."""
 
+import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Measurement, Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.progress import progress
+
+if TYPE_CHECKING:
+    from torch.utils.benchmark import Measurement
+
+# Importing torch.utils.benchmark loads torch's compiler support, which warns where it finds a compiler but no GPU.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def macs(model: nn.Module, image_size: int) -> int:
@@ -34,12 +41,14 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def measure(call: Callable[[], object], repeats: int) -> Measurement:
+def measure(call: Callable[[], object], repeats: int) -> "Measurement":
     """Time ``call`` at least ``repeats`` times after one warm-up call, on as many threads as torch uses now.
 
     Returns:
         a ``torch.utils.benchmark`` measurement: ``.median`` and ``.iqr`` in seconds a call.
     """
+    from torch.utils.benchmark import Timer
+
     start = time.perf_counter()
     call()
     warm_up = time.perf_counter() - start
@@ -96,7 +105,7 @@ def met_table(
     return pd.DataFrame(rows)
 
 
-def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> Measurement:
+def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> "Measurement":
     def forward() -> Tensor:
         with torch.inference_mode():
             return model(images)
@@ -104,7 +113,7 @@ def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> Measurement
     return measure(forward, repeats)
 
 
-def _row(method: str, model: str, batch_size: int, images: int, measured: Measurement, forward: float) -> dict[str, object]:
+def _row(method: str, model: str, batch_size: int, images: int, measured: "Measurement", forward: float) -> dict[str, object]:
     return {
         "method": method,
         "model": model,

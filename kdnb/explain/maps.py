@@ -1,0 +1,149 @@
+"""Average feature maps (Jiang et al. 2025, arXiv 2502.15959): what each layer of a network looks at, from one forward pass.
+
+For a layer with filters k = 1..N and feature maps F_k the explanation is ``A(i, j) = 1/N * sum_k F_k(i, j)``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.errors import ModelError
+from kdnb.models import feature_layers
+
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def average(features: Tensor) -> Tensor:
+    """``A = 1/N * sum_k F_k``: ``(n, N, h, w)`` -> ``(n, h, w)``, the paper's average over the N filters."""
+    return features.mean(dim=1)
+
+
+def weighted_average(features: Tensor) -> Tensor:
+    """``A = sum_k w_k F_k / sum_k w_k`` with ``w_k = mean_ij |F_k(i, j)|``: filters that respond more to this image count more.
+
+    The paper's remedy where plain averaging has low fidelity ("weighted averaging by filter activation magnitude").
+    """
+    weights = features.abs().mean(dim=(2, 3))
+    total = weights.sum(dim=1).clamp_min(torch.finfo(features.dtype).tiny)
+    return torch.einsum("nk,nkhw->nhw", weights, features) / total[:, None, None]
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[nn.Module]:
+    """Put ``model`` in evaluation mode and leave it as it was: modes, gradients and random state."""
+    training = [module for module in model.modules() if module.training]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module in training:
+            module.training = True
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """The layers called ``names``, or the known feature layers of a student or teacher.
+
+    Raises:
+        ModelError: the model has no convolution, or no layer of that name; the message lists the convolutions.
+    """
+    modules = dict(model.named_modules())
+    convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        raise ModelError(f"{type(model).__name__} has no convolutional layer, so it has no feature maps: use a convolutional network.")
+    if names is None:
+        return feature_layers(model)
+    missing = [name for name in names if name not in modules]
+    if missing or not names:
+        some = ", ".join(convolutions[:8]) + (", ..." if len(convolutions) > 8 else "")
+        asked = repr(missing[0]) if missing else "none"
+        raise ModelError(f"the layer asked for is {asked}, but {type(model).__name__} has these convolutional layers: {some}.")
+    return {name: modules[name] for name in names}
+
+
+@contextmanager
+def collecting(layers: Mapping[str, nn.Module], combine: Callable[[Tensor], Tensor] = average) -> Iterator[dict[str, Tensor]]:
+    """Collect ``combine(output)`` of every layer during the forward passes inside the block; the hooks are gone after it.
+
+    The combination is made inside the hook: no activation outlives its layer, and nothing that a later in-place operation does
+    to it (torchvision's DenseNet applies ``relu(inplace=True)`` after its last norm) can reach the map.
+    """
+    collected: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ModelError(f"layer {name!r} gives {shape}, not maps of shape (images, filters, height, width): name a convolution.")
+        collected[name] = combine(output)
+
+    with ExitStack() as hooks:
+        for name, module in layers.items():
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
+        yield collected
+
+
+def average_feature_maps(
+    model: nn.Module, images: Tensor, layers: Sequence[str] | None = None, combine: Callable[[Tensor], Tensor] = average
+) -> list[Tensor]:
+    """The average feature map of every layer, first layer first, in one forward pass.
+
+    Args:
+        model: any network; it is left exactly as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        layers: names of layers (as in ``model.named_modules()``); ``None`` means the five of the student, the four of the teacher.
+        combine: how a layer's filters become one map: :func:`average` (the paper's) or :func:`weighted_average`.
+
+    Returns:
+        one ``(N, h, w)`` tensor a layer; h and w shrink with depth.
+
+    Raises:
+        ModelError: the model has no such layer, or no convolutional layer at all.
+    """
+    chosen = layers_of(model, layers)
+    with as_found(model), torch.inference_mode(), collecting(chosen, combine) as maps:
+        model(images)
+    unused = [name for name in chosen if name not in maps]
+    if unused:
+        raise ModelError(f"layer {unused[0]!r} took no part in the forward pass of {type(model).__name__}: name another layer.")
+    return [maps[name] for name in chosen]
+
+
+def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, image_size: int = 64) -> dict[str, int]:
+    """How many input pixels, across, one unit of each layer can depend on.
+
+    Follows the convolutions and poolings in the order of one forward pass: with kernel k, stride s and dilation d,
+    ``r <- r + (k - 1) d j`` and ``j <- j s``, from r = j = 1. Right for chains and for dense blocks, whose longest path goes through
+    every convolution. Per-image standardisation lets every pixel shift the mean a little; that is not counted.
+    """
+    chosen = layers_of(model, layers)
+    reach, step, fields = 1, 1, {}
+
+    def window(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        nonlocal reach, step
+        size, stride, dilation = (_across(getattr(module, part, 1)) for part in ("kernel_size", "stride", "dilation"))
+        reach += (size - 1) * dilation * step
+        step *= stride
+
+    def read(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        fields[name] = reach
+
+    device = next(model.parameters()).device
+    with as_found(model), torch.inference_mode(), ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, _WINDOWS):
+                hooks.enter_context(module.register_forward_hook(window))
+        for name, module in chosen.items():
+            hooks.enter_context(module.register_forward_hook(partial(read, name)))
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    return {name: fields[name] for name in chosen}
+
+
+def _across(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[-1]

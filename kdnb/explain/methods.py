@@ -1,0 +1,235 @@
+"""Every explanation behind one signature: ``method(model, images, targets) -> (N, H, W)`` float32 at image size, larger is more relevant.
+
+``images`` are ``(N, 3, H, W)`` float32 in [0, 1], ``targets`` ``(N,)`` class indices. Gradient methods explain the target's logit in
+pixels; their channels are joined as the sum of absolute values. Methods leave the model exactly as they found it.
+"""
+
+import copy
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from kdnb.errors import ModelError
+from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
+
+Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+CONTROLS = ("random", "centre", "sobel", "uniform", "untrained")
+INTEGRATED_GRADIENTS_STEPS = 50
+SHAP_SAMPLES = 200  # the default of shap.GradientExplainer
+RANDOM_CELLS = 8  # a random map has 8 x 8 values, as coarse as a student's deep layers
+
+
+def blurred(images: Tensor) -> Tensor:
+    """The image without its details: a Gaussian blur with a standard deviation of an eighth of the image's width.
+
+    A baseline for gradients and for deleting pixels. A constant colour would not do for the former: a network that standardises
+    each image sees the same image all along the way from a constant to the image, so attributions would sum to zero.
+    """
+    sigma = images.shape[-1] / 8
+    kernel = min(int(3 * sigma) * 2 + 1, 2 * images.shape[-1] - 1)
+    return gaussian_blur(images, [kernel, kernel], [sigma, sigma])
+
+
+def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(N, h, w)`` -> ``(N, H, W)``, bilinear."""
+    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def rescaled(maps: Tensor) -> Tensor:
+    """Each map to [0, 1] by its own minimum and maximum; a constant map becomes zero."""
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+# -- the paper's maps -------------------------------------------------------------------------------------------------------
+
+
+def feature_maps_layer(model: nn.Module, images: Tensor, targets: Tensor, *, depth: int, layers: Sequence[str] | None = None) -> Tensor:
+    """The average feature map of one layer (``depth`` 1 is the first). The targets play no part: the map is the same for every class."""
+    names = list(layers_of(model, layers))
+    if depth > len(names):
+        raise ModelError(f"{type(model).__name__} has {len(names)} feature layers, so there is no layer {depth}: use a smaller depth.")
+    return upsampled(average_feature_maps(model, images, layers)[depth - 1], images.shape[-2:])
+
+
+def feature_maps_mean(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    combine: Callable[[Tensor], Tensor] = average,
+    layers: Sequence[str] | None = None,
+) -> Tensor:
+    """The mean of all layers' average maps, each rescaled to [0, 1] first, so that no layer outweighs the others by its scale."""
+    maps = average_feature_maps(model, images, layers, combine)
+    return torch.stack([rescaled(upsampled(layer, images.shape[-2:])) for layer in maps]).mean(dim=0)
+
+
+# -- gradient methods -------------------------------------------------------------------------------------------------------
+
+
+def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, layers: Sequence[str] | None = None) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017) at the last feature layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over positions."""
+    from captum.attr import LayerGradCam
+
+    layer = list(layers_of(model, layers).values())[-1]
+    with as_found(model):
+        heat = LayerGradCam(model, layer).attribute(images.detach(), target=targets, relu_attributions=True)
+    return upsampled(heat[:, 0].detach(), images.shape[-2:])
+
+
+def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017): ``(x - x') * mean of the gradient between x' and x``, x' the blurred image."""
+    from captum.attr import IntegratedGradients
+
+    with as_found(model):
+        attribution = IntegratedGradients(model).attribute(
+            images.detach(),
+            baselines=blurred(images),
+            target=targets,
+            n_steps=INTEGRATED_GRADIENTS_STEPS,
+            internal_batch_size=max(64, len(images)),
+        )
+    return attribution.detach().abs().sum(dim=1).float()
+
+
+class _TargetLogit(nn.Module):
+    """The logit of one class as a model of one output, so that SHAP explains that class and no other."""
+
+    def __init__(self, model: nn.Module, target: int):
+        super().__init__()
+        self.model, self.target = model, target
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)[:, self.target, None]
+
+
+def shap(
+    model: nn.Module, images: Tensor, targets: Tensor, *, background: Tensor | None = None, samples: int = SHAP_SAMPLES, seed: int = 0
+) -> Tensor:
+    """SHAP values by expected gradients (``shap.GradientExplainer``; Lundberg and Lee 2017, Erion et al. 2021).
+
+    Args:
+        background: ``(B, 3, H, W)``, the images that stand for "nothing to see", usually of the training split; without it the
+            blurred images of the batch itself.
+        samples: points between background and image at which the gradient is taken, an image.
+        seed: of the sampling; numpy's global random state, which shap uses, is put back.
+    """
+    from shap import GradientExplainer
+
+    background = blurred(images) if background is None else background
+    values = torch.empty(images.shape, dtype=torch.float32)
+    state = np.random.get_state()  # noqa: NPY002 - shap draws from the global generator
+    try:
+        with as_found(model), torch.enable_grad():
+            for target in targets.unique().tolist():
+                chosen = (targets == target).cpu()
+                explainer = GradientExplainer(_TargetLogit(model, target), background.detach())
+                found = explainer.shap_values(images[chosen.to(images.device)].detach(), nsamples=samples, rseed=seed)
+                values[chosen] = torch.as_tensor(np.asarray(found)[..., 0], dtype=torch.float32)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    return values.abs().sum(dim=1).to(images.device)
+
+
+# -- controls: maps that know nothing of what the model learned -------------------------------------------------------------
+
+
+def random_map(model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
+    """Smooth noise of 8 x 8 values, drawn from a seed that the image's own pixels fix: the same image gets the same map in any batch."""
+    coarse = torch.empty(len(images), RANDOM_CELLS, RANDOM_CELLS)
+    for position, image in enumerate(images):
+        key = zlib.crc32((image * 255).round().to(torch.uint8).cpu().contiguous().numpy().tobytes(), seed)
+        coarse[position] = torch.rand(RANDOM_CELLS, RANDOM_CELLS, generator=torch.Generator().manual_seed(key))
+    return upsampled(coarse, images.shape[-2:]).to(images.device)
+
+
+def centre(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """A Gaussian in the middle, a quarter of the image wide: photographers and radiologists put what matters there."""
+    height, width = images.shape[-2:]
+    down = torch.linspace(-2, 2, height, device=images.device)
+    across = torch.linspace(-2, 2, width, device=images.device)
+    return torch.exp(-0.5 * (down[:, None] ** 2 + across[None, :] ** 2)).expand(len(images), height, width).clone()
+
+
+def sobel(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Edges: the length of the Sobel gradient of the grey image."""
+    grey = F.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device)
+    gradient = F.conv2d(grey, torch.stack([across, across.T])[:, None])
+    return gradient.square().sum(dim=1).sqrt()
+
+
+def uniform(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The same everywhere: no explanation at all. Where pixels must be ranked, ties are broken at random."""
+    return torch.ones(len(images), *images.shape[-2:], device=images.device)
+
+
+def reinitialised(model: nn.Module, seed: int = 0, modules: Sequence[str] | None = None) -> nn.Module:
+    """A copy of ``model`` with freshly drawn weights, everywhere or in the named modules only; torch's random state is put back."""
+    twin = copy.deepcopy(model)
+    chosen = twin.named_modules() if modules is None else ((name, twin.get_submodule(name)) for name in modules)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _, module in chosen:
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return twin
+
+
+def untrained(model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0, layers: Sequence[str] | None = None) -> Tensor:
+    """The mean average feature map of the same network with random weights: what the architecture shows before it learns anything."""
+    return feature_maps_mean(reinitialised(model, seed), images, targets, layers=layers)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------------
+
+
+def methods(
+    background: Tensor | None = None,
+    *,
+    shap_samples: int = SHAP_SAMPLES,
+    layers: Sequence[str] | None = None,
+    depth: int = 5,
+    seed: int = 0,
+) -> dict[str, Method]:
+    """All methods and controls by name.
+
+    Args:
+        background: ``(B, 3, H, W)``, SHAP's background (see :func:`shap`).
+        shap_samples: SHAP's samples an image.
+        layers: names of the layers of a network other than the student and the teacher; Grad-CAM uses the last of them.
+        depth: how many feature layers there are: 5 in the student, 4 in the teacher.
+        seed: of SHAP's sampling, the random map and the untrained network.
+    """
+    return {
+        **{f"feature_maps_layer{d}": partial(feature_maps_layer, depth=d, layers=layers) for d in range(1, depth + 1)},
+        "feature_maps_mean": partial(feature_maps_mean, layers=layers),
+        "feature_maps_weighted": partial(feature_maps_mean, combine=weighted_average, layers=layers),
+        "grad_cam": partial(grad_cam, layers=layers),
+        "integrated_gradients": integrated_gradients,
+        "shap": partial(shap, background=background, samples=shap_samples, seed=seed),
+        "random": partial(random_map, seed=seed),
+        "centre": centre,
+        "sobel": sobel,
+        "uniform": uniform,
+        "untrained": partial(untrained, seed=seed, layers=layers),
+    }
+
+
+METHODS = methods()
+
+
+def explain_all(chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+    """Every chosen method on all images, batch by batch: name -> ``(N, H, W)``."""
+    return {
+        name: torch.cat([method(model, i, t) for i, t in zip(images.split(batch_size), targets.split(batch_size), strict=True)])
+        for name, method in chosen.items()
+    }
