@@ -61,7 +61,7 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,losses figures/__init__ figures/training)
 $(call done,01): $(call code,datasets/* figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,models training evaluation losses figures/training)
+$(call done,02): $(call done,01) $(call code,models training views evaluation losses figures/training)
 $(call done,03): $(call done,02) $(call code,cost)
 $(call done,04): $(call done,03) $(call code,sweep)
 $(call done,05): $(call done,03) $(call code,explain/* figures/explain)
@@ -75,6 +75,15 @@ $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json
 $(FOLDER)/report.html: $(ALL) $(call code,report)
 	@$(PY) -m kdnb.report $(FOLDER)
 endif
+
+test: setup ## unit tests, every notebook in the smoke profile, and those notebooks again under nbval
+	@$(PY) -m pytest -q -m "not slow"
+	@rm -rf runs/test
+	@$(MAKE) -s --no-print-directory reproduce DATASET=phantom PROFILE=smoke SEED=0 SPLIT=official DATA_DIR= RUNS=runs/test
+	@$(PY) -m kdnb.pipeline verify runs/test/phantom-smoke-seed0
+
+test-slow: setup ## the tests that kill, fill disks and soak
+	@$(PY) -m pytest -q -m slow
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"

@@ -1,10 +1,11 @@
 """From ``make reproduce`` to executed notebooks: what each step depends on, one run at a time, nothing half done.
 
-``make`` keeps the order and decides what to run again. It calls this module three times:
+``make`` keeps the order and decides what to run again. It calls this module:
 
 * ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells, the settings) and starts ``make run``.
   Standard library only.
 * ``notebook`` executes one notebook with papermill under a temporary name and moves it into place when it succeeded.
+* ``verify`` runs the executed notebooks again under nbval.
 * ``outputs`` copies the outputs of a finished run into the notebooks of the repository.
 """
 
@@ -104,7 +105,10 @@ def reproduce(arguments: list[str], command: list[str]) -> int:
     settings, folder = from_command_line(arguments)
     with locked(folder / ".reproduce.lock", "another make reproduce"):
         write_stamps(settings)
-        return subprocess.run([*command, f"FOLDER={folder}"], check=False, close_fds=False).returncode
+        status = subprocess.run([*command, f"FOLDER={folder}"], check=False, close_fds=False).returncode
+    if status == 0:
+        print(f"kdnb: the run is complete: {folder / 'report.html'}")
+    return status
 
 
 # -- one notebook ---------------------------------------------------------------------------------------------------
@@ -264,6 +268,14 @@ def copy_outputs(folder: Path) -> None:
         print(f"{notebook.name}: outputs of {executed.parent.parent.name}")
 
 
+def verify(folder: Path) -> int:
+    """Run a run's executed notebooks again under strict nbval, together with the tests of their structure."""
+    os.environ.update(kernel_environment(Path(os.devnull)))
+    executed = str(folder / "notebooks")
+    tests = ["tests/test_notebooks.py", f"--notebooks={executed}", "--nbval", executed]
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=REPOSITORY, check=False).returncode
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one step; a known error is one sentence on the terminal and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.pipeline", description=__doc__.splitlines()[0])
@@ -272,7 +284,8 @@ def main(arguments: list[str] | None = None) -> int:
     one = steps.add_parser("notebook")
     one.add_argument("name")
     one.add_argument("folder", type=Path)
-    steps.add_parser("outputs").add_argument("folder", type=Path)
+    for step in ("outputs", "verify"):
+        steps.add_parser(step).add_argument("folder", type=Path)
     hold = steps.add_parser("hold", help="a lock file, what its owner is called, then -- and a command")
     hold.add_argument("lock", type=Path)
     hold.add_argument("owner")
@@ -288,6 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.step == "notebook":
             asked = json.loads((given.folder / ".stamps" / "settings.json").read_text(encoding="utf-8"))
             execute(NOTEBOOKS / f"{given.name}.ipynb", given.folder / "notebooks", asked["parameters"])
+        if given.step == "verify":
+            return verify(given.folder.absolute())
         if given.step == "outputs":
             copy_outputs(given.folder)
     except KdnbError as error:

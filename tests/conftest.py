@@ -1,0 +1,16 @@
+"""Options and fixtures that more than one test file uses."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--notebooks", default=str(REPOSITORY / "notebooks"), help="the folder whose notebooks test_notebooks.py looks at")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
