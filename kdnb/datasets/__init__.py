@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdnb.datasets import phantom
+from kdnb.datasets.cache import open_cache
+from kdnb.datasets.folders import scan
+from kdnb.datasets.groups import by_name, equal_pairs, join
 from kdnb.datasets.imageset import ImageSet
-from kdnb.datasets.splits import by_groups, subset
+from kdnb.datasets.splits import by_groups, split_by, subset
+from kdnb.errors import DataError
 from kdnb.settings import Settings, check
-from kdnb.sources import check_name
+from kdnb.sources import REPOSITORY, check_name, locate
 
 if TYPE_CHECKING:
     import torch
+
+RAW = REPOSITORY / "data" / "raw"
 
 __all__ = ["ImageSet", "load", "load_for", "to_tensor"]
 
@@ -52,7 +58,11 @@ def load(
     check_name(name)
     for parameter, value in (("image_size", image_size), ("split_protocol", split_protocol), ("max_images", max_images)):
         check(parameter, value)
-    return _hashed(subset(_phantom(name, image_size, split_protocol, check("phantom_images", phantom_images)), max_images))
+    if name.startswith("phantom"):
+        data = _phantom(name, image_size, split_protocol, check("phantom_images", phantom_images))
+    else:
+        data = _from_files(name, image_size, Path(data_dir).expanduser() if data_dir else RAW, split_protocol)
+    return _hashed(subset(data, max_images))
 
 
 def load_for(settings: Settings) -> ImageSet:
@@ -87,12 +97,32 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
     return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes)
 
 
+def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
+    """A source of class folders, through the cache."""
+    folder = locate(name, data_dir)
+    listing = scan(folder)
+    cached = open_cache(name, listing, image_size)
+    ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
+    classes = listing.classes
+    if missing := set(classes) - set(class_names):
+        raise DataError(f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove its folder.")
+    labels = np.searchsorted(np.array(classes), class_names).astype(np.int64)
+    groups = join(by_name(name, ids, class_names), equal_pairs(cached.digests))
+    split = split_by(split_protocol, labels, groups, published)
+    notes = {"skipped": listing.skipped | cached.unreadable, "folder": folder.name, "digests": cached.digests, **cached.metadata}
+    notes |= {"square_digests": cached.square_digests, "published_split": published, "padding": "black", "files_key": cached.key}
+    return ImageSet(name, cached.images, labels, classes, groups, ids, split, None, split_protocol, notes=notes)
+
+
 def _hashed(data: ImageSet) -> ImageSet:
     """The same set with ``data_hash`` (images and labels) and ``split_hash`` (ids and split) filled in."""
     from dataclasses import replace
 
     content = hashlib.sha256(data.labels.astype("<i8").tobytes())
-    content.update(np.ascontiguousarray(data.images))
+    if "square_digests" in data.notes:  # hashed when the cache was built: no need to read every image again
+        content.update("".join(data.notes["square_digests"]).encode())
+    else:
+        content.update(np.ascontiguousarray(data.images))
     rows = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))
     return replace(
         data, data_hash=content.hexdigest()[:16], split_hash=hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -44,7 +44,12 @@ _OUTER = np.array([False, False, False, True])
 
 @dataclass(frozen=True)
 class Phantom:
-    """Generated images: ``images`` (N,H,W,3) uint8, ``labels`` (N,) int64, ``subjects`` (N,) int64, ``masks`` and ``shortcut_masks`` (N,H,W) bool."""
+    """Generated images.
+
+    Attributes:
+        images: ``(N, H, W, 3)`` uint8. labels, subjects: ``(N,)`` int64.
+        masks: ``(N, H, W)`` bool, the lesion that decides the class. shortcut_masks: the same for the planted marker.
+    """
 
     images: np.ndarray
     labels: np.ndarray

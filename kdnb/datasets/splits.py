@@ -9,6 +9,32 @@ from kdnb.datasets.imageset import ImageSet
 SPLITS = ("train", "val", "test")
 
 
+TEST_SHARE = 0.2
+VAL_SHARE = 0.2  # of training ...
+VAL_MOST = 1000  # ... but no more images than this
+
+
+def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> np.ndarray:
+    """Split a source as ``protocol`` says.
+
+    ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images, stratified by class,
+    as the paper did it. ``leak_free``: as published without the test images whose group is in training; else 80/20 by whole groups.
+    Validation is cut from training by whole groups, unless it is published.
+    """
+    if (published == "test").any():
+        split = published.astype("<U5")
+    else:
+        singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
+        split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
+    if protocol == "leak_free":
+        for side, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            split[(split == other) & np.isin(groups, groups[split == side])] = ""
+    if not (split == "val").any():
+        share = min(VAL_SHARE, VAL_MOST / max(1, (split == "train").sum()))
+        split = by_groups(labels, groups, {"val": share}, split)
+    return split
+
+
 def by_groups(
     labels: np.ndarray, groups: np.ndarray, shares: dict[str, float], split: np.ndarray | None = None, of: str = "train"
 ) -> np.ndarray:
@@ -45,8 +71,19 @@ def by_groups(
         goes[group] = target
         need[target] = need[target] - held
         left[present] -= 1
+    for target in shares:
+        _represent(target, goes, counts, of)
     split[available] = goes[member]
     return split
+
+
+def _represent(target: str, goes: np.ndarray, counts: np.ndarray, of: str) -> None:
+    """Give ``target`` a group of every class that it lacks, the smallest, if one stays in ``of`` (two where it is for validation)."""
+    stay = 2 if target == "val" else 1
+    for label in range(counts.shape[1]):
+        left = np.flatnonzero((goes == of) & (counts[:, label] > 0))
+        if len(left) > stay and not counts[goes == target, label].any():
+            goes[left[np.argmin(counts[left].sum(axis=1))]] = target
 
 
 def _shuffled(names: np.ndarray) -> np.ndarray:

@@ -1,0 +1,167 @@
+"""The cache: every image of a source decoded and resized once, then mapped into memory.
+
+A cache lies under ``data/cache`` in a folder named by a hash of what it was made from: each file's path, size and times, the
+image size and the code that reads images. It is built in a folder beside that one and renamed when it is whole, so a cache
+that exists is complete; an interrupted build is built again. Only a window of images is in memory at any time.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdnb.datasets import reading
+from kdnb.datasets.folders import Listing
+from kdnb.errors import DataError, StorageError
+from kdnb.progress import progress
+from kdnb.runs import content_key, source_key
+from kdnb.sources import REPOSITORY
+
+FOLDER = REPOSITORY / "data" / "cache"
+_WINDOW = 1024  # images decoded but not yet written, at most
+_COLUMNS = ("kept", "digests", "square_digests", "width", "height", "kind", "bytes", "brightness", "border")
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A source's readable images, in the order of their ids.
+
+    Attributes:
+        images: ``(N, size, size, 3)`` uint8, mapped. signatures: ``(N, 64, 64)`` uint8, mapped.
+        kept: ``(N,)`` positions in the listing. digests: ``(N,)`` hash of the full-size pixels; ``square_digests`` of the resized.
+        metadata: column -> ``(N,)``: width, height, kind, bytes, brightness, border. unreadable: id -> reason.
+        key: identity of the files, whatever the image size.
+    """
+
+    images: np.ndarray
+    signatures: np.ndarray
+    kept: np.ndarray
+    digests: np.ndarray
+    square_digests: np.ndarray
+    metadata: dict[str, np.ndarray]
+    unreadable: dict[str, str]
+    key: str
+
+
+def files_key(listing: Listing) -> str:
+    """The identity of a source's files: ids, sizes and times, and the code that reads them."""
+    rows = []
+    for path, identity in zip(listing.files, listing.ids, strict=True):
+        try:
+            status = path.stat()
+            rows.append((identity, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        except OSError as error:
+            rows.append((identity, error.errno))
+    return content_key(rows, source_key(reading))
+
+
+def open_cache(name: str, listing: Listing, image_size: int) -> Cached:
+    """The images of ``listing``; decoded now if that was not done before.
+
+    Args:
+        name: the data set's name, for messages.
+
+    Raises:
+        DataError: not one file could be read. StorageError: the cache could not be written.
+    """
+    files = files_key(listing)
+    folder = FOLDER / f"{files}-{image_size}"
+    with _locked(folder):
+        cached = _opened(folder, image_size, files)
+        if cached is None:
+            build(name, listing, image_size, folder)
+            cached = _opened(folder, image_size, files)
+    if cached is None:
+        raise StorageError(f"{folder} was written but cannot be read back: delete it and run again.")
+    return cached
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time build ``folder``."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{folder.parent} could not be written ({error.strerror}): mend its permissions.") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
+    """The cache in ``folder``, or ``None`` where there is none or it is damaged."""
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as index:
+            columns = {name: index[name] for name in index.files}
+        count = len(columns["kept"])
+        shapes = {"images": (count, image_size, image_size, 3), "signatures": (count, reading.SIGNATURE, reading.SIGNATURE)}
+        if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
+            return None
+        arrays = {name: np.memmap(folder / name, np.uint8, "r", shape=shape) for name, shape in shapes.items()}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    unreadable = dict(zip(columns.pop("bad_ids").tolist(), columns.pop("bad_reasons").tolist(), strict=True))
+    own = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}
+    return Cached(**arrays, **own, metadata=columns, unreadable=unreadable, key=files)
+
+
+def build(name: str, listing: Listing, image_size: int, folder: Path) -> None:
+    """Decode every file of ``listing`` into ``folder``, which appears only when it is complete."""
+    part = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        np.savez(part / "index.npz", **_decode_all(name, listing, image_size, part))
+        part.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except OSError as error:
+        raise StorageError(f"{folder} could not be written ({error.strerror or error}): free space, then run again.") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _decode_all(name: str, listing: Listing, image_size: int, part: Path) -> dict[str, np.ndarray]:
+    """Write ``images`` and ``signatures`` into ``part`` and return the index."""
+    rows, bad = [], {}
+    with (part / "images").open("wb") as images, (part / "signatures").open("wb") as signatures:
+        for position, answer in enumerate(progress(_decoded(listing.files, image_size), f"reading {name}", len(listing.files))):
+            if isinstance(answer, str):
+                bad[listing.ids[position]] = answer
+                continue
+            decoded, row = answer
+            images.write(decoded.square)
+            signatures.write(decoded.signature)
+            rows.append((position, *row))
+    if not rows:
+        reason = next(iter(bad.values()), "there are none")
+        raise DataError(f"not one of the {len(listing.files)} images of {name!r} could be read ({reason}): look at the files.")
+    index = {column: np.array(values) for column, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
+    return index | {"bad_ids": np.array(list(bad), str), "bad_reasons": np.array(list(bad.values()), str)}
+
+
+def _decoded(files: list[Path], image_size: int) -> Iterator[tuple[reading.Decoded, tuple] | str]:
+    """Each file's image and index row, or why it has none, in order; decoded by as many threads as there are processors."""
+
+    def one(path: Path) -> tuple[reading.Decoded, tuple] | str:
+        try:
+            decoded = reading.read(path, image_size)
+        except DataError as error:
+            return str(error)
+        square = hashlib.sha256(decoded.square).hexdigest()[:32]
+        shape = (decoded.width, decoded.height, decoded.kind, path.stat().st_size, decoded.brightness, decoded.border)
+        return decoded, (decoded.digest.hex(), square, *shape)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        for first in range(0, len(files), _WINDOW):
+            yield from pool.map(one, files[first : first + _WINDOW])
