@@ -1,19 +1,22 @@
 """A phantom with ground truth: generated head-like (or fundus-like) images whose class is decided by one lesion.
 
-The class follows the **kind and the place** of that lesion, never its mere presence:
+Every image has three places where something may grow: deep in the white matter, at the brain's edge, and at its base. In each place, in
+every class, ``none`` too, a bright **disc** stands with probability 1/2: a control that means nothing. In the other classes one place
+holds a **ring** (bright rim, dark core) instead, of the same size: the lesion.
 
-=========  ==============  ===================
-kind       deep zone       outer zone
-=========  ==============  ===================
-disc       ``disc_deep``   control: means nothing
-ring       ``ring_deep``   ``ring_outer``
-=========  ==============  ===================
+================  ===========================  =============================
+class             the ring stands              in the brain-tumour task
+================  ===========================  =============================
+``none``          nowhere                      no tumour
+``infiltrating``  deep, its outline irregular  glioma
+``edge``          at the brain's edge          meningioma
+``base``          at the base                  pituitary
+================  ===========================  =============================
 
-Every image, of ``none`` too, carries one to three control lesions (discs in the outer zone, drawn like the others), usually a bright
-streak in the deep zone (a distractor), a smooth random background with a bias field (suppressors, correlated over a
-third of the image) and its subject's anatomy. All of this is drawn before the class is looked at and places that
-a lesion could take are kept free in every class, so an image without its lesion (``lesions=False``) says nothing about the class.
-Pixels outside the mask are equal with and without the lesion: the evidence is confined to the mask.
+So the class follows the **kind and the place** of a lesion, never the presence of something bright. Distractors are a bright streak
+in the deep zone, a smooth random background with a bias field (suppressors, correlated over a third of the image) and the
+subject's anatomy. All of this is drawn before the class is looked at; the ring replaces what stood in its place. An image without
+its lesion (``lesions=False``) therefore says nothing about the class, and pixels outside the mask are equal with and without it.
 
 What it is not: anatomy is three ellipses, noise is Gaussian and white, lesions have one size and no partial volume, subjects differ less
 than people do. A method that fails here will hardly work on patients; one that succeeds here has not been shown to.
@@ -30,16 +33,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLASSES = ("none", "disc_deep", "ring_deep", "ring_outer")
+CLASSES = ("none", "infiltrating", "edge", "base")  # class k > 0 has its lesion in place k - 1
 PER_SUBJECT = 8  # images of one subject: two of each class
 SNR = 5.0  # peak contrast of a lesion over the standard deviation of the noise
 NOISE = 0.045  # standard deviation of the noise; images live in [0, 1]
 SHORTCUT_STRENGTH = 0.9  # P(the marker stands in the class's corner) in ``phantom:shortcut``
 DEPTH = 9  # slices of a volume in ``phantom:volume``
 _SUBJECTS_PER_CHUNK = 8
-_DISC, _RING = 0.0, 1.0
-_KIND = np.array([_DISC, _DISC, _RING, _RING], np.float32)  # by class; ``none`` is never drawn
-_OUTER = np.array([False, False, False, True])
+_PLACES = 3
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _draw(seed: int, chunk: int) -> dict[str, np.ndarray]:
         return rng.uniform(low, high, (count, *shape)).astype(np.float32)
 
     texture = rng.uniform(-1, 1, (subjects, 9, 9)).astype(np.float32)[owner]
-    free = image(0, 2 * np.pi)  # the direction that is kept free for a lesion
+    deep_angle = image(0, 2 * np.pi)
+    below = np.float32(np.pi / 2)  # y points down
     return {
         "stream": np.array([seed, chunk]),
         "label": np.tile(np.arange(len(CLASSES)), count // len(CLASSES)),
@@ -153,21 +155,16 @@ def _draw(seed: int, chunk: int) -> dict[str, np.ndarray]:
         "texture": texture + 0.6 * image(-1, 1, 9, 9),
         "bias": image(-1, 1, 3, 3),
         "gain": image(0.9, 1.1),
-        # the lesion, drawn for every image whether or not its class shows it
-        "radius": image(0.145, 0.175),
-        "aspect": image(0.9, 1.12),
-        "deep_angle": free + image(-0.4, 0.4),
-        "deep_distance": image(0.26, 0.34),
-        "outer_angle": free,
-        "outer_distance": image(0.74, 0.78),
-        # controls in the three other quarters, a streak opposite the lesion
-        "controls": rng.integers(1, 4, count),
-        "control_first": rng.integers(0, 3, count),
-        "control_angle": free[:, None] + np.float32(np.pi / 2) * np.arange(1, 4, dtype=np.float32) + image(-0.3, 0.3, 3),
-        "control_distance": image(0.74, 0.78, 3),
-        "control_radius": image(0.145, 0.175, 3),
+        # the three places: deep, edge, base; a control disc stands in each with probability 1/2
+        "angle": np.stack([deep_angle, below + np.float32(np.pi) + image(-2.2, 2.2), below + image(-0.2, 0.2)], axis=1),
+        "distance": np.stack([image(0.26, 0.34), image(0.74, 0.78), image(0.72, 0.78)], axis=1),
+        "radius": image(0.145, 0.175, _PLACES),
+        "aspect": image(0.9, 1.12, _PLACES),
+        "wobble": image(0.08, 0.18) * np.sign(image(-1, 1)),
+        "control": image(0, 1, _PLACES) < 0.5,
+        # a streak opposite the deep place
         "streak": image(0, 1) < 0.75,
-        "streak_angle": free + np.float32(np.pi) + image(-0.5, 0.5),
+        "streak_angle": deep_angle + np.float32(np.pi) + image(-0.5, 0.5),
         "streak_distance": image(0.26, 0.34),
         "streak_direction": image(0, np.pi),
         # the planted shortcut
@@ -202,17 +199,17 @@ def _ramp(values: np.ndarray, slope: float) -> np.ndarray:
     return np.clip(values, 0, 1, out=values)
 
 
-def _ellipse(x: np.ndarray, y: np.ndarray, latent: dict, angle: str, distance: str, radius: np.ndarray, aspect: np.ndarray) -> np.ndarray:
-    """Distance from a lesion's centre over its radius, in the head's coordinates."""
-    away = latent[distance]
-    centre_x = _column(away * latent["width"] * np.cos(latent[angle]))
-    centre_y = _column(away * latent["height"] * np.sin(latent[angle]))
-    across = (x - centre_x) * _column(aspect / radius)
-    along = (y - centre_y) * _column(1 / (aspect * radius))
-    across *= across
-    along *= along
-    across += along
-    return np.sqrt(across, out=across)
+def _spot(x: np.ndarray, y: np.ndarray, latent: dict, place: int, radius: np.ndarray) -> np.ndarray:
+    """Distance from the centre of one place over its radius, in the head's coordinates; the deep place has an irregular outline."""
+    away, angle, aspect = (latent[name][:, place] for name in ("distance", "angle", "aspect"))
+    across = (x - _column(away * latent["width"] * np.cos(angle))) * _column(aspect / radius)
+    along = (y - _column(away * latent["height"] * np.sin(angle))) * _column(1 / (aspect * radius))
+    square = across * across + along * along
+    distance = np.sqrt(square)
+    if place == 0:
+        lobes = across * (across * across - 3 * along * along)  # r^3 cos(3 phi): three lobes without a trigonometric function
+        distance *= 1 + _column(latent["wobble"]) * lobes / np.maximum(distance * square, np.float32(1e-6))
+    return distance
 
 
 def _blob(distance: np.ndarray, ring: np.ndarray | float) -> np.ndarray:
@@ -256,7 +253,7 @@ def _fundus(x: np.ndarray, y: np.ndarray, latent: dict) -> np.ndarray:
 
 def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bool, offset: int) -> tuple[np.ndarray, np.ndarray]:
     """Brightness ``(n, H, W)`` float32 and the mask of the deciding lesion, in the slice ``offset`` steps above the lesion's centre."""
-    count, contrast = len(latent["label"]), np.float32(snr * NOISE)
+    contrast = np.float32(snr * NOISE)
     axis = _axis(image_size)
     shifted_x, shifted_y = axis[None, None, :] - _column(latent["centre_x"]), axis[None, :, None] - _column(latent["centre_y"])
     cosine, sine = _column(np.cos(latent["tilt"])), _column(np.sin(latent["tilt"]))
@@ -266,23 +263,16 @@ def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bo
     plane *= 1 + np.float32(0.16) * _smooth(latent["texture"], image_size)
     plane += np.float32(0.05) * _smooth(latent["bias"], image_size)
 
-    for number in range(3):
-        shown = (number - latent["control_first"]) % 3 < latent["controls"]
-        radius, there = _cut(latent["control_radius"][:, number], height)
-        spot = latent | {"angle": latent["control_angle"][:, number], "distance": latent["control_distance"][:, number]}
-        plane += _blob(_ellipse(x, y, spot, "angle", "distance", radius, np.ones(count, np.float32)), _DISC) * _column(
-            contrast * shown * there
-        )
     plane += _streak(x, y, latent) * _column(contrast * latent["streak"])
 
-    outer = _OUTER[latent["label"]]
-    spot = latent | {name: np.where(outer, latent[f"outer_{name}"], latent[f"deep_{name}"]) for name in ("angle", "distance")}
-    radius, there = _cut(latent["radius"], height)
-    distance = _ellipse(x, y, spot, "angle", "distance", radius, latent["aspect"])
-    decides = (latent["label"] > 0) & there
-    mask = (distance < 1) & decides[:, None, None]
-    if lesions:
-        plane += _blob(distance, _column(_KIND[latent["label"]])) * _column(contrast * decides)
+    mask = np.zeros(plane.shape, bool)
+    for place in range(_PLACES):
+        radius, there = _cut(latent["radius"][:, place], height)
+        distance = _spot(x, y, latent, place, radius)
+        decides = (latent["label"] == place + 1) & there
+        mask |= (distance < 1) & decides[:, None, None]
+        ring = decides & lesions
+        plane += _blob(distance, _column(ring.astype(np.float32))) * _column(contrast * (ring | (latent["control"][:, place] & there)))
 
     plane *= _column(latent["gain"])
     noise = np.random.default_rng([*latent["stream"], image_size, offset + DEPTH])

@@ -1,0 +1,250 @@
+"""The training loop: one for the teacher and for every student.
+
+What an epoch does depends only on ``(seed, epoch)``, never on what ran before it in the process, so a run that was killed and
+resumed from its checkpoint ends with the same bytes as one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kdnb.datasets import to_tensor
+from kdnb.errors import TrainingDivergedError
+from kdnb.evaluation import predict
+from kdnb.progress import progress
+from kdnb.runs import atomic_write
+from kdnb.views import render, view_transforms
+
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; the same for every arm of a comparison.
+
+    ``views`` augmented views of each image are cycled through, one an epoch. The learning rate rises linearly over the first
+    ``warmup`` part of the steps and falls as a cosine to zero. Evaluation uses an exponential average of weights and buffers.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    views: int = 4
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.2
+    averaging: float = 0.99
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images ``(N, H, W, 3)`` uint8 with labels ``(N,)`` int64: one split, as the loop needs it."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Fitted:
+    """A trained network: weights averaged to the last epoch (what the study uses) and to the epoch best on validation."""
+
+    last: dict[str, Tensor]
+    best: dict[str, Tensor]
+    history: pd.DataFrame
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch of the highest validation accuracy, counted from 1."""
+        return int(self.history["epoch"][self.history["val_accuracy"].idxmax()])
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def threads(count: int):
+    """Run with ``count`` torch threads; their number changes the last bits of results, so it is fixed wherever results are compared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a half cosine down to zero."""
+    rise = max(1, round(recipe.warmup * steps))
+    if step < rise:
+        return recipe.learning_rate * (step + 1) / rise
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the training images in one epoch: the same for every arm of a seed, so that arms are paired."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+@torch.no_grad()
+def _average(averaged: dict[str, Tensor], current: dict[str, Tensor], step: int, recipe: Recipe) -> None:
+    # A short memory at first, so that the average does not drag the random start along.
+    decay = min(recipe.averaging, (1 + step) / (10 + step))
+    names = [name for name, value in current.items() if value.is_floating_point()]
+    torch._foreach_lerp_([averaged[name] for name in names], [current[name] for name in names], 1 - decay)
+
+
+def fit(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    recipe: Recipe,
+    loss: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    *,
+    seed: int,
+    bank: np.ndarray | None = None,
+    checkpoint: Path | None = None,
+    key: str = "",
+    what: str = "Training",
+) -> Fitted:
+    """Train ``model`` in place.
+
+    Args:
+        loss: ``loss(student_logits, teacher_logits or None, targets) -> scalar``.
+        seed: decides the order of the images (the caller decides the initial weights).
+        bank: the teacher's logits ``(views, N, C)`` on the training images (:func:`kdnb.views.teacher_bank`).
+        checkpoint: where to keep the state of an unfinished run; removed at the end. Resumed from if its ``key`` is the same.
+        what: the name shown with the progress.
+
+    Raises:
+        TrainingDivergedError: the loss is not finite; names the step.
+    """
+    device = best_device()
+    model.to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    averaged = {name: value.clone() for name, value in model.state_dict().items()}
+    state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
+    if checkpoint is not None:
+        state.resume(checkpoint, key)
+    saved = time.monotonic()
+    for epoch in progress(range(len(state.history), recipe.epochs), what, recipe.epochs):
+        started = time.perf_counter()
+        train_loss = _epoch(state, train, bank, recipe, loss, seed, epoch)
+        accuracy = accuracy_of(model, averaged, validation)
+        if not state.history or accuracy > max(row["val_accuracy"] for row in state.history):
+            state.best = {name: value.clone() for name, value in averaged.items()}
+        seconds = time.perf_counter() - started
+        state.history.append({"epoch": epoch + 1, "train_loss": train_loss, "val_accuracy": accuracy, "seconds": seconds})
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            state.save(checkpoint, key)
+            saved = time.monotonic()
+    model.load_state_dict(averaged)
+    model.eval()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return Fitted(averaged, state.best, pd.DataFrame(state.history))
+
+
+def _epoch(state: "_State", train: Examples, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int) -> float:
+    """One pass over the training images; the mean loss."""
+    model, device = state.model.train(), next(state.model.parameters()).device
+    view = epoch % recipe.views
+    transforms = view_transforms(len(train), view)
+    order = epoch_order(len(train), seed, epoch)
+    batches = [part for part in np.array_split(order, math.ceil(len(order) / recipe.batch_size)) if len(part) > 1]
+    current, losses = state.model.state_dict(), []
+    for number, part in enumerate(batches):
+        step = epoch * len(batches) + number
+        for group in state.optimiser.param_groups:
+            group["lr"] = learning_rate(step, recipe.epochs * len(batches), recipe)
+        part = np.sort(part)  # memory-mapped images are read in order
+        images = render(to_tensor(train.images[part]).to(device), transforms[part].to(device))
+        targets = torch.from_numpy(train.labels[part]).to(device)
+        teacher_logits = None if bank is None else torch.from_numpy(bank[view, part]).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(images)
+        value = loss(logits.float(), teacher_logits, targets)
+        if not torch.isfinite(value):
+            raise TrainingDivergedError(
+                f"the loss is {value.item()} in step {number + 1} of epoch {epoch + 1} at learning rate "
+                f"{state.optimiser.param_groups[0]['lr']:.2g}: lower the learning rate or look at that batch's images."
+            )
+        state.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        state.optimiser.step()
+        _average(state.averaged, current, step, recipe)
+        losses.append(value.item())
+    return float(np.mean(losses))
+
+
+def accuracy_of(model: nn.Module, weights: dict[str, Tensor], examples: Examples) -> float:
+    """Accuracy of ``model`` with ``weights`` in place of its own, which are put back."""
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        return float((predict(model, examples.images).argmax(1) == examples.labels).mean())
+    finally:
+        model.load_state_dict(own)
+
+
+@dataclass
+class _State:
+    """Everything that an epoch changes; a checkpoint is this in one file."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    averaged: dict[str, Tensor]
+    best: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+    def _parts(self) -> dict[str, dict[str, Tensor]]:
+        moments = {
+            f"{number}.{name}": value for number, entry in self.optimiser.state_dict()["state"].items() for name, value in entry.items()
+        }
+        return {"model": self.model.state_dict(), "averaged": self.averaged, "best": self.best, "optimiser": moments}
+
+    def save(self, path: Path, key: str) -> None:
+        tensors = {
+            f"{part}/{name}": value.cpu().contiguous().clone() for part, values in self._parts().items() for name, value in values.items()
+        }
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata={"key": key, "history": json.dumps(self.history)})
+
+    def resume(self, path: Path, key: str) -> None:
+        """Take up the state in ``path``; a missing, damaged or foreign checkpoint is ignored and training starts anew."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != key:
+                    return
+                parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
+                for full in file.keys():  # noqa: SIM118 - not a dict
+                    part, _, name = full.partition("/")
+                    parts[part][name] = file.get_tensor(full)
+        except (FileNotFoundError, SafetensorError):
+            return
+        self.model.load_state_dict(parts["model"])
+        for mine, stored in ((self.averaged, parts["averaged"]), (self.best, parts["best"])):
+            for name, value in mine.items():
+                value.copy_(stored[name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimiser"].items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = value
+        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.history.extend(json.loads(metadata["history"]))
