@@ -1,0 +1,188 @@
+"""A run's folder: what is written is whole, what is read is what was written, and everything else is refused."""
+
+import json
+import os
+import stat
+import threading
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+
+import kdnb.runs
+from kdnb.errors import ArtefactError, StorageError
+from kdnb.runs import Run, atomic_write, content_key, source_key
+from kdnb.settings import resolve
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(resolve(run_dir=tmp_path / "run"), "01_data_prep")
+
+
+@pytest.fixture
+def started(tmp_path):
+    return kdnb.runs.start("01_data_prep", run_dir=tmp_path / "run", profile="smoke")
+
+
+TABLE = pd.DataFrame({"class": ["none", "edge"], "n": [3, 4], "value": [0.1, 1 / 3]})
+
+
+def test_a_table_comes_back_as_it_went(run):
+    run.save_table("audit", TABLE)
+    pd.testing.assert_frame_equal(run.load_table("audit"), TABLE, rtol=1e-7)
+    assert run.has_table("audit") and not run.has_table("other")
+
+
+def test_a_class_called_none_is_no_missing_value(run):
+    run.save_table("audit", TABLE)
+    assert run.load_table("audit")["class"].tolist() == ["none", "edge"]
+
+
+def test_equal_tables_are_equal_bytes(run):
+    run.save_table("a", TABLE)
+    run.save_table("b", TABLE.copy())
+    assert (run.folder / "results/a.csv").read_bytes() == (run.folder / "results/b.csv").read_bytes()
+
+
+def test_a_table_changed_by_another_hand_is_refused(run):
+    run.save_table("audit", TABLE)
+    with (run.folder / "results/audit.csv").open("a") as file:
+        file.write("edge,9,9\n")
+    with pytest.raises(ArtefactError, match="not the file that 01_data_prep wrote"):
+        run.load_table("audit")
+
+
+def test_a_missing_table_says_what_to_run(run):
+    with pytest.raises(ArtefactError, match="make reproduce"):
+        run.load_table("audit")
+
+
+def test_a_failing_block_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    path.write_text("old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device.*free space"), atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="could not be written"), atomic_write(tmp_path / "file" / "x.csv"):
+        pass
+
+
+def test_written_files_can_be_read_by_others(run):
+    run.save_table("audit", TABLE)
+    assert stat.S_IMODE((run.folder / "results/audit.csv").stat().st_mode) == 0o644
+
+
+def test_two_notebooks_may_record_at_once(tmp_path):
+    def write(number):
+        one = Run(resolve(run_dir=tmp_path / "run"), f"notebook {number}")
+        for step in range(10):
+            one.record("section", {f"{number}-{step}": step})
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["section"]) == 40
+
+
+def test_damaged_run_json_is_refused_in_one_sentence(run):
+    run.record("run", {"seed": 0})
+    (run.folder / "run.json").write_text('{"run": ')
+    with pytest.raises(ArtefactError, match="not valid JSON"):
+        run.info()
+
+
+def test_run_json_tells_where_the_numbers_come_from(started):
+    info = started.info()
+    assert info["run"] == {"dataset": "phantom", "profile": "smoke", "seed": 0, "split_protocol": "official"}
+    assert set(info["environment"]) >= {"python", "packages", "device", "cpu", "threads", "commit"}
+    assert info["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert info["budget"]["01_data_prep"]["image_size"] == 32
+
+
+def test_a_model_comes_back_only_with_its_own_key(run):
+    model = torch.nn.Linear(3, 2)
+    run.save_model("student", model, key="k1")
+    assert run.has_model("student", "k1") and not run.has_model("student", "k2") and not run.has_model("teacher", "k1")
+    loaded = run.load_model("student", torch.nn.Linear(3, 2), key="k1")
+    assert torch.equal(loaded.weight, model.weight) and not loaded.training
+    with pytest.raises(ArtefactError, match="other data or settings"):
+        run.load_model("student", torch.nn.Linear(3, 2), key="k2")
+
+
+def test_a_model_with_other_classes_is_refused(run):
+    run.save_model("student", torch.nn.Linear(3, 2), key="k")
+    with pytest.raises(ArtefactError, match="cannot be loaded"):
+        run.load_model("student", torch.nn.Linear(3, 5))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, -3])
+def test_a_cut_off_model_is_refused(run, keep):
+    run.save_model("student", torch.nn.Linear(3, 2), key="k")
+    path = run.model_path("student")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ArtefactError):
+        run.load_model("student", torch.nn.Linear(3, 2), key="k")
+    assert not (keep >= 0 and run.has_model("student", "k"))
+
+
+def test_no_pickle_is_loaded(run):
+    path = run.model_path("student")
+    path.parent.mkdir(parents=True)
+    torch.save({"weight": torch.zeros(2, 3)}, path)
+    assert not run.has_model("student", "k")
+    with pytest.raises(ArtefactError):
+        run.load_model("student", torch.nn.Linear(3, 2))
+
+
+def test_a_figure_is_saved_and_displayed_with_its_alternative(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **more: shown.append((data, more)))
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    run.show("curve", figure, "A rising line from one to two.")
+    data, more = shown[0]
+    assert data["text/plain"] == "A rising line from one to two."
+    assert more["metadata"]["image/png"]["alt"] == data["text/plain"]
+    assert (run.folder / "figures/curve.png").read_bytes() == data["image/png"]
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_content_keys_follow_content():
+    assert content_key({"a": 1, "b": [2]}) == content_key({"b": [2], "a": 1})
+    assert content_key(1) != content_key("1")
+
+
+def test_source_keys_ignore_words_and_follow_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def key(text, name):
+        (tmp_path / f"{name}.py").write_text(text)
+        return source_key(__import__(name))
+
+    plain = key("def f(x):\n    return x + 1\n", "plain_module")
+    assert key('"""Doc."""\n\n\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n', "worded_module") == plain
+    assert key("def f(x):\n    return x + 2\n", "other_module") != plain
