@@ -1,0 +1,348 @@
+"""`make reproduce` on a copy of the repository with tiny notebooks: order, repetition, failure, a kill, two at once."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from kdnb.errors import ArtefactError
+from kdnb.pipeline import cells_hash, with_outputs, write_stamp
+
+PARAMETERS = """dataset: str = "phantom"
+profile: str = "quick"
+seed: int = 0
+data_dir: str = ""
+run_dir: str = ""
+split_protocol: str = "official"
+"""
+# Stands for the environment's Python where only make's order matters: it notes the notebook's number instead of executing it.
+STUB = """#!/bin/sh
+if [ "$2" = kdnb.report ]; then touch "$3/report.html"; exit; fi
+[ -e slow ] && sleep 2
+mkdir -p "$5/notebooks"
+printf '%.2s ' "$4" >> "$5/log"
+touch "$5/notebooks/$4.ipynb"
+"""
+WORK = """
+from pathlib import Path
+from kdnb.progress import progress
+for _ in progress(range(2), "steps"):
+    pass
+log = Path(run_dir) / "log"
+log.write_text((log.read_text() if log.exists() else "") + "{name} ")
+print(dataset, seed)
+"""
+NAMES = ["01_data_prep", "03_distillation", "04_temperature_sweep", "05_feature_map_explanation", "06_fidelity_benchmark"]
+
+
+def notebook(name: str, code: str = WORK) -> nbformat.NotebookNode:
+    cells = [
+        new_markdown_cell(f"# {name}"),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(code.replace("{name}", name[:2])),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+class Study:
+    """A copy of the repository's machinery with notebooks that take no time."""
+
+    def __init__(self, folder: Path, names: list[str], python: str):
+        self.folder, self.python = folder, python
+        (folder / "notebooks").mkdir()
+        self.run = folder / "runs" / "phantom-quick-seed0"
+        for name in names:
+            self.write(name)
+
+    def write(self, name: str, code: str = WORK) -> None:
+        nbformat.write(notebook(name, code), self.folder / "notebooks" / f"{name}.ipynb")
+
+    def command(self, *words: str) -> list[str]:
+        # the environment that runs this test is the one the copy uses: READY is a file that exists, so nothing is installed
+        return ["make", "reproduce", "READY=Makefile", f"PYTHON={sys.executable}", f"PY={self.python}", *words]
+
+    def options(self) -> dict:
+        hidden = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DATASET", "PROFILE", "SEED", "SPLIT", "DATA_DIR", "RUNS", "KDNB_PROGRESS")
+        return {"cwd": self.folder, "env": {name: value for name, value in os.environ.items() if name not in hidden}}
+
+    def make(self, *words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, **self.options())
+
+    def ran(self) -> list[str]:
+        """The notebooks that ran since the last call, in order."""
+        log = self.run / "log"
+        found = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return found
+
+
+def copy(repository: Path, folder: Path, names: list[str], python: str = sys.executable) -> Study:
+    for name in ("kdnb", "data"):
+        shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "raw", "cache"))
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(repository / name, folder)
+    (folder / "kdnb" / "report.py").write_text(
+        "import sys, pathlib\nif __name__ == '__main__':\n    pathlib.Path(sys.argv[1], 'report.html').write_text('x')\n"
+    )
+    (folder / "stub").write_text(STUB)
+    (folder / "stub").chmod(0o755)
+    return Study(folder, names, python)
+
+
+@pytest.fixture(scope="module")
+def finished(repository, tmp_path_factory):
+    """A study whose five notebooks ran once (not really: the stub)."""
+    study = copy(repository, tmp_path_factory.mktemp("finished"), NAMES, "./stub")
+    answer = study.make()
+    assert answer.returncode == 0, answer.stderr
+    assert study.ran() == ["01", "03", "04", "05", "06"]
+    return study
+
+
+@pytest.fixture
+def small(repository, tmp_path):
+    """A study of two notebooks that are really executed."""
+    return copy(repository, tmp_path, ["01_data_prep", "03_distillation"])
+
+
+def test_a_second_time_nothing_runs_and_it_is_quick(finished):
+    start = time.monotonic()
+    answer = finished.make()
+    assert time.monotonic() - start < 3
+    assert answer.returncode == 0 and finished.ran() == []
+    assert "complete: runs/phantom-quick-seed0/report.html" in answer.stdout
+
+
+def test_touching_the_explanations_runs_05_and_later_only(finished):
+    next((finished.folder / "kdnb" / "explain").glob("*.py")).touch()
+    finished.make("-j2")
+    assert finished.ran() == ["05", "06"]
+
+
+def test_a_new_figure_of_a_chapter_runs_that_chapter(finished):
+    figure = finished.folder / "kdnb" / "figures" / "explain.py"
+    figure.parent.mkdir(exist_ok=True)
+    figure.write_text("")
+    finished.make()
+    assert finished.ran() == ["05", "06"]
+
+
+def test_an_edited_cell_runs_its_notebook_and_what_builds_on_it(finished):
+    finished.write("04_temperature_sweep", WORK + "# edited\n")
+    finished.make()
+    assert finished.ran() == ["04"], "06 only waits for 04, it does not depend on it"
+
+
+def test_outputs_and_times_of_a_source_do_not_count(finished):
+    path = finished.folder / "notebooks" / "01_data_prep.ipynb"
+    edited = nbformat.read(path, as_version=4)
+    edited.cells[2].outputs = [new_output("stream", text="7\n")]
+    edited.cells[2].execution_count = 9
+    nbformat.write(edited, path)
+    finished.make()
+    assert finished.ran() == []
+
+
+def test_another_budget_runs_all_again(finished):
+    profiles = finished.folder / "kdnb" / "profiles.toml"
+    profiles.write_text(profiles.read_text().replace("[smoke]", "# a comment\n[smoke]"))
+    finished.make()
+    assert finished.ran() == [], "a comment changes no budget"
+    profiles.write_text(profiles.read_text().replace("views = 3", "views = 2"))
+    finished.make()
+    assert sorted(finished.ran()) == ["01", "03", "04", "05", "06"]
+
+
+def test_seed_and_protocol_have_folders_of_their_own(finished):
+    assert finished.make("SEED=3", "SPLIT=leak_free").returncode == 0
+    folder = finished.folder / "runs" / "phantom-quick-seed3-leak_free"
+    asked = json.loads((folder / ".stamps" / "settings.json").read_text())["parameters"]
+    assert (asked["seed"], asked["split_protocol"], asked["run_dir"]) == (3, "leak_free", str(folder))
+    assert (folder / "report.html").exists() and finished.ran() == []
+
+
+def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(finished):
+    (finished.folder / "slow").touch()
+    (finished.folder / "kdnb" / "sweep.py").touch()
+    first = _started(finished)
+    time.sleep(0.7)
+    second = finished.make()
+    assert "another make reproduce is at work in" in second.stderr
+    assert first.wait() == 0 and second.returncode == 0
+    first.stderr.close()
+    (finished.folder / "slow").unlink()
+    assert finished.ran() == ["04"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["PROFILE=fast"], "profile is 'fast', but it must be one of: smoke, quick, cpu, paper."),
+        (["DATASET=brains"], "dataset is 'brains', but it must be one of: phantom, "),
+        (["SEED=x"], "seed is 'x', but it must be a whole number"),
+        (["SPLIT=random"], "split_protocol is 'random', but it must be one of: official, leak_free."),
+        (["DATASET=brain_tumor", "DATA_DIR=nowhere"], "dataset 'brain_tumor' is not in nowhere: run `make data DATASET=brain_tumor`"),
+        (["DATASET=folder:nowhere"], "there is no folder nowhere"),
+        (["RUNS=a b"], "runs is 'a b'"),
+        (["DATASET=$$(touch injected)"], "dataset is '$(touch injected)'"),
+        (["SEED=0; touch injected"], "seed is '0; touch injected'"),
+        (["PROFILE=`touch injected`"], "profile is '`touch injected`'"),
+    ],
+)
+def test_a_wrong_parameter_stops_at_once_before_any_set_up(small, words, said):
+    start = time.monotonic()
+    answer = small.make("READY=not-installed", *words)
+    assert time.monotonic() - start < 5
+    assert answer.returncode != 0
+    sentences = [line for line in answer.stderr.splitlines() if not line.startswith("make")]
+    assert len(sentences) == 1 and said in sentences[0], answer.stderr
+    assert not (small.folder / "runs").exists() and not (small.folder / "injected").exists()
+
+
+def test_another_python_is_a_sentence(small, tmp_path):
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\ncase "$1" in -V) echo Python 3.9.1;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    answer = small.make(f"PYTHON={old}")
+    assert answer.returncode != 0
+    assert "is Python 3.9.1, but the study needs Python 3.11, 3.12 or 3.13" in answer.stderr
+
+
+def test_a_known_error_is_one_sentence_and_the_notebook_is_kept(small):
+    small.write(
+        "03_distillation",
+        "from kdnb.errors import ParameterError\nraise ParameterError('alpha is 7, but it must be a number from 0 to 1.')",
+    )
+    answer = small.make()
+    assert answer.returncode != 0
+    assert "kdnb: 03_distillation: alpha is 7, but it must be a number from 0 to 1.\n" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    kept = sorted(path.name for path in (small.run / "notebooks").iterdir())
+    assert kept == ["01_data_prep.ipynb", "03_distillation.failed.ipynb"]
+    assert not (small.run / "report.html").exists()
+    small.ran()
+    small.write("03_distillation")
+    assert small.make().returncode == 0
+    assert small.ran() == ["03"], "what was finished is not repeated"
+    assert sorted(path.name for path in (small.run / "notebooks").iterdir()) == ["01_data_prep.ipynb", "03_distillation.ipynb"]
+    executed = nbformat.read(small.run / "notebooks" / "03_distillation.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "phantom 0\n"
+    assert len(executed.cells[-1].outputs) == 1, "no progress in the notebook"
+
+
+def test_an_unknown_error_points_at_the_kept_notebook(small):
+    small.write("01_data_prep", "1 / 0")
+    answer = small.make()
+    assert re.search(
+        r"kdnb: 01_data_prep failed with ZeroDivisionError: division by zero \(the whole traceback is in .*failed.ipynb\)", answer.stderr
+    )
+
+
+def test_a_dead_kernel_is_told(small):
+    small.write("01_data_prep", "import os\nos.kill(os.getpid(), 9)")
+    answer = small.make()
+    assert answer.returncode != 0
+    assert "kdnb: 01_data_prep failed with DeadKernelError" in answer.stderr
+
+
+def _started(study: Study, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(study.command(*words), stderr=subprocess.PIPE, text=True, start_new_session=True, **study.options())
+
+
+def _wait_for(path: Path, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not come"
+        time.sleep(0.05)
+
+
+def test_a_killed_run_is_not_taken_for_a_finished_one_and_completes_later(small):
+    (small.folder / "notebooks" / "03_distillation.ipynb").unlink()
+    small.write("01_data_prep", "import time\nfrom pathlib import Path\nPath(run_dir, 'reached').touch()\ntime.sleep(60)")
+    running = _started(small)
+    _wait_for(small.run / "reached")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    running.stderr.close()
+    assert sorted(path.name for path in (small.run / "notebooks").glob("*.ipynb")) == [
+        "01_data_prep.ipynb",
+        "03_distillation.running.ipynb",
+    ]
+    small.ran()
+    small.write("03_distillation")
+    assert small.make().returncode == 0
+    assert small.ran() == ["03"]
+
+
+# -- stamps and outputs, without make -------------------------------------------------------------------------------
+
+
+def test_a_stamp_is_written_only_when_it_changes(tmp_path):
+    path = tmp_path / "stamps" / "x"
+    write_stamp(path, "a")
+    os.utime(path, (1, 1))
+    write_stamp(path, "a")
+    assert path.stat().st_mtime == 1
+    write_stamp(path, "b")
+    assert path.read_text() == "b" and path.stat().st_mtime > 1
+
+
+def test_the_hash_sees_source_and_tags_and_nothing_else(tmp_path):
+    def key(book):
+        nbformat.write(book, tmp_path / "x.ipynb")
+        return cells_hash(tmp_path / "x.ipynb")
+
+    book = notebook("01")
+    plain = key(book)
+    book.cells[2].outputs, book.metadata["more"] = [new_output("stream", text="1")], 1
+    assert key(book) == plain
+    book.cells[0].source += " more prose"
+    prose = key(book)
+    book.cells[2].metadata["tags"] = ["nbval-ignore-output"]
+    assert len({plain, prose, key(book)}) == 3
+
+
+def _executed(source: dict) -> dict:
+    done = json.loads(json.dumps(source))
+    for count, cell in enumerate(done["cells"]):
+        cell["metadata"]["papermill"] = {"duration": 1.5}
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = count + 10
+            cell["metadata"]["execution"] = {"iopub.status.busy": "2026-01-01"}
+            cell["outputs"] = [
+                {"output_type": "execute_result", "data": {"text/plain": "1"}, "metadata": {}, "execution_count": count + 10}
+            ]
+    injected = {"cell_type": "code", "source": "run_dir = '/home/ada'", "metadata": {"tags": ["injected-parameters"]}, "outputs": []}
+    done["cells"].insert(2, injected)
+    done["metadata"]["papermill"] = {"output_path": "/home/ada/x.ipynb"}
+    return done
+
+
+def test_outputs_are_copied_and_nothing_else():
+    source = json.loads(nbformat.writes(notebook("01")))
+    merged = with_outputs(source, _executed(source))
+    assert [cell["source"] for cell in merged["cells"]] == [cell["source"] for cell in source["cells"]]
+    assert [cell["execution_count"] for cell in merged["cells"] if cell["cell_type"] == "code"] == [1, 2]
+    assert merged["cells"][2]["outputs"][0]["execution_count"] == 2
+    assert merged["cells"][2]["metadata"] == source["cells"][2]["metadata"]
+    text = json.dumps(merged)
+    assert "papermill" not in text and "/home/ada" not in text and "iopub" not in text
+    nbformat.validate(nbformat.from_dict(merged))
+
+
+def test_outputs_of_other_cells_are_refused():
+    source = json.loads(nbformat.writes(notebook("01")))
+    done = _executed(source)
+    done["cells"][0]["source"] = "# another"
+    with pytest.raises(ArtefactError, match="other cells"):
+        with_outputs(source, done)
