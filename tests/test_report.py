@@ -1,0 +1,143 @@
+"""The report of a run: every sentence comes from a table's row, and the page needs nothing but itself."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from kdnb.errors import ArtefactError
+from kdnb.report import main, number, page, verdicts
+from kdnb.runs import Run
+from kdnb.settings import resolve
+
+CLASSIFICATION = pd.DataFrame(
+    {
+        "model": ["teacher", "student_kd"],
+        "n": [400, 400],
+        "accuracy": [0.9625, 0.94],
+        "accuracy_lo": [0.94, 0.91],
+        "accuracy_hi": [0.98, 0.96],
+        "parameters": [6_957_956, 1_573_000],
+    }
+)
+TESTS = pd.DataFrame(
+    {
+        "question": ["Does T² matter?", "Does distillation help?"],
+        "a": ["student_kd_t2", "student_kd"],
+        "b": ["student_kd", "student_ce"],
+        "metric": ["accuracy", "accuracy"],
+        "difference": [0.01, 0.03],
+        "lo": [-0.01, 0.01],
+        "hi": [0.03, 0.05],
+        "p": [0.3, 0.001],
+        "p_holm": [0.3, 0.002],
+        "n": [400, 400],
+    }
+)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = Run(resolve(run_dir=tmp_path), "07_report")
+    run.record("run", {"dataset": "phantom", "profile": "smoke", "seed": 0, "split_protocol": "official"})
+    run.record("environment", {"device": "cpu", "packages": {"torch": "2.14.1"}})
+    run.save_table("classification", CLASSIFICATION)
+    run.save_table("tests", TESTS)
+    output = new_output("display_data", data={"image/png": PNG, "text/plain": 'A curve <that> "rises".'}, metadata={})
+    book = new_notebook(cells=[new_markdown_cell("# 02 · Teacher"), new_code_cell("x", outputs=[output])])
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "02_teacher_training.ipynb").write_text(nbjson.writes(book))
+    (tmp_path / "notebooks" / "03_distillation.failed.ipynb").write_text("{")
+    return tmp_path
+
+
+class Reader(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.outside, self.anchors, self.targets = [], [], [], set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        if tag not in ("meta", "img", "link"):
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(named)
+        self.outside += [value for name, value in attributes if name in ("src", "href") and not value.startswith(("data:", "#"))]
+        self.anchors.add(named.get("id"))
+        self.targets.add(named.get("href", "#")[1:])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(folder):
+    assert main([str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    reader = Reader(text)
+    assert reader.open == [] and reader.outside == []
+    assert not re.search(r"url\(|@import|<script|<link", text)
+    assert reader.targets - {""} <= reader.anchors
+
+
+def test_pictures_come_with_their_alternative_and_failed_notebooks_not(folder):
+    images = Reader(page(folder)).images
+    assert [image["alt"] for image in images] == ['A curve <that> "rises".']
+    assert images[0]["src"] == f"data:image/png;base64,{PNG}"
+
+
+def test_sentences_are_made_from_rows():
+    said = verdicts({"classification": CLASSIFICATION, "tests": TESTS})
+    assert said["Accuracy"][0] == "teacher classifies 96.2% of 400 test images correctly (95% interval 94.0% to 98.0%)."
+    assert "no difference is shown" in said["Comparisons"][0]
+    assert "a difference is shown" in said["Comparisons"][1]
+    assert verdicts({}) == {}
+
+
+def test_a_fired_signature_is_told_with_its_advice():
+    table = pd.DataFrame(
+        {"signature": ["a", "b"], "value": [0.9, 0.1], "threshold": [0.5, 0.5], "fired": [True, False], "advice": ["do x.", "no"]}
+    )
+    assert verdicts({"diagnosis": table})["Failure signatures"] == ["Signature a fired (0.900, threshold 0.500): do x."]
+    table["fired"] = False
+    assert verdicts({"diagnosis": table})["Failure signatures"] == ["None of 2 failure signatures fired."]
+
+
+def test_a_changed_table_is_refused(folder, capsys):
+    with (folder / "results" / "tests.csv").open("a") as file:
+        file.write("x\n")
+    with pytest.raises(ArtefactError):
+        page(folder)
+    assert main([str(folder)]) == 2
+    assert "tests.csv is not what a notebook of this run wrote" in capsys.readouterr().err
+    assert not (folder / "report.html").exists()
+
+
+def test_the_provenance_is_shown(folder):
+    text = page(folder)
+    assert "torch 2.14.1" in text and "Data set phantom, profile smoke, seed 0, split official." in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (6_957_956, "6\u202f957\u202f956"),
+        (0.96251, "0.963"),
+        (float("nan"), "–"),
+        (1e-5, "1e-05"),
+        (0, "0"),
+        (True, "True"),
+        ("a<b", "a&lt;b"),
+    ],
+)
+def test_numbers_are_readable(value, shown):
+    assert number(value) == shown
+
+
+def test_an_empty_run_gives_a_page(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"run": {"dataset": "phantom"}}))
+    assert Reader(page(tmp_path)).open == []
