@@ -118,25 +118,26 @@ def shap(
 
     Args:
         background: ``(B, 3, H, W)``, the images that stand for "nothing to see", usually of the training split; without it the
-            blurred images of the batch itself.
+            image itself, blurred.
         samples: points between background and image at which the gradient is taken, an image.
         seed: of the sampling; numpy's global random state, which shap uses, is put back.
     """
     from shap import GradientExplainer
 
-    background = blurred(images) if background is None else background
-    values = torch.empty(images.shape, dtype=torch.float32)
     state = np.random.get_state()  # noqa: NPY002 - shap draws from the global generator
     try:
         with as_found(model), torch.enable_grad():
-            for target in targets.unique().tolist():
-                chosen = (targets == target).cpu()
-                explainer = GradientExplainer(_TargetLogit(model, target), background.detach())
-                found = explainer.shap_values(images[chosen.to(images.device)].detach(), nsamples=samples, rseed=seed)
-                values[chosen] = torch.as_tensor(np.asarray(found)[..., 0], dtype=torch.float32)
+            # shap goes image by image in any case; one call an image makes a map independent of its batch.
+            explainers: dict[int, GradientExplainer] = {}
+            values = []
+            for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
+                if target not in explainers or background is None:
+                    empty = blurred(image) if background is None else background.detach()
+                    explainers[target] = GradientExplainer(_TargetLogit(model, target), empty)
+                values.append(explainers[target].shap_values(image, nsamples=samples, rseed=seed)[..., 0])
     finally:
         np.random.set_state(state)  # noqa: NPY002
-    return values.abs().sum(dim=1).to(images.device)
+    return torch.as_tensor(np.concatenate(values), dtype=torch.float32).abs().sum(dim=1).to(images.device)
 
 
 # -- controls: maps that know nothing of what the model learned -------------------------------------------------------------

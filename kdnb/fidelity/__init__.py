@@ -1,0 +1,55 @@
+"""How far an explanation can be trusted: fidelity to the model, truth where masks are known, and sanity."""
+
+from kdnb.fidelity.localise import localisation, mass_ratio, pixel_auc, pointing_game, rank_accuracy
+from kdnb.fidelity.perturb import (
+    deletion_insertion,
+    drop_increase,
+    imputed,
+    infidelity,
+    relevance_rank,
+    road,
+    sensitivity_max,
+    teacher_student_agreement,
+)
+from kdnb.fidelity.sanity import cascade, class_sensitivity, reader_features, reader_hits, spearman
+from kdnb.fidelity.tables import (
+    LOW_FIDELITY,
+    LOWER_IS_BETTER,
+    Sample,
+    fidelity_rows,
+    localisation_rows,
+    long_rows,
+    paired,
+    sensitivity_rows,
+    summary,
+)
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "LOW_FIDELITY",
+    "Sample",
+    "cascade",
+    "class_sensitivity",
+    "deletion_insertion",
+    "drop_increase",
+    "fidelity_rows",
+    "imputed",
+    "infidelity",
+    "localisation",
+    "localisation_rows",
+    "long_rows",
+    "mass_ratio",
+    "paired",
+    "pixel_auc",
+    "pointing_game",
+    "rank_accuracy",
+    "reader_features",
+    "reader_hits",
+    "relevance_rank",
+    "road",
+    "sensitivity_max",
+    "sensitivity_rows",
+    "spearman",
+    "summary",
+    "teacher_student_agreement",
+]

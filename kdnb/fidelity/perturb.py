@@ -1,0 +1,218 @@
+"""Does the prediction follow the pixels that a map calls relevant? Pixels are removed or kept, and the model is asked again.
+
+Throughout, p(x) is the softmax probability of the target class (the class the model predicts for the whole image), and r(i) in
+[0, 1) is the share of the image's area that a map calls more relevant than pixel i, ties broken at random. A map is
+thus judged by the order of its pixels alone; a constant map is a random order.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnb.explain import Method, blurred, rescaled
+
+KEPT_SHARES = (0.05, 0.1, 0.2, 0.3)  # of the area, for the agreement
+SHARES = (0.0, *KEPT_SHARES, 0.5, 0.75, 1.0)  # where the deletion and insertion curves are read
+ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)
+ROAD_NOISE = 0.01
+SMOOTHING_SWEEPS = 16
+INFIDELITY_SAMPLES = 16
+SENSITIVITY_RADIUS = 0.02
+SENSITIVITY_SAMPLES = 4
+
+
+def relevance_rank(maps: Tensor, seed: int = 0) -> Tensor:
+    """``(N, H, W)`` maps -> r, ``(N, H, W)`` in [0, 1): the share of the area that is more relevant; ties are broken at random."""
+    count, height, width = maps.shape
+    shuffled = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(maps.device)
+    order = shuffled[maps.flatten(1)[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(height * width, device=maps.device, dtype=torch.float32) / (height * width)
+    return torch.empty(count, height * width, device=maps.device).scatter_(1, order, places.expand(count, -1)).view_as(maps)
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
+    """Softmax of the logits of ``(N, 3, H, W)``, batch by batch: ``(N, C)``."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    return torch.cat([model(batch) for batch in images.split(batch_size)]).softmax(dim=1)
+
+
+def mean_colour(images: Tensor) -> Tensor:
+    """Every pixel the image's own mean colour. Zero would be black, which an image may well contain; it is not "nothing"."""
+    return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+
+
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"blur": blurred, "mean": mean_colour}
+
+
+def composites(front: Tensor, back: Tensor, rank: Tensor, shares: tuple[float, ...]) -> Tensor:
+    """Images with the most relevant share of their area from ``front`` and the rest from ``back``: ``(N, S, 3, H, W)``."""
+    chosen = torch.stack([rank < share for share in shares], dim=1)[:, :, None]
+    return torch.where(chosen, front[:, None], back[:, None])
+
+
+def curves(model: nn.Module, front: Tensor, back: Tensor, rank: Tensor) -> Tensor:
+    """Probabilities along ``SHARES`` as pixels of ``front`` take the place of ``back``, most relevant first: ``(N, S, C)``."""
+    images = composites(front, back, rank, SHARES)
+    return probabilities(model, images.flatten(0, 1)).view(len(front), len(SHARES), -1)
+
+
+def area_under(values: Tensor, shares: tuple[float, ...] = SHARES) -> Tensor:
+    """Area under ``(N, S)`` values read at ``shares``, by trapezoids."""
+    return torch.trapezoid(values, torch.tensor(shares, device=values.device), dim=1)
+
+
+def of_target(values: Tensor, targets: Tensor) -> Tensor:
+    """``(N, S, C)`` -> ``(N, S)``: the target's probability."""
+    return values.gather(2, targets[:, None, None].expand(-1, values.shape[1], 1))[..., 0]
+
+
+def deletion_insertion(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
+    """Deletion and insertion (Petsiuk et al. 2018) and the agreement when little is kept; each value ``(N,)``.
+
+    With b the baseline (a blur, or the mean colour) and x_q the image whose most relevant share q of the area is
+
+    - taken from b: ``deletion_b = integral over q of p(x_q)``, lower is better;
+    - kept, while the rest is b: ``insertion_b = integral over q of p(x_q)``, higher is better;
+      ``agreement_q = 1 if argmax f(x_q) = argmax f(x) else 0`` under the blur, for q = 5, 10, 20, 30%.
+    """
+    found = {}
+    for name, baseline in BASELINES.items():
+        empty = baseline(images)
+        inserted = curves(model, images, empty, rank)
+        found[f"insertion_{name}"] = area_under(of_target(inserted, targets))
+        found[f"deletion_{name}"] = area_under(of_target(curves(model, empty, images, rank), targets))
+        if name == "blur":
+            for share in KEPT_SHARES:
+                same = inserted[:, SHARES.index(share)].argmax(dim=1) == targets
+                found[f"agreement_{round(100 * share):02d}"] = same.float()
+    return found
+
+
+# -- ROAD ---------------------------------------------------------------------------------------------------------------------
+
+
+def imputed(images: Tensor, missing: Tensor, seed: int = 0) -> Tensor:
+    """Fill ``missing`` ``(N, H, W)`` bool pixels so that each is the weighted mean of its eight neighbours, plus a little noise.
+
+    Noisy linear imputation (Rong et al. 2022): weights 1/6 beside and 1/12 across corners. The linear system is solved
+    from coarse to fine: filled from a half-size copy, then smoothed ``SMOOTHING_SWEEPS`` times; a test bounds the distance
+    from the exact solution.
+    """
+    known = (~missing[:, None]).to(images.dtype)
+    filled = _fill(images * known, known)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    return torch.where(missing[:, None], filled + ROAD_NOISE * noise, images)
+
+
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    """One level of the pyramid: ``values`` are zero where not ``known``; a pixel of the coarser level is the mean of its known ones."""
+    if min(values.shape[-2:]) > 2:
+        weight = F.avg_pool2d(known, 2, ceil_mode=True, count_include_pad=False)
+        mean = F.avg_pool2d(values, 2, ceil_mode=True, count_include_pad=False) / weight.clamp_min(1e-6)
+        coarse = _fill(mean, (weight > 0).to(values.dtype))
+        guess = F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
+    else:
+        guess = (values.sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True).clamp_min(1)).expand_as(values)
+    filled = torch.where(known.bool(), values, guess)
+    around = _neighbours(torch.ones_like(known[:1]))
+    for _ in range(SMOOTHING_SWEEPS):
+        filled = torch.where(known.bool(), values, _neighbours(filled) / around)
+    return filled
+
+
+def _neighbours(values: Tensor) -> Tensor:
+    """Weighted sum of the eight neighbours: the separable (1, 2, 1) x (1, 2, 1), less its centre, over 12."""
+    padded = F.pad(values, (1, 1, 1, 1))
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:] - 4 * values) / 12
+
+
+def road(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
+    """ROAD, remove and debias (Rong et al. 2022): the mean of p over the shares 20, 40, 60, 80% of pixels replaced by imputation.
+
+    ``road_most_first`` replaces the most relevant pixels first (lower is better), ``road_least_first`` the least relevant
+    (higher is better). Imputed pixels blend in, so that the outline of what was removed says less than a flat patch would.
+    """
+    found = {}
+    for name, order in (("road_most_first", rank), ("road_least_first", 1 - rank)):
+        missing = torch.stack([order < share for share in ROAD_SHARES], dim=1).flatten(0, 1)
+        filled = imputed(images.repeat_interleave(len(ROAD_SHARES), dim=0), missing)
+        p = probabilities(model, filled).view(len(images), len(ROAD_SHARES), -1)
+        found[name] = of_target(p, targets).mean(dim=1)
+    return found
+
+
+# -- soft mask, infidelity, sensitivity ---------------------------------------------------------------------------------------
+
+
+def drop_increase(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor) -> dict[str, Tensor]:
+    """Average drop and increase (Chattopadhyay et al. 2018) with E = image times the map rescaled to [0, 1].
+
+    ``average_drop = max(0, p(x) - p(E)) / p(x)`` (lower is better), ``average_increase = 1 if p(E) > p(x) else 0``. The mask is
+    soft, so a map close to 1 everywhere scores almost perfectly: read it beside the uniform map, whose E is the image itself.
+    """
+    flat = maps.flatten(1)
+    constant = (flat.amax(dim=1) == flat.amin(dim=1))[:, None, None]
+    mask = torch.where(constant, torch.ones_like(maps), rescaled(maps))
+    whole = probabilities(model, images).gather(1, targets[:, None])[:, 0]
+    masked = probabilities(model, images * mask[:, None]).gather(1, targets[:, None])[:, 0]
+    return {"average_drop": (whole - masked).clamp_min(0) / whole, "average_increase": (masked > whole).float()}
+
+
+def infidelity(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, seed: int = 0) -> Tensor:
+    """Normalised infidelity (Yeh et al. 2019; captum): ``E_I[(b I.phi - (f(x) - f(x - I)))^2]``, lower is better, ``(N,)``.
+
+    I takes a random square of a quarter of the image's width to the blurred image, f is the target's logit, phi the map over
+    three channels, and b the best factor, so that a map need not be in units of the logit.
+    """
+    from captum.metrics import infidelity as captum_infidelity
+
+    generator = torch.Generator().manual_seed(seed)
+    side = images.shape[-1] // 4
+
+    def squares(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        corners = torch.randint(0, images.shape[-1] - side + 1, (len(inputs), 2), generator=generator)
+        place = torch.arange(images.shape[-1])
+        inside = (place >= corners[..., None]) & (place < corners[..., None] + side)
+        square = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None].to(inputs.device)
+        change = torch.where(square, inputs - blurred(inputs), torch.zeros_like(inputs))
+        return change, inputs - change
+
+    phi = maps[:, None].expand_as(images).contiguous()
+    with torch.no_grad():
+        return captum_infidelity(model, squares, images, phi, target=targets, n_perturb_samples=INFIDELITY_SAMPLES, normalize=True)
+
+
+def sensitivity_max(model: nn.Module, images: Tensor, targets: Tensor, method: Method, seed: int = 0) -> Tensor:
+    """Largest relative change of the map under small noise (Yeh et al. 2019; captum): ``max_d |phi(x + d) - phi(x)| / |phi(x)|``, ``(N,)``.
+
+    d is uniform in [-0.02, 0.02] a pixel, four draws; lower is steadier. A map that ignores the image scores 0: steadiness
+    alone is no merit.
+    """
+    from captum.metrics import sensitivity_max as captum_sensitivity
+
+    def explain(inputs: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:
+        if isinstance(inputs, tuple):  # captum passes the whole images as a tuple and wants one back, the perturbed ones as a tensor
+            return (explain(inputs[0]),)
+        return method(model, inputs, targets.repeat_interleave(len(inputs) // len(targets)))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = captum_sensitivity(
+            explain, images, perturb_func=_shaken, perturb_radius=SENSITIVITY_RADIUS, n_perturb_samples=SENSITIVITY_SAMPLES
+        )
+    return found.detach()
+
+
+def _shaken(inputs: Tensor, radius: float) -> Tensor:
+    """``inputs`` plus uniform noise in [-radius, radius]; a batch in, a batch out (captum's own default works on tuples)."""
+    return inputs + radius * (2 * torch.rand(inputs.shape).to(inputs.device) - 1)
+
+
+def teacher_student_agreement(student_logits: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """1 where student and teacher predict the same class, else 0, ``(N,)``: "fidelity" in the sense of Stanton et al. (2021)."""
+    return (student_logits.argmax(axis=1) == teacher_logits.argmax(axis=1)).astype(float)

@@ -1,0 +1,82 @@
+"""Checks that a good-looking map must pass: does it depend on the weights, on the class, and does it tell a reader anything?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from kdnb.explain import Method, reinitialised
+
+READER_FOLDS = 5
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of each pair of maps, ``(N, H, W)`` twice -> ``(N,)``; a constant map gives NaN."""
+    ranks = [rankdata(np.asarray(maps).reshape(len(maps), -1), axis=1) for maps in (a, b)]
+    ranks = [r - r.mean(axis=1, keepdims=True) for r in ranks]
+    lengths = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
+    return np.divide((ranks[0] * ranks[1]).sum(axis=1), lengths, out=np.full(len(lengths), np.nan), where=lengths > 0)
+
+
+def cascade(
+    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seed: int = 0
+) -> pd.DataFrame:
+    """Cascading randomisation (Adebayo et al. 2018): redraw the weights from the last stage to the first, cumulatively, and compare maps.
+
+    Args:
+        stages: names of modules in the order of their destruction, such as ``("classifier", "features.4", ...)``.
+
+    Returns:
+        columns stage, order, method, image (position), spearman with the original map: it should fall; where it stays near 1 the
+        map does not show what was learned there.
+    """
+    originals = {name: method(model, images, targets).cpu().numpy() for name, method in chosen.items()}
+    rows = []
+    for order in range(1, len(stages) + 1):
+        broken = reinitialised(model, seed, _leaves(model, stages[:order]))
+        for name, method in chosen.items():
+            values = spearman(originals[name], method(broken, images, targets).cpu().numpy())
+            rows += [(stages[order - 1], order, name, position, value) for position, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["stage", "order", "method", "image", "spearman"])
+
+
+def _leaves(model: nn.Module, stages: Sequence[str]) -> list[str]:
+    """Names of all modules inside the stages, the stages themselves included."""
+    return [name for name, _ in model.named_modules() if any(name == stage or name.startswith(stage + ".") for stage in stages)]
+
+
+def class_sensitivity(model: nn.Module, images: Tensor, method: Method) -> np.ndarray:
+    """Spearman's correlation between the maps of the two most likely classes, ``(N,)``: 1 means that the map ignores the class."""
+    with torch.no_grad():
+        best = model(images).topk(2, dim=1).indices
+    return spearman(method(model, images, best[:, 0]).cpu().numpy(), method(model, images, best[:, 1]).cpu().numpy())
+
+
+def reader_features(maps: Sequence[Tensor], cells: int) -> np.ndarray:
+    """Each ``(N, H, W)`` map reduced to ``cells`` x ``cells`` means, all side by side: ``(N, len(maps) * cells ** 2)``."""
+    return torch.cat([adaptive_avg_pool2d(m[:, None].float(), cells).flatten(1) for m in maps], dim=1).cpu().numpy()
+
+
+def reader_hits(features: np.ndarray, decisions: np.ndarray, seed: int = 0) -> np.ndarray:
+    """How well a simple reader tells the model's decision from the explanation alone: 1 or 0 an image, ``(N,)``, out of fold.
+
+    The reader is a logistic regression on standardised features, cross-validated in five folds: a proxy for usefulness, no
+    person. A decision that occurs less often than there are folds is left out (NaN).
+    """
+    values, counts = np.unique(decisions, return_counts=True)
+    kept = np.isin(decisions, values[counts >= READER_FOLDS])
+    hits = np.full(len(decisions), np.nan)
+    if len(np.unique(decisions[kept])) < 2:
+        return hits
+    reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+    folds = StratifiedKFold(READER_FOLDS, shuffle=True, random_state=seed)
+    hits[kept] = cross_val_predict(reader, features[kept], decisions[kept], cv=folds) == decisions[kept]
+    return hits

@@ -1,0 +1,158 @@
+"""From maps to the tables of the study: one row an image, method and metric; summaries with intervals; paired comparisons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import ttest_1samp, wilcoxon
+from torch import Tensor, nn
+
+from kdnb.evaluation import bootstrap_mean, holm
+from kdnb.explain import Method
+from kdnb.fidelity.localise import localisation
+from kdnb.fidelity.perturb import deletion_insertion, drop_increase, infidelity, relevance_rank, road, sensitivity_max
+from kdnb.progress import progress
+
+# Which way each metric points; agreement_* and the metrics of a mask are better when higher.
+LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average_drop", "infidelity", "sensitivity_max")
+LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images on which explanations are judged.
+
+    Attributes:
+        images: ``(N, 3, H, W)`` float32 in [0, 1]. targets: ``(N,)``, the classes the model predicts.
+        ids, classes, groups: ``(N,)`` str; the classes are the true ones, by name.
+        correct: ``(N,)`` bool, whether the prediction is right. masks: ``(N, H, W)`` bool or ``None``.
+    """
+
+    images: Tensor
+    targets: Tensor
+    ids: np.ndarray
+    classes: np.ndarray
+    groups: np.ndarray
+    correct: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def head(self, per_class: int) -> "Sample":
+        """The first ``per_class`` images of each class."""
+        nth = pd.Series(self.classes).groupby(self.classes).cumcount().to_numpy()
+        return self.where(nth < per_class)
+
+    def where(self, kept: np.ndarray) -> "Sample":
+        """The images of a boolean mask ``(N,)``."""
+        at = torch.as_tensor(kept, device=self.images.device)
+        masks = None if self.masks is None else self.masks[kept]
+        arrays = (self.ids[kept], self.classes[kept], self.groups[kept], self.correct[kept])
+        return Sample(self.images[at], self.targets[at], *arrays, masks)
+
+
+def fidelity_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor], batch_size: int = 32) -> pd.DataFrame:
+    """Agreement, deletion, insertion, ROAD, average drop and increase, and infidelity of every map: rows of ``fidelity.csv``."""
+    tables = []
+    for method, of_method in progress(maps.items(), f"fidelity on the {model_name}", total=len(maps)):
+        parts = []
+        for i in range(0, len(sample), batch_size):
+            cut = slice(i, i + batch_size)
+            images, targets, some = sample.images[cut], sample.targets[cut], of_method[cut]
+            rank = relevance_rank(some)
+            values = deletion_insertion(model, images, targets, rank) | road(model, images, targets, rank)
+            values |= drop_increase(model, images, targets, some) | {"infidelity": infidelity(model, images, targets, some)}
+            parts.append(pd.DataFrame({metric: value.cpu().numpy() for metric, value in values.items()}))
+        tables.append(long_rows(sample, model_name, method, pd.concat(parts, ignore_index=True)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def sensitivity_rows(model: nn.Module, model_name: str, sample: Sample, chosen: dict[str, Method]) -> pd.DataFrame:
+    """Sensitivity-max of every method: rows of ``fidelity.csv``."""
+    tables = []
+    for name, method in progress(chosen.items(), f"sensitivity on the {model_name}", total=len(chosen)):
+        values = sensitivity_max(model, sample.images, sample.targets, method).cpu().numpy()
+        tables.append(long_rows(sample, model_name, name, pd.DataFrame({"sensitivity_max": values})))
+    return pd.concat(tables, ignore_index=True)
+
+
+def localisation_rows(
+    model_name: str, sample: Sample, maps: dict[str, Tensor], masks: np.ndarray | None = None, what: str = ""
+) -> pd.DataFrame:
+    """The four mask metrics of every map: rows of ``localisation.csv``; ``masks`` other than the sample's get names ending in ``what``."""
+    masks = sample.masks if masks is None else masks
+    tables = []
+    for method, of_method in maps.items():
+        values = localisation(of_method.cpu().numpy(), relevance_rank(of_method).cpu().numpy(), masks)
+        tables.append(long_rows(sample, model_name, method, pd.DataFrame(values).add_suffix(what)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def long_rows(sample: Sample, model_name: str, method: str, values: pd.DataFrame) -> pd.DataFrame:
+    """One row an image and metric from one column a metric, with the columns of ``fidelity.csv`` and ``localisation.csv``."""
+    keys = {"image_id": sample.ids, "class": sample.classes, "group": sample.groups, "correct": sample.correct}
+    wide = values.assign(**keys, model=model_name, method=method)
+    long = wide.melt(id_vars=[*keys, "model", "method"], var_name="metric", value_name="value")
+    return long[["image_id", "class", "model", "method", "metric", "value", "group", "correct"]]
+
+
+def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
+    """Mean and 95% cluster-bootstrap interval by class and over all (class ``all``): ``fidelity_summary.csv``.
+
+    Column ``n`` counts the defined values, ``undefined`` those left out.
+    """
+    found = []
+    both = pd.concat([rows, rows.assign(**{"class": "all"})])
+    for (class_name, model, method, metric), part in both.groupby(["class", "model", "method", "metric"], sort=False):
+        mean, lo, hi = bootstrap_mean(part["value"].to_numpy(), part["group"].to_numpy(), samples)
+        defined = int(part["value"].notna().sum())
+        found.append((class_name, model, method, metric, mean, lo, hi, defined, len(part) - defined))
+    return pd.DataFrame(found, columns=["class", "model", "method", "metric", "mean", "lo", "hi", "n", "undefined"])
+
+
+def paired(
+    rows: pd.DataFrame,
+    question: str,
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    *,
+    by_class: bool = False,
+    samples: int = 1000,
+) -> pd.DataFrame:
+    """Compare methods image by image: rows of ``tests.csv``, with Holm's correction over all rows of this call.
+
+    ``difference`` is the mean of a minus b with its cluster-bootstrap interval; ``p`` a paired t-test, ``p_wilcoxon`` the
+    signed-rank test, ``cohens_d`` the mean difference over its standard deviation. ``better`` says which method the sign favours,
+    given which way the metric points.
+    """
+    found = []
+    groups = [("all", rows), *rows.groupby("class", sort=False)] if by_class else [("all", rows)]
+    for class_name, part in groups:
+        for metric in metrics:
+            wide = part[part["metric"] == metric].pivot(index=["image_id", "group"], columns="method", values="value")
+            for a, b in pairs:
+                if a in wide and b in wide:
+                    found.append({"question": question, "class": class_name, **_comparison(wide, a, b, metric, samples)})
+    table = pd.DataFrame(found)
+    table["p_holm"], table["p_wilcoxon_holm"] = holm(table["p"]), holm(table["p_wilcoxon"])
+    return table
+
+
+def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
+    change = (wide[a] - wide[b]).dropna()
+    values = change.to_numpy()
+    mean, lo, hi = bootstrap_mean(values, change.index.get_level_values("group").to_numpy(), samples)
+    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+    varies = spread > 1e-12
+    sign = -mean if metric in LOWER_IS_BETTER else mean
+    return {
+        "a": a, "b": b, "metric": metric, "difference": mean, "lo": lo, "hi": hi,
+        "p": float(ttest_1samp(values, 0).pvalue) if varies else float("nan"),
+        "p_wilcoxon": float(wilcoxon(values).pvalue) if varies else float("nan"),
+        "cohens_d": mean / spread if varies else float("nan"),
+        "better": a if sign > 0 else b if sign < 0 else "equal",
+        "n": len(values),
+    }  # fmt: skip

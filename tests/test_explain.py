@@ -1,0 +1,289 @@
+"""Average feature maps, the methods beside them, and what they leave behind (nothing)."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerActivation, LayerGradCam
+from torch import nn
+
+from kdnb import explain
+from kdnb.errors import ModelError
+from kdnb.explain import METHODS, methods
+from kdnb.explain.maps import average, weighted_average
+from kdnb.fidelity import spearman
+from kdnb.models import StudentCNN, densenet121_teacher, feature_layers, initialised
+
+QUICK = methods(shap_samples=4)
+
+
+@pytest.fixture(scope="module")
+def student():
+    return _lively(initialised(StudentCNN, 3, (8, 8, 16, 16, 16), seed=1))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return initialised(densenet121_teacher, 3, seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(4, 3, 8, 8, generator=generator)
+    return F.interpolate(coarse, size=64, mode="bilinear").contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def targets():
+    return torch.tensor([0, 1, 2, 1])
+
+
+def _lively(model):
+    """Batch-norm statistics from random images, so that an untrained network's maps are not flat."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the plain average of all batches
+    with torch.no_grad():
+        model.train()(F.interpolate(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)), size=64, mode="bilinear"))
+    return model.eval()
+
+
+class Chain(nn.Module):
+    """A network that the study does not know."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 5, 3, stride=2, padding=1)
+        self.head = nn.Linear(5, 3)
+        self.inplace = inplace
+
+    def forward(self, images):
+        maps = F.relu(self.first(images), inplace=self.inplace)
+        maps = F.relu(self.second(maps), inplace=self.inplace)
+        return self.head(maps.mean(dim=(2, 3)))
+
+
+# -- average maps -----------------------------------------------------------------------------------------------------------
+
+
+def test_five_maps_of_the_student_are_the_means_over_filters(student, images):
+    maps = explain.average_feature_maps(student, images)
+    assert [tuple(m.shape) for m in maps] == [(4, s, s) for s in (32, 16, 8, 4, 4)]
+    with torch.no_grad():
+        features = student.standardise(images)
+        for block, found in zip(student.features, maps, strict=True):
+            features = block(features)
+            torch.testing.assert_close(found, features.mean(dim=1))
+
+
+def test_maps_agree_with_captum(student, teacher, images):
+    for model in (student, teacher):
+        maps = explain.average_feature_maps(model, images)
+        for layer, found in zip(feature_layers(model).values(), maps, strict=True):
+            torch.testing.assert_close(found, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_both_memory_layouts_give_the_same_average():
+    features = torch.randn(3, 7, 5, 4)
+    expected = features.double().mean(dim=1).float()
+    torch.testing.assert_close(average(features), expected)
+    torch.testing.assert_close(average(features.contiguous(memory_format=torch.channels_last)), expected)
+
+
+def test_weighted_average_by_hand():
+    features = torch.tensor([[[[1.0, 1.0]], [[0.0, 6.0]]]])  # filters of mean 1 and 3
+    torch.testing.assert_close(weighted_average(features), torch.tensor([[[0.25, (1 + 18) / 4]]]))
+    assert torch.isfinite(weighted_average(torch.zeros(1, 2, 3, 3))).all()
+
+
+def test_one_forward_pass_gives_all_maps(student, images):
+    calls = []
+    handle = student.register_forward_hook(lambda *_: calls.append(1))
+    explain.average_feature_maps(student, images)
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_an_in_place_operation_after_the_layer_does_not_reach_the_map(images):
+    torch.manual_seed(0)
+    model = Chain(inplace=True).eval()
+    first, second = explain.average_feature_maps(model, images, ["first", "second"])
+    with torch.no_grad():
+        torch.testing.assert_close(first, model.first(images).mean(dim=1))
+    assert second.shape == (4, 32, 32)
+    assert (first < 0).any()
+
+
+def test_unknown_networks_need_names_and_say_which(images):
+    model = Chain()
+    with pytest.raises(ModelError, match="Chain has no known feature layers"):
+        explain.average_feature_maps(model, images)
+    with pytest.raises(ModelError, match="'third', but Chain has these convolutional layers: first, second"):
+        explain.average_feature_maps(model, images, ["third"])
+    with pytest.raises(ModelError, match="'head' gives .*not maps"):
+        explain.average_feature_maps(model, images, ["head"])
+    with pytest.raises(ModelError, match="Linear has no convolutional layer"):
+        explain.average_feature_maps(nn.Linear(3, 2), images, ["weight"])
+    with pytest.raises(ModelError, match="4 feature layers, so there is no layer 5"):
+        METHODS["feature_maps_layer5"](initialised(densenet121_teacher, 3, seed=0), images[:1], torch.tensor([0]))
+
+
+def test_a_layer_that_is_not_used_is_named(images):
+    model = Chain()
+    model.spare = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ModelError, match="'spare' took no part"):
+        explain.average_feature_maps(model, images, ["first", "spare"])
+
+
+def test_receptive_fields_are_what_gradients_reach():
+    model = _lively(initialised(StudentCNN, 3, (4, 4, 4, 4, 4), pool="average", seed=0))
+    model.standardise = nn.Identity()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data.abs_()  # nothing cancels
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.zero_()
+    image = torch.rand(1, 3, 192, 192, requires_grad=True)
+    features = image
+    for (name, size), block in zip(explain.receptive_fields(model).items(), model.features, strict=True):
+        features = block(features)
+        middle = features.shape[-1] // 2
+        (gradient,) = torch.autograd.grad(features[0, :, middle, middle].sum(), image, retain_graph=True)
+        touched = gradient.abs().sum(dim=(0, 1)).sum(dim=0).nonzero()
+        assert int(touched.max() - touched.min()) + 1 == size, name
+
+
+# -- methods ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_a_finite_map_of_the_images_size_and_leaves_no_trace(name, student, images, targets):
+    model = copy.deepcopy(student).train()
+    model.features[1].eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = _state(model)
+    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    given = images.clone(memory_format=torch.preserve_format)
+    maps = QUICK[name](model, given, targets)
+    assert maps.shape == (4, 64, 64) and maps.dtype == torch.float32 and torch.isfinite(maps).all()
+    assert not maps.requires_grad and not given.requires_grad and given.grad is None
+    assert torch.equal(given, images)
+    _assert_same(before, _state(model))
+    assert (numpy_before == np.random.get_state()[1]).all() and torch.equal(torch_before, torch.get_rng_state())  # noqa: NPY002
+
+
+def test_nothing_is_left_behind_when_a_method_fails(student, images):
+    model = copy.deepcopy(student).train()
+    before = _state(model)
+    for name in ("feature_maps_mean", "grad_cam", "integrated_gradients", "shap"):
+        with pytest.raises((IndexError, RuntimeError, AssertionError)):
+            QUICK[name](model, images[:, :2], torch.tensor([0, 1, 2, 1]))
+    _assert_same(before, _state(model))
+
+
+def _state(model):
+    hooks = [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) + len(m._backward_pre_hooks) for m in model.modules()
+    ]
+    modes = [module.training for module in model.modules()]
+    names = [name for name, _ in model.named_modules()]
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    return hooks, modes, names, [p.requires_grad for p in model.parameters()], values, gradients
+
+
+def _assert_same(a, b):
+    assert a[:4] == b[:4]
+    assert all(torch.equal(a[4][name], b[4][name]) for name in a[4])
+    assert all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a[5], b[5], strict=True))
+
+
+def test_grad_cam_is_captums_with_bilinear_upsampling(student, images, targets):
+    found = METHODS["grad_cam"](student, images, targets)
+    heat = LayerGradCam(student, student.features[4]).attribute(images, targets, relu_attributions=True).detach()
+    torch.testing.assert_close(found, F.interpolate(heat, 64, mode="bilinear", align_corners=False)[:, 0])
+
+
+def test_grad_cam_with_equal_weights_is_the_average_feature_map(student, images, targets):
+    model = copy.deepcopy(student)
+    model.classifier.weight.data.fill_(16.0)  # every filter's mean gradient is then 16 / (16 positions) = 1
+    by_grad_cam = METHODS["grad_cam"](model, images, targets)
+    torch.testing.assert_close(by_grad_cam / 16, METHODS["feature_maps_layer5"](model, images, targets), rtol=1e-4, atol=1e-6)
+
+
+def test_integrated_gradients_add_up_to_the_change_of_the_logit(student, images, targets):
+    from captum.attr import IntegratedGradients
+
+    baseline = explain.blurred(images)
+    signed = IntegratedGradients(student).attribute(images, baseline, targets, n_steps=50)
+    with torch.no_grad():
+        change = (student(images) - student(baseline)).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(signed.sum(dim=(1, 2, 3)).float(), change, rtol=0.2, atol=0.1)
+    torch.testing.assert_close(METHODS["integrated_gradients"](student, images, targets), signed.abs().sum(dim=1).float())
+
+
+def test_a_constant_baseline_would_explain_nothing(student, images):
+    """The reason for the blurred baseline: between a grey image and the image a standardising network sees no change at all."""
+    grey = images.mean(dim=(1, 2, 3), keepdim=True).expand_as(images)
+    with torch.no_grad():
+        logits = [student(grey + share * (images - grey)) for share in (0.3, 1.0)]
+    torch.testing.assert_close(*logits, rtol=0.05, atol=0.05)
+
+
+def test_shap_explains_the_class_it_is_asked_for(student, images):
+    one = QUICK["shap"](student, images, torch.tensor([0, 0, 0, 0]))
+    other = QUICK["shap"](student, images, torch.tensor([1, 0, 0, 0]))
+    assert not torch.allclose(one[0], other[0])
+    torch.testing.assert_close(QUICK["shap"](student, images[:1], torch.tensor([1])), other[:1])
+
+
+def test_shap_of_a_linear_model_is_weight_times_distance_from_the_background():
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense = nn.Linear(3 * 8 * 8, 2)
+
+        def forward(self, images):
+            return self.dense(images.flatten(1))
+
+    torch.manual_seed(0)
+    model, images, background = Linear(), torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8)
+    found = methods(background, shap_samples=5)["shap"](model, images, torch.tensor([0, 1]))
+    weights = model.dense.weight.detach().view(2, 3, 8, 8)
+    torch.testing.assert_close(found, (weights * (images - background)).abs().sum(dim=1))
+
+
+def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
+    a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+    assert torch.equal(METHODS["feature_maps_mean"](student, images, a), METHODS["feature_maps_mean"](student, images, b))
+    maps = [METHODS["grad_cam"](student, images, t).numpy() for t in (a, b)]
+    assert np.nanmin(spearman(*maps)) < 0.9
+
+
+def test_random_maps_follow_the_image_and_not_the_batch(student, images, targets):
+    whole = METHODS["random"](student, images, targets)
+    torch.testing.assert_close(whole[2:3], METHODS["random"](student, images[2:3], targets[2:3]))
+    assert not torch.allclose(whole[0], whole[1])
+    assert not torch.allclose(whole, methods(seed=1)["random"](student, images, targets))
+
+
+def test_the_untrained_control_does_not_depend_on_the_weights(student, images, targets):
+    other = copy.deepcopy(student)
+    for parameter in other.parameters():
+        parameter.data.mul_(-2)
+    torch.testing.assert_close(METHODS["untrained"](student, images, targets), METHODS["untrained"](other, images, targets))
+    assert not torch.allclose(METHODS["untrained"](student, images, targets), METHODS["feature_maps_mean"](student, images, targets))
+
+
+def test_methods_work_on_the_teacher_and_on_a_network_of_ones_own(teacher, images, targets):
+    own = methods(shap_samples=2, layers=["first", "second"], depth=2)
+    torch.manual_seed(0)
+    for model, table in ((teacher, methods(shap_samples=2, depth=4)), (Chain().eval(), own)):
+        for name in ("feature_maps_layer1", "feature_maps_mean", "feature_maps_weighted", "grad_cam", "shap", "untrained"):
+            maps = table[name](model, images[:2], targets[:2])
+            assert maps.shape == (2, 64, 64) and torch.isfinite(maps).all(), name

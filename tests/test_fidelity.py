@@ -1,0 +1,312 @@
+"""Every metric on cases with a known answer: an oracle map does best, its reverse worst, random ones land at chance."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import nn
+
+from kdnb import fidelity
+from kdnb.evaluation import bootstrap_mean
+from kdnb.explain import METHODS
+from kdnb.fidelity import perturb
+from kdnb.fidelity.localise import mass_ratio, pixel_auc, pointing_game, rank_accuracy
+from kdnb.models import StudentCNN, initialised
+
+SIZE = 32
+
+
+class Patch(nn.Module):
+    """Knows two classes: "the eight pixels by eight at the top left are bright", or not."""
+
+    def forward(self, images):
+        evidence = 12 * (images[:, :, 4:12, 4:12].mean(dim=(1, 2, 3)) - images.mean(dim=(1, 2, 3)) - 0.2)
+        return torch.stack([-evidence, evidence], dim=1)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Images with a bright patch, the truth about the model, and maps that are right, reversed and random."""
+    generator = torch.Generator().manual_seed(0)
+    images = 0.1 + 0.2 * torch.rand(24, 3, SIZE, SIZE, generator=generator)
+    images[:, :, 4:12, 4:12] += 0.6
+    oracle = torch.zeros(24, SIZE, SIZE)
+    oracle[:, 4:12, 4:12] = 1
+    oracle += 1e-3 * torch.rand(oracle.shape, generator=generator)
+    maps = {"oracle": oracle, "random": torch.rand(oracle.shape, generator=generator), "reversed": -oracle}
+    targets = torch.ones(24, dtype=torch.int64)
+    arrays = {"ids": np.array([f"image_{k}" for k in range(24)]), "classes": np.array(["a", "b"] * 12)}
+    arrays |= {"groups": np.repeat(np.arange(12), 2).astype(str), "correct": np.ones(24, bool)}
+    masks = (oracle > 0.5).numpy()
+    return fidelity.Sample(images, targets, masks=masks, **arrays), maps
+
+
+@pytest.fixture(scope="module")
+def rows(case):
+    sample, maps = case
+    return fidelity.fidelity_rows(Patch(), "patch", sample, maps, batch_size=7)
+
+
+# -- fidelity ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
+    means = rows.groupby(["metric", "method"])["value"].mean().unstack()
+    strict = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean", "road_most_first", "road_least_first", "infidelity")
+    assert set(strict) < set(means.index)
+    for metric in strict:
+        sign = -1 if metric in fidelity.LOWER_IS_BETTER else 1
+        good, chance, bad = (sign * means.loc[metric, m] for m in ("oracle", "random", "reversed"))
+        assert good > chance + 0.005, metric
+        # Infidelity with its free factor cannot tell a map from its negative.
+        assert metric == "infidelity" or chance > bad + 0.001, metric
+    for share in ("05", "10", "20", "30"):
+        assert means.loc[f"agreement_{share}", "oracle"] >= means.loc[f"agreement_{share}", "random"]
+    assert means.loc["agreement_10", "oracle"] == 1 and means.loc["agreement_30", "reversed"] == 0
+    assert means.loc["average_drop", "oracle"] < means.loc["average_drop", "reversed"]
+
+
+def test_random_maps_do_as_the_mean_over_random_orders(case):
+    """Chance by another route: pixels deleted at random, all images at every share."""
+    sample, maps = case
+    found = fidelity.deletion_insertion(Patch(), sample.images, sample.targets, fidelity.relevance_rank(maps["random"]))["deletion_mean"]
+    generator, expected = torch.Generator().manual_seed(9), []
+    for share in perturb.SHARES:
+        gone = torch.rand(len(sample), 1, SIZE, SIZE, generator=generator) < share
+        mixed = torch.where(gone, sample.images.mean(dim=(2, 3), keepdim=True), sample.images)
+        expected.append(Patch()(mixed).softmax(dim=1)[:, 1])
+    by_hand = np.trapezoid(torch.stack(expected).numpy(), perturb.SHARES, axis=0)
+    _, lo, hi = bootstrap_mean(found.numpy() - by_hand)
+    assert lo - 0.005 <= 0 <= hi + 0.005
+
+
+def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, rows):
+    sample, maps = case
+    assert list(rows.columns[:6]) == ["image_id", "class", "model", "method", "metric", "value"]
+    assert not rows.duplicated(["image_id", "method", "metric"]).any() and rows["value"].notna().all()
+    whole = fidelity.fidelity_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, batch_size=24)
+    same = rows[(rows["method"] == "oracle") & rows["metric"].str.match("deletion|insertion|agreement|average")]
+    both = same.merge(whole, on=["image_id", "method", "metric"])
+    assert len(both) == len(same)
+    np.testing.assert_allclose(both["value_x"], both["value_y"], atol=1e-5)
+
+
+def test_ranks_are_a_permutation_and_ties_are_broken_at_random():
+    rank = fidelity.relevance_rank(torch.zeros(2, 8, 8))
+    assert torch.equal(rank[0].flatten().sort().values, torch.arange(64) / 64)
+    assert (rank[0] < 0.5)[:4].sum() < 32
+    descending = torch.arange(64, 0, -1.0).view(1, 8, 8)
+    assert torch.equal(fidelity.relevance_rank(descending)[0].flatten(), torch.arange(64) / 64)
+
+
+def test_keeping_and_removing_half_of_the_area_by_hand():
+    image, empty = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    mixed = perturb.composites(image, empty, fidelity.relevance_rank(torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])), (0.0, 0.5, 1.0))
+    assert mixed[0, :, 0].tolist() == [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]]]
+
+
+def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_there(case):
+    sample, _ = case
+    found = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
+    assert found["average_drop"].max() == 0 and found["average_increase"].max() == 0
+
+
+def test_imputation_solves_the_linear_system():
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).cumsum(dim=2).cumsum(dim=3)
+    images = images / images.amax(dim=(2, 3), keepdim=True)
+    missing = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+    missing[0, 5:26, 3:27] = True  # one large hole
+    missing[1] = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1)) < 0.8  # scattered
+    found = fidelity.imputed(images, missing)
+    for image, hole, filled in zip(images, missing, found, strict=True):
+        error = (filled - _exact(image, hole)).abs()
+        assert error[:, ~hole].max() == 0
+        assert error[:, hole].mean() < 0.02 and error[:, hole].max() < 0.1
+
+
+def _exact(image, hole):
+    """Solve x_i = sum of w_ij x_j over the eight neighbours for all missing pixels at once (Rong et al. 2022, appendix)."""
+    positions = np.flatnonzero(hole.numpy())
+    number = {p: k for k, p in enumerate(positions)}
+    matrix, right = scipy.sparse.lil_matrix((len(positions),) * 2), np.zeros((len(positions), 3))
+    for k, p in enumerate(positions):
+        for dy, dx in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)):
+            y, x = p // SIZE + dy, p % SIZE + dx
+            if 0 <= y < SIZE and 0 <= x < SIZE:
+                weight = 1 / 6 if dy == 0 or dx == 0 else 1 / 12
+                matrix[k, k] += weight
+                if y * SIZE + x in number:
+                    matrix[k, number[y * SIZE + x]] -= weight
+                else:
+                    right[k] += weight * image[:, y, x].numpy()
+    solved = image.clone().flatten(1)
+    solved[:, positions] = torch.tensor(scipy.sparse.linalg.spsolve(matrix.tocsr(), right).T, dtype=torch.float32)
+    return solved.view_as(image)
+
+
+def test_infidelity_of_the_gradient_of_a_linear_model_is_zero():
+    class Linear(nn.Module):
+        def forward(self, images):
+            grey = images.mean(dim=1)
+            return torch.stack([(grey * weights).sum(dim=(1, 2)), grey.sum(dim=(1, 2))], dim=1)
+
+    generator = torch.Generator().manual_seed(0)
+    weights, images = torch.rand(SIZE, SIZE, generator=generator), torch.rand(3, 1, SIZE, SIZE, generator=generator).expand(-1, 3, -1, -1)
+    maps = weights.expand(3, -1, -1)
+    found = fidelity.infidelity(Linear(), images, torch.zeros(3, dtype=torch.int64), 5 * maps)
+    assert found.max() < 1e-6
+    assert (
+        fidelity.infidelity(Linear(), images, torch.zeros(3, dtype=torch.int64), torch.rand(3, SIZE, SIZE, generator=generator)).min()
+        > 1e-4
+    )
+
+
+def test_sensitivity_is_zero_for_a_constant_map_and_bounded_by_the_noise_for_the_image_itself(case):
+    sample, _ = case
+    assert fidelity.sensitivity_max(Patch(), sample.images, sample.targets, METHODS["uniform"]).max() == 0
+    found = fidelity.sensitivity_max(Patch(), sample.images, sample.targets, lambda m, images, t: images.mean(dim=1))
+    bound = perturb.SENSITIVITY_RADIUS * SIZE / sample.images.mean(dim=1).flatten(1).norm(dim=1)
+    assert (found > 0).all() and (found < bound).all()
+
+
+def test_teacher_student_agreement_counts_equal_predictions():
+    found = fidelity.teacher_student_agreement(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]]))
+    assert found.tolist() == [1.0, 0.0]
+
+
+# -- localisation -----------------------------------------------------------------------------------------------------------
+
+
+def test_localisation_of_oracle_reverse_and_uniform(case):
+    sample, maps = case
+    share = sample.masks[0].mean()
+    values = {name: fidelity.localisation(m.numpy(), fidelity.relevance_rank(m).numpy(), sample.masks) for name, m in maps.items()}
+    values["uniform"] = fidelity.localisation(
+        np.ones_like(sample.masks, float), fidelity.relevance_rank(torch.ones(24, SIZE, SIZE)).numpy(), sample.masks
+    )
+    assert (values["oracle"]["pointing_game"] == 1).all() and (values["reversed"]["pointing_game"] == 0).all()
+    assert (values["oracle"]["rank_accuracy"] == 1).all() and (values["reversed"]["rank_accuracy"] == 0).all()
+    np.testing.assert_allclose(values["oracle"]["pixel_auc"], 1)
+    np.testing.assert_allclose(values["reversed"]["pixel_auc"], 0)
+    assert (values["oracle"]["mass_ratio"] > 0.9 / share).all() and (values["reversed"]["mass_ratio"] < 0.01).all()
+    np.testing.assert_allclose(values["uniform"]["mass_ratio"], 1)
+    np.testing.assert_allclose(values["uniform"]["pixel_auc"], 0.5)
+    np.testing.assert_allclose(values["uniform"]["pointing_game"], share)
+
+
+def test_random_maps_localise_at_chance_within_their_interval():
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((400, 16, 16)), np.zeros((400, 16, 16), bool)
+    masks[:, 2:7, 3:9] = True
+    ranks = fidelity.relevance_rank(torch.from_numpy(maps)).numpy()
+    share = masks[0].mean()
+    for values, chance in (
+        (pointing_game(maps, masks), share),
+        (mass_ratio(maps, masks), 1),
+        (rank_accuracy(ranks, masks), share),
+        (pixel_auc(maps, masks), 0.5),
+    ):
+        _, lo, hi = bootstrap_mean(values)
+        assert lo <= chance <= hi
+
+
+def test_pixel_auc_agrees_with_scikit_learn_ties_included():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(1)
+    maps, masks = rng.integers(0, 5, (6, 12, 12)).astype(float), rng.random((6, 12, 12)) < 0.2
+    expected = [roc_auc_score(mask.ravel(), values.ravel()) for mask, values in zip(masks, maps, strict=True)]
+    np.testing.assert_allclose(pixel_auc(maps, masks), expected)
+
+
+def test_empty_and_full_masks_are_undefined_and_counted(case):
+    sample, maps = case
+    masks = sample.masks.copy()
+    masks[:3], masks[3] = False, True
+    rows = fidelity.localisation_rows("patch", sample, {"oracle": maps["oracle"]}, masks)
+    table = fidelity.summary(rows, samples=50)
+    assert (rows.groupby("metric")["value"].apply(lambda v: v.isna().sum()) == 4).all()
+    overall = table[table["class"] == "all"]
+    assert (overall["undefined"] == 4).all() and (overall["n"] == 20).all()
+    assert (overall.set_index("metric")["mean"][["pointing_game", "pixel_auc"]] == 1).all()
+
+
+# -- sanity -----------------------------------------------------------------------------------------------------------------
+
+
+def test_spearman_agrees_with_scipy():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, (3, 5, 5)).astype(float), rng.random((3, 5, 5))
+    expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(fidelity.spearman(a, b), expected)
+    assert np.isnan(fidelity.spearman(np.ones((1, 5, 5)), b[:1])).all()
+
+
+def test_cascade_breaks_what_depends_on_the_weights_and_nothing_else():
+    student = initialised(StudentCNN, 2, (8, 8, 8), seed=3).eval()
+    images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    chosen = {name: METHODS[name] for name in ("sobel", "feature_maps_mean")}
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    table = fidelity.cascade(student, images, torch.zeros(3, dtype=torch.int64), chosen, ("classifier", "features.2", "features.0"))
+    assert len(table) == 3 * 2 * 3
+    means = table.groupby(["method", "order"])["spearman"].mean()
+    assert (means["sobel"].round(6) == 1).all()
+    assert means["feature_maps_mean"][1] == pytest.approx(1)  # average maps do not know of the classifier
+    assert means["feature_maps_mean"][3] < 0.9
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+
+
+def test_class_sensitivity_of_a_map_that_ignores_the_class_is_one():
+    student = initialised(StudentCNN, 3, (8, 8, 8), seed=3).eval()
+    images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(fidelity.class_sensitivity(student, images, METHODS["feature_maps_mean"]), 1)
+
+
+def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
+    rng = np.random.default_rng(0)
+    decisions = rng.integers(0, 2, 400)
+    maps = torch.from_numpy(rng.random((400, 16, 16)))
+    noise = fidelity.reader_hits(fidelity.reader_features([maps], 4), decisions)
+    maps[decisions == 1, :4, :4] += 1
+    assert fidelity.reader_hits(fidelity.reader_features([maps, maps], 4), decisions).mean() > 0.95
+    assert noise.mean() < 0.6
+    assert np.isnan(fidelity.reader_hits(fidelity.reader_features([maps], 4), np.zeros(400, int))).all()
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------------
+
+
+def test_summary_has_a_row_a_class_method_and_metric(rows):
+    table = fidelity.summary(rows, samples=50)
+    assert list(table.columns[:8]) == ["class", "model", "method", "metric", "mean", "lo", "hi", "n"]
+    assert len(table) == 3 * 3 * rows["metric"].nunique()
+    assert (table["lo"] <= table["mean"] + 1e-9).all() and (table["mean"] <= table["hi"] + 1e-9).all()
+
+
+def test_paired_tests_agree_with_scipy_and_correct_for_their_number(rows):
+    from scipy.stats import ttest_rel, wilcoxon
+
+    table = fidelity.paired(rows, "which map?", [("oracle", "random"), ("oracle", "absent")], ["deletion_mean"], by_class=True, samples=50)
+    assert list(table["class"]) == ["all", "a", "b"] and list(table["n"]) == [24, 12, 12]
+    wide = rows[rows["metric"] == "deletion_mean"].pivot(index="image_id", columns="method", values="value")
+    assert table["p"][0] == pytest.approx(ttest_rel(wide["oracle"], wide["random"]).pvalue)
+    assert table["p_wilcoxon"][0] == pytest.approx(wilcoxon(wide["oracle"], wide["random"]).pvalue)
+    assert (table["p_holm"] >= table["p"]).all() and table["p_holm"].max() <= 3 * table["p"].max() + 1e-12
+    assert (table["better"] == "oracle").all() and (table["difference"] < 0).all() and (table["cohens_d"] < 0).all()
+
+
+def test_equal_methods_are_called_equal_and_not_tested(rows):
+    twin = rows[rows["method"] == "oracle"].assign(method="twin")
+    import pandas as pd
+
+    table = fidelity.paired(pd.concat([rows, twin]), "twins", [("oracle", "twin")], ["deletion_mean"], samples=50)
+    assert table["better"][0] == "equal" and np.isnan(table["p"][0]) and np.isnan(table["p_holm"][0])
+
+
+def test_head_takes_the_first_of_each_class(case):
+    sample, _ = case
+    assert list(sample.head(2).ids) == ["image_0", "image_1", "image_2", "image_3"]
+    assert sample.head(2).masks.shape == (4, SIZE, SIZE)
