@@ -34,6 +34,8 @@ class Budget:
     alphas: tuple[float, ...]
     temperatures: tuple[float, ...]
     samples_per_class: int
+    gradients_per_class: int  # integrated gradients and SHAP, which cost many passes an image
+    teacher_per_class: int
     shap_background: int
     shap_samples: int
     timing_repeats: int

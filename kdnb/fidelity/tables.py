@@ -9,10 +9,11 @@ import torch
 from scipy.stats import ttest_1samp, wilcoxon
 from torch import Tensor, nn
 
+from kdnb.datasets import ImageSet, to_tensor
 from kdnb.evaluation import bootstrap_mean, holm
 from kdnb.explain import Method
 from kdnb.fidelity.localise import localisation
-from kdnb.fidelity.perturb import deletion_insertion, drop_increase, infidelity, relevance_rank, road, sensitivity_max
+from kdnb.fidelity.perturb import deletion_insertion, drop_increase, infidelity, probabilities, relevance_rank, road, sensitivity_max
 from kdnb.progress import progress
 
 # Which way each metric points; agreement_* and the metrics of a mask are better when higher.
@@ -52,6 +53,18 @@ class Sample:
         masks = None if self.masks is None else self.masks[kept]
         arrays = (self.ids[kept], self.classes[kept], self.groups[kept], self.correct[kept])
         return Sample(self.images[at], self.targets[at], *arrays, masks)
+
+
+def draw_sample(model: nn.Module, data: ImageSet, per_class: int, split: str = "test", seed: int = 0) -> Sample:
+    """``per_class`` images of each class of one split (all, where there are fewer), drawn from ``seed``, with the model's predictions."""
+    positions = np.random.default_rng(seed).permutation(data.index(split))
+    nth = pd.Series(data.labels[positions]).groupby(data.labels[positions]).cumcount().to_numpy()
+    chosen = np.sort(positions[nth < per_class])
+    images = to_tensor(data.images[chosen]).to(next(model.parameters()).device)
+    targets = probabilities(model, images).argmax(dim=1)
+    correct = targets.cpu().numpy() == data.labels[chosen]
+    masks = None if data.masks is None else data.masks[chosen]
+    return Sample(images, targets, data.ids[chosen], np.array(data.classes)[data.labels[chosen]], data.groups[chosen], correct, masks)
 
 
 def fidelity_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor], batch_size: int = 32) -> pd.DataFrame:

@@ -1,0 +1,186 @@
+"""Figures of explanations: maps over images, fidelity by method, sanity and time."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from kdnb.explain import CONTROLS
+
+HEAT = "viridis"
+OPACITY = 0.5  # of a map over its image, as in the paper's figures
+_KINDS = {"feature maps": "#0072B2", "gradients": "#D55E00", "controls": "#7F7F7F", "forward pass": "#000000"}
+_NAMES = {
+    "feature_maps_mean": "mean of layers",
+    "feature_maps_weighted": "weighted mean",
+    "grad_cam": "Grad-CAM",
+    "integrated_gradients": "integrated gradients",
+    "shap": "SHAP",
+    "random": "random",
+    "centre": "centre",
+    "sobel": "Sobel edges",
+    "uniform": "uniform",
+    "untrained": "untrained network",
+    "forward": "plain forward pass",
+}
+_METRICS = {
+    "agreement_10": "agreement, 10% kept (higher is better)",
+    "agreement_20": "agreement, 20% kept (higher is better)",
+    "agreement_30": "agreement, 30% kept (higher is better)",
+    "insertion_blur": "insertion AUC, blur (higher is better)",
+    "deletion_blur": "deletion AUC, blur (lower is better)",
+    "road_least_first": "ROAD, least first (higher is better)",
+    "road_most_first": "ROAD, most first (lower is better)",
+    "average_drop": "average drop (lower is better)",
+    "pointing_game": "pointing game (1 is best)",
+    "mass_ratio": "mass in mask over chance",
+    "rank_accuracy": "rank accuracy (1 is best)",
+    "pixel_auc": "pixel AUC (1 is best, 0.5 chance)",
+}
+
+
+def method_name(method: str) -> str:
+    """A method's name in words: ``feature_maps_layer3`` becomes ``layer 3``."""
+    return _NAMES.get(method, method.replace("feature_maps_layer", "layer ").replace("_", " "))
+
+
+def method_kind(method: str) -> str:
+    """``feature maps``, ``gradients``, ``controls`` or ``forward pass``: what a method is drawn in the colour of."""
+    if method == "forward":
+        return "forward pass"
+    return "controls" if method in CONTROLS else "feature maps" if method.startswith("feature_maps") else "gradients"
+
+
+def overlays(
+    images: np.ndarray,
+    maps: dict[str, np.ndarray],
+    row_titles: Sequence[str],
+    *,
+    fields: Sequence[int] | None = None,
+    masks: np.ndarray | None = None,
+) -> Figure:
+    """Maps laid over their images, a row an image and a column a map, each map scaled to its own least and largest value.
+
+    Args:
+        images: ``(R, H, W, 3)`` uint8. maps: column title -> ``(R, H, W)``.
+        fields: a receptive field in pixels for each map, drawn as a white square in the middle of the first row.
+        masks: ``(R, H, W)`` bool, outlined in white on the images.
+    """
+    rows, columns = len(images), 1 + len(maps)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns + 0.6, 1.5 * rows + 0.3), squeeze=False, layout="constrained")
+    for row, (image, title) in enumerate(zip(images, row_titles, strict=True)):
+        axes[row, 0].imshow(image)
+        axes[row, 0].set_ylabel(title, fontsize=8)
+        if masks is not None and masks[row].any():
+            axes[row, 0].contour(masks[row], [0.5], colors="white", linewidths=1)
+        for axis, values in zip(axes[row, 1:], maps.values(), strict=True):
+            axis.imshow(image)
+            axis.imshow(_scaled(values[row]), cmap=HEAT, alpha=OPACITY, vmin=0, vmax=1)
+    for axis, title in zip(axes[0], ["image", *maps], strict=True):
+        axis.set_title(title, fontsize=8)
+    for axis, field in zip(axes[0, 1:], fields or (), strict=False):
+        _outline(axis, field, images.shape[1])
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=0.8, aspect=30, pad=0.01)
+    bar.set_label("map, from its least (0) to its largest value (1)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    return (values - values.min()) / max(values.max() - values.min(), 1e-12)
+
+
+def _outline(axis: plt.Axes, field: int, size: int) -> None:
+    """A square of the receptive field's size in the middle; one larger than the image is drawn at its border, dashed."""
+    side = min(field, size - 2)
+    corner = (size - side) / 2 - 0.5
+    style = "-" if side == field else "--"
+    axis.add_patch(Rectangle((corner, corner), side, side, fill=False, edgecolor="white", linewidth=1.2, linestyle=style))
+
+
+def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None) -> Figure:
+    """Mean and 95% interval of each method over all classes, a panel a metric; the order is that of the table.
+
+    Args:
+        summary: ``fidelity_summary.csv`` or a summary of ``localisation.csv``.
+        chance: metric -> value drawn as a dashed line.
+    """
+    part = summary[(summary["class"] == "all") & (summary["model"] == model)]
+    methods = list(dict.fromkeys(part["method"]))
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(2.9 * len(metrics) + 1, 0.27 * len(methods) + 1.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        rows = part[part["metric"] == metric].set_index("method").reindex(methods)
+        for place, (method, row) in enumerate(rows.iterrows()):
+            colour = _KINDS[method_kind(method)]
+            axis.plot([row["lo"], row["hi"]], [place, place], color=colour, linewidth=2)
+            axis.plot(row["mean"], place, "o", color=colour, markersize=5)
+        if chance and metric in chance:
+            axis.axvline(chance[metric], color="0.4", linestyle="--", linewidth=1)
+        axis.set_xlabel(_METRICS.get(metric, metric.replace("_", " ")), fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].set_yticks(range(len(methods)), [method_name(m) for m in methods])
+    axes[0, 0].invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+def cascade(table: pd.DataFrame) -> Figure:
+    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    stages = list(dict.fromkeys(table.sort_values("order")["stage"]))
+    shown = table.assign(method=table["method"].map(method_name))
+    sns.pointplot(
+        shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("ci", 95), n_boot=200, seed=0,
+        palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
+    )  # fmt: skip
+    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(-0.6, 1.05))
+    axis.axhline(0, color="0.6", linewidth=1)
+    axis.legend(title=None, frameon=False, fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
+    """Milliseconds an image (logarithmic) of every method on every model at one batch size, and the same in forward passes."""
+    part = met[met["batch_size"] == batch_size]
+    methods = list(dict.fromkeys(part.sort_values("ms_per_image_median")["method"]))
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.27 * len(methods) + 1.3), sharey=True, layout="constrained")
+    marks = dict(zip(dict.fromkeys(part["model"]), "osD^", strict=False))
+    labels = ("milliseconds an image", "forward passes of the same model an image")
+    for axis, column, label in zip(axes, ("ms_per_image_median", "forward_equivalents"), labels, strict=True):
+        for (model, mark), colour, shift in zip(marks.items(), sns.color_palette("colorblind"), (-0.12, 0.12, 0.24, 0.36), strict=False):
+            values = part[part["model"] == model].set_index("method")[column].reindex(methods)
+            axis.plot(values, np.arange(len(methods)) + shift, mark, color=colour, label=model, markersize=5)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(methods)), [method_name(m) for m in methods])
+    axes[1].legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def reader(table: pd.DataFrame, chance: float) -> Figure:
+    """How often a simple reader guesses the model's decision from an explanation alone: bars with intervals, chance dashed."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(table) + 1), layout="constrained")
+    places = np.arange(len(table))
+    spread = np.abs(table[["lo", "hi"]].to_numpy().T - table["mean"].to_numpy())
+    axis.barh(places, table["mean"], xerr=spread, color="#56B4E9", error_kw={"linewidth": 1.2})
+    axis.axvline(chance, color="0.3", linestyle="--", linewidth=1)
+    axis.set_yticks(places, table["explanation"])
+    axis.invert_yaxis()
+    axis.set(xlabel="decisions guessed (share of images); dashed: always the commonest decision", xlim=(0, 1))
+    sns.despine(figure)
+    return figure
