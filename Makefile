@@ -88,6 +88,13 @@ test-slow: setup ## the tests that kill, fill disks and soak
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"
 
+book: setup ## build the HTML site from the committed outputs (RUN=runs/...: from a run)
+	@$(PY) -m kdnb.book --run "$$RUN"
+
+lab: setup ## open JupyterLab on the notebooks, on localhost with a token
+	@JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  $$([ "$$(id -u)" = 0 ] && echo --allow-root)
+
 outputs: setup ## copy the outputs of the default run into notebooks/
 	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
 
