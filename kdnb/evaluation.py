@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import log_softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from statsmodels.stats.multitest import multipletests
 from torch import nn
 
@@ -173,6 +173,19 @@ def compare(
     difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples)
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
     return row | {"p": mcnemar(right_a, right_b), "p_holm": float("nan"), "n": len(right_a)}
+
+
+def compare_over_seeds(
+    question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, samples: int = 1000
+) -> dict[str, Any]:
+    """Like :func:`compare` for hits averaged over seeds ``(N,)`` in [0, 1]: p is a paired t-test on the groups' mean differences."""
+    gap = right_a - right_b
+    difference, lo, hi = bootstrap_mean(gap, groups, samples)
+    codes, count = _codes(groups, len(gap))
+    means = np.bincount(codes, gap, count) / np.bincount(codes, minlength=count)
+    p = float(ttest_1samp(means, 0).pvalue) if np.ptp(means) > 0 else 1.0
+    row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
+    return row | {"p": p, "p_holm": float("nan"), "n": len(gap)}
 
 
 def with_holm(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -158,7 +158,7 @@ def _draw(seed: int, chunk: int) -> dict[str, np.ndarray]:
         # the three places: deep, edge, base; a control disc stands in each with probability 1/2
         "angle": np.stack([deep_angle, below + np.float32(np.pi) + image(-2.2, 2.2), below + image(-0.2, 0.2)], axis=1),
         "distance": np.stack([image(0.26, 0.34), image(0.74, 0.78), image(0.72, 0.78)], axis=1),
-        "radius": image(0.145, 0.175, _PLACES),
+        "radius": image(0.17, 0.21, _PLACES),
         "aspect": image(0.9, 1.12, _PLACES),
         "wobble": image(0.08, 0.18) * np.sign(image(-1, 1)),
         "control": image(0, 1, _PLACES) < 0.5,
@@ -215,7 +215,7 @@ def _spot(x: np.ndarray, y: np.ndarray, latent: dict, place: int, radius: np.nda
 def _blob(distance: np.ndarray, ring: np.ndarray | float) -> np.ndarray:
     """The profile of a lesion: 1 inside and 0 from ``distance`` 1 on; a ring has a dark hole (-0.6) in its middle."""
     rim = _ramp(1 - distance, 4)
-    hole = _ramp(distance - np.float32(0.3), 4)
+    hole = _ramp(distance - np.float32(0.4), 5)
     hole -= 1
     hole *= np.float32(1.6) * ring
     hole += 1

@@ -1,0 +1,414 @@
+"""Many students from one teacher: the arms of notebook 03 and the alpha x T grid of notebook 04.
+
+A :class:`Cell` is one student: its loss, alpha, temperature, seed and shape. All cells share the data, the recipe and the bank of
+teacher logits (:class:`Material`); cells of one seed share initial weights and the order of images, so that they are paired. A
+finished cell lies in ``cells/<name>.safetensors`` under a key made of all that it depends on, and is never trained again.
+"""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.stats import entropy
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from torch import Tensor
+
+from kdnb import losses, models, training, views
+from kdnb.datasets import ImageSet
+from kdnb.errors import ParameterError
+from kdnb.evaluation import compare_over_seeds, f1_macro, per_class_scores, predict
+from kdnb.progress import progress
+from kdnb.runs import Run, atomic_write, content_key, source_key
+from kdnb.settings import check
+
+WIDTHS = (32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One student of a study: what it minimises (an arm of :data:`kdnb.losses.ARMS`), its seed and its shape."""
+
+    arm: str
+    seed: int
+    alpha: float = 1.0
+    temperature: float = 1.0
+    widths: tuple[int, ...] = WIDTHS
+    pool: str = "max"
+
+    @property
+    def name(self) -> str:
+        """The cell's file name without its ending, such as ``kd-a0.4-t10-s0``."""
+        mix = "" if self.arm in losses.WITHOUT_TEACHER else f"-a{self.alpha:g}-t{self.temperature:g}"
+        shape = "" if self.widths == WIDTHS else "-w" + "x".join(map(str, self.widths))
+        return f"{self.arm}{mix}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every cell is made from, and nothing else: it can be sent to another machine as it is."""
+
+    train: training.Examples
+    validation: training.Examples
+    test: training.Examples
+    bank: np.ndarray
+    recipe: training.Recipe
+    num_classes: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished cell: weights, logits ``(n, C)`` on validation and test, and the training's history."""
+
+    cell: Cell
+    weights: dict[str, Tensor]
+    val_logits: np.ndarray
+    test_logits: np.ndarray
+    history: pd.DataFrame
+    best_epoch: int
+    test_logits_best: np.ndarray
+    seconds: float
+
+
+def cell(arm: str, seed: int, alpha: float, temperature: float, **shape) -> Cell:
+    """A cell, with parameters checked; where alpha and T play no part they are set to 1, so that equal cells are one cell.
+
+    Raises:
+        ParameterError: an unknown arm, alpha outside [0, 1] or a temperature not above 0.
+    """
+    check("alpha", alpha)
+    check("temperature", temperature)
+    if arm not in losses.ARMS:
+        raise ParameterError(f"arm is {arm!r}, but it must be one of: {', '.join(losses.ARMS)}.")
+    if alpha == 1 and arm != "ls":
+        arm = "ce"
+    if arm in losses.WITHOUT_TEACHER:
+        alpha = temperature = 1.0
+    return Cell(arm, seed, float(alpha), float(temperature), **shape)
+
+
+def grid(arms: Sequence[str], alphas: Sequence[float], temperatures: Sequence[float], seeds: Sequence[int]) -> list[Cell]:
+    """All combinations and, for each seed, the line they are compared with: cross-entropy alone (alpha = 1).
+
+    Raises:
+        ParameterError: an empty list, or a value that is not allowed.
+    """
+    check("alphas", alphas), check("temperatures", temperatures), check("seeds", seeds)
+    if not arms:
+        raise ParameterError(f"arms is {arms!r}, but it must name at least one of: {', '.join(losses.ARMS)}.")
+    cells = [cell("ce", seed, 1, 1) for seed in seeds]
+    cells += [cell(arm, seed, alpha, t) for seed, arm, alpha, t in itertools.product(seeds, arms, alphas, temperatures)]
+    return list(dict.fromkeys(cells))
+
+
+# -- training many ------------------------------------------------------------------------------------------------------
+
+
+def student(one: Cell, num_classes: int) -> models.StudentCNN:
+    """The cell's student with the initial weights of its seed."""
+    return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
+
+
+def train_cell(one: Cell, material: Material, checkpoints: str | None = None) -> Trained:
+    """Train one student on one thread (on a GPU if there is one); a pure function of its arguments.
+
+    Args:
+        checkpoints: a folder for the state of an unfinished training, or ``None``.
+    """
+    started = time.perf_counter()
+
+    def loss(student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor) -> Tensor:
+        return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
+
+    with training.threads(1):
+        model = student(one, material.num_classes)
+        fitted = training.fit(
+            model,
+            material.train,
+            material.validation,
+            material.recipe,
+            loss,
+            seed=one.seed,
+            bank=None if one.arm in losses.WITHOUT_TEACHER else material.bank,
+            checkpoint=Path(checkpoints) / f"{one.name}.safetensors" if checkpoints and Path(checkpoints).is_dir() else None,
+            key=cell_key(one, material),
+            what=one.name,
+        )
+        val_logits, test_logits = (predict(model, examples.images) for examples in (material.validation, material.test))
+        model.load_state_dict(fitted.best)
+        best_logits = predict(model, material.test.images)
+    weights = {name: value.cpu() for name, value in fitted.last.items()}
+    seconds = time.perf_counter() - started
+    return Trained(one, weights, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds)
+
+
+def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0) -> dict[Cell, Trained]:
+    """Train the cells that are not finished yet, store each as it ends, and return all.
+
+    Args:
+        scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
+        jobs: parallel processes, one thread each; 0 means one per core (on a GPU: one).
+
+    Raises:
+        ParameterError: no Dask scheduler answers at that address.
+    """
+    finished = {one: found for one in cells if (found := _stored(run, one, material)) is not None}
+    waiting = [one for one in cells if one not in finished]
+    if not waiting:
+        return {one: finished[one] for one in cells}
+    checkpoints = run.folder / "cells" / "unfinished"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    with _engine(scheduler, jobs, material):
+        parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
+        done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints)) for one in waiting)
+        for trained in progress(done, f"{len(waiting)} students", len(waiting)):
+            _store(run, trained, material)
+            finished[trained.cell] = trained
+    return {one: finished[one] for one in cells}
+
+
+@contextmanager
+def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[None]:
+    if scheduler is None:
+        on_gpu = training.best_device().type == "cuda"
+        jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)
+        with joblib.parallel_config(
+            backend="sequential" if jobs == 1 else "loky", n_jobs=jobs, **({} if jobs == 1 else {"inner_max_num_threads": 1})
+        ):
+            yield
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout="5s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ParameterError(
+            f"scheduler is {scheduler!r}, but no Dask scheduler answers there: start one with `dask scheduler`."
+        ) from error
+    with client, client.as_current(), joblib.parallel_config(backend="dask", scatter=[material]):
+        yield
+
+
+def cell_key(one: Cell, material: Material) -> str:
+    """The identity of a finished cell: the cell, the material, and the bank where the cell listens to the teacher."""
+    bank = "" if one.arm in losses.WITHOUT_TEACHER else content_key(joblib.hash(material.bank))
+    return content_key(asdict(one), asdict(material.recipe), material.key, bank)
+
+
+def _path(run: Run, one: Cell) -> Path:
+    return run.folder / "cells" / f"{one.name}.safetensors"
+
+
+def _store(run: Run, trained: Trained, material: Material) -> None:
+    tensors = {f"weights/{name}": value.contiguous() for name, value in trained.weights.items()}
+    for name in ("val_logits", "test_logits", "test_logits_best"):
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(getattr(trained, name)))
+    facts = {"history": trained.history.to_dict("list"), "best_epoch": trained.best_epoch, "seconds": trained.seconds}
+    with atomic_write(_path(run, trained.cell)) as temporary:
+        save_file(tensors, temporary, metadata={"key": cell_key(trained.cell, material), "facts": json.dumps(facts)})
+
+
+def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
+    try:
+        with safe_open(_path(run, one), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != cell_key(one, material):
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (FileNotFoundError, SafetensorError):
+        return None
+    facts = json.loads(metadata["facts"])
+    weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
+    val, test, best = (tensors[name].numpy() for name in ("val_logits", "test_logits", "test_logits_best"))
+    return Trained(one, weights, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
+
+
+def examples(data: ImageSet, split: str) -> training.Examples:
+    """One split of a data set as the loop needs it."""
+    where = data.index(split)
+    return training.Examples(data.images[where], data.labels[where])
+
+
+def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
+    """The material of a run: its splits, its recipe, and the teacher's bank, computed once and kept in ``models/bank.safetensors``."""
+    train, validation, test = (examples(data, split) for split in ("train", "val", "test"))
+    budget = run.budget
+    recipe = training.Recipe(budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs))
+    key = content_key(data.data_hash, data.split_hash, source_key(models, losses, training, views))
+    return Material(train, validation, test, _bank(run, train, teacher, recipe.views, key), recipe, len(data.classes), key)
+
+
+def _bank(run: Run, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
+    path = run.model_path("bank")
+    weights = joblib.hash({name: value.cpu().numpy() for name, value in teacher.state_dict().items()})
+    key = content_key(key, weights, count)
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return file.get_tensor("logits")
+    except (FileNotFoundError, SafetensorError):
+        pass
+    bank = views.teacher_bank(teacher, train.images, count)
+    with atomic_write(path) as temporary:
+        save_file({"logits": torch.from_numpy(bank)}, temporary, metadata={"key": key})
+    return bank
+
+
+# -- tables and statistics ----------------------------------------------------------------------------------------------
+
+
+def _confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).reshape(classes, classes)
+
+
+def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFrame:
+    """One row per cell: the columns of ``sweep.csv`` and the validation F1, the best epoch and its test accuracy."""
+    rows = []
+    for one, trained in results.items():
+        val_f1, test_f1 = (
+            float(f1_macro(_confusion(part.labels, logits)))
+            for part, logits in ((material.validation, trained.val_logits), (material.test, trained.test_logits))
+        )
+        rows.append(
+            {
+                "loss": one.arm,
+                "alpha": one.alpha,
+                "temperature": one.temperature,
+                "seed": one.seed,
+                "val_accuracy": float((trained.val_logits.argmax(1) == material.validation.labels).mean()),
+                "test_accuracy": float((trained.test_logits.argmax(1) == material.test.labels).mean()),
+                "test_f1_macro": test_f1,
+                "seconds": trained.seconds,
+                "val_f1_macro": val_f1,
+                "best_epoch": trained.best_epoch,
+                "test_accuracy_best_epoch": float((trained.test_logits_best.argmax(1) == material.test.labels).mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def choose(table: pd.DataFrame) -> pd.Series:
+    """The (loss, alpha, temperature) with the highest mean validation F1 over seeds; ties go to the first in the table."""
+    means = table.groupby(["loss", "alpha", "temperature"], sort=False)[
+        ["val_f1_macro", "val_accuracy", "test_f1_macro", "test_accuracy"]
+    ].mean()
+    return means.reset_index().loc[int(means["val_f1_macro"].to_numpy().argmax())]
+
+
+def hits(results: dict[Cell, Trained], labels: np.ndarray, **wanted) -> np.ndarray:
+    """For each test image the share of seeds that got it right, over the cells whose fields equal ``wanted``, ``(n,)``."""
+    chosen = [trained for one, trained in results.items() if all(getattr(one, name) == value for name, value in wanted.items())]
+    return np.mean([trained.test_logits.argmax(1) == labels for trained in chosen], axis=0)
+
+
+def against_cross_entropy(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray, samples: int = 1000) -> list[dict]:
+    """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1 on the same images, over all seeds."""
+    plain = hits(results, labels, arm="ce")
+    rows = []
+    for arm, alpha, temperature in dict.fromkeys((one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"):
+        right = hits(results, labels, arm=arm, alpha=alpha, temperature=temperature)
+        name = f"{arm} alpha={alpha:g} T={temperature:g}"
+        rows.append(compare_over_seeds("does the cell beat cross-entropy?", name, "ce", right, plain, groups, samples=samples))
+    return rows
+
+
+def temperature_against_luck(table: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame:
+    """Is temperature's effect larger than luck? For each (loss, alpha) a two-way analysis of variance, T against seed as blocks.
+
+    Columns: spread (standard deviation, in points) of the means over T, of the means over seeds, and of what is left; F and p for T.
+    """
+    rows = []
+    for (loss, alpha), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha"]):
+        row = {"loss": loss, "alpha": alpha, "seeds": part["seed"].nunique(), "temperatures": part["temperature"].nunique()}
+        row["sd_over_t_points"] = 100 * part.groupby("temperature")[value].mean().std()
+        row["sd_over_seeds_points"] = 100 * part.groupby("seed")[value].mean().std()
+        row |= {"sd_residual_points": np.nan, "F": np.nan, "p": np.nan}
+        if row["seeds"] > 1 and row["temperatures"] > 1:
+            fit = ols(f"{value} ~ C(temperature) + C(seed)", part).fit()
+            residual = float(np.sqrt(max(fit.mse_resid, 0)))
+            row["sd_residual_points"] = 100 * residual
+            if residual > 1e-9:
+                effect = anova_lm(fit).loc["C(temperature)"]
+                row |= {"F": effect["F"], "p": effect["PR(>F)"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
+    """Temperatures at which a (loss, alpha) stays below cross-entropy for every seed: where softening only adds noise."""
+    plain = table[table["loss"] == "ce"].set_index("seed")["test_accuracy"]
+    rows = []
+    for (loss, alpha, temperature), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha", "temperature"]):
+        gap = 100 * (part.set_index("seed")["test_accuracy"] - plain)
+        rows.append(
+            {
+                "loss": loss,
+                "alpha": alpha,
+                "temperature": temperature,
+                "gap_points": gap.mean(),
+                "below_for_every_seed": bool((gap < 0).all()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_temperature_per_class(results: dict[Cell, Trained], material: Material, classes: Sequence[str]) -> pd.DataFrame:
+    """For each (loss, alpha, class) the T with the best mean validation F1, with that cell's mean test F1."""
+    rows = []
+    for one, trained in results.items():
+        if one.arm in losses.WITHOUT_TEACHER:
+            continue
+        scores = [
+            per_class_scores(part.labels, logits, classes)["f1"]
+            for part, logits in ((material.validation, trained.val_logits), (material.test, trained.test_logits))
+        ]
+        for name, val_f1, test_f1 in zip(classes, *scores, strict=True):
+            rows.append(
+                {"loss": one.arm, "alpha": one.alpha, "class": name, "temperature": one.temperature, "val_f1": val_f1, "test_f1": test_f1}
+            )
+    means = pd.DataFrame(rows).groupby(["loss", "alpha", "class", "temperature"], as_index=False)[["val_f1", "test_f1"]].mean()
+    return means.loc[means.groupby(["loss", "alpha", "class"])["val_f1"].idxmax()].reset_index(drop=True)
+
+
+def teacher_entropy(bank: np.ndarray, temperatures: Sequence[float]) -> pd.DataFrame:
+    """Mean entropy of the teacher's softened probabilities over all views, in bits, and the most there can be."""
+    logits = torch.from_numpy(bank.reshape(-1, bank.shape[-1]))
+    rows = [
+        {
+            "temperature": t,
+            "entropy_bits": float(entropy(losses.softened(logits, t).numpy(), base=2, axis=1).mean()),
+            "maximum_bits": float(np.log2(bank.shape[-1])),
+        }
+        for t in temperatures
+    ]
+    return pd.DataFrame(rows)
+
+
+def gradient_norms(
+    student_logits: np.ndarray, teacher_logits: np.ndarray, targets: np.ndarray, temperatures: Sequence[float]
+) -> pd.DataFrame:
+    """Norm of the soft loss's gradient with respect to the student's logits over that of cross-entropy, with and without T^2."""
+    rows = []
+    for t in temperatures:
+        norms = {}
+        for name, alpha, scaled in (("hard", 1.0, False), ("without T^2", 0.0, False), ("with T^2", 0.0, True)):
+            logits = torch.from_numpy(student_logits).clone().requires_grad_()
+            losses.distillation_loss(
+                logits, torch.from_numpy(teacher_logits), torch.from_numpy(targets), alpha=alpha, temperature=t, scale_by_t2=scaled
+            ).total.backward()
+            norms[name] = float(logits.grad.norm())
+        rows += [{"temperature": t, "loss": name, "ratio": norms[name] / norms["hard"]} for name in ("without T^2", "with T^2")]
+    return pd.DataFrame(rows)

@@ -1,0 +1,112 @@
+"""Scores and intervals against scikit-learn, by hand, and in coverage."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
+
+from kdnb import evaluation, models
+
+
+def case(seed: int = 0, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, count)
+    return labels, rng.normal(size=(count, 4)) + 1.2 * np.eye(4)[labels]
+
+
+def test_scores_agree_with_scikit_learn():
+    labels, logits = case()
+    said = logits.argmax(1)
+    scores = evaluation.classification_scores(labels, logits)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, said))
+    assert scores["f1_macro"] == pytest.approx(f1_score(labels, said, average="macro"))
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, said))
+    assert scores["accuracy_lo"] < scores["accuracy"] < scores["accuracy_hi"]
+    table = evaluation.per_class_scores(labels, logits, list("abcd"))
+    np.testing.assert_allclose(table["precision"], precision_score(labels, said, average=None))
+    np.testing.assert_allclose(table["recall"], recall_score(labels, said, average=None))
+    np.testing.assert_allclose(table["f1"], f1_score(labels, said, average=None))
+    np.testing.assert_allclose(table["specificity"], [recall_score(labels != k, said != k) for k in range(4)])
+
+
+def test_brier_and_calibration_by_hand():
+    labels, probabilities = np.array([0, 1]), np.array([[0.8, 0.2], [0.6, 0.4]])
+    assert evaluation.brier_score(labels, probabilities) == pytest.approx((0.04 + 0.04 + 0.36 + 0.36) / 2)
+    # Confidences .8 (right) and .6 (wrong) fall into two bins: (|1 - .8| + |0 - .6|) / 2.
+    assert evaluation.expected_calibration_error(labels, probabilities, 10) == pytest.approx(0.4)
+
+
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(300):
+        values = rng.normal(size=60)
+        _, lo, hi = evaluation.bootstrap_mean(values, samples=400, seed=trial)
+        covered += lo <= 0 <= hi
+    assert 0.88 < covered / 300 < 0.985
+
+
+def test_groups_widen_the_interval_when_images_repeat_each_other():
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=30), 10)
+    _, lo, hi = evaluation.bootstrap_mean(values)
+    _, wide_lo, wide_hi = evaluation.bootstrap_mean(values, np.repeat(np.arange(30), 10))
+    assert wide_hi - wide_lo > 2 * (hi - lo)
+
+
+def test_undefined_values_are_left_out():
+    assert evaluation.bootstrap_mean(np.array([1.0, np.nan, 3.0]))[0] == 2
+    assert np.isnan(evaluation.bootstrap_mean(np.array([np.nan]))[0])
+
+
+def test_mcnemar_by_hand():
+    # Five discordant pairs, all in favour of a: two-sided binomial p = 2 / 2^5.
+    a, b = np.array([True] * 10), np.array([False] * 5 + [True] * 5)
+    assert evaluation.mcnemar(a, b) == pytest.approx(2 / 32)
+    assert evaluation.mcnemar(a, a) == 1.0
+
+
+def test_holm_by_hand_and_with_undefined_tests():
+    np.testing.assert_allclose(evaluation.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    found = evaluation.holm([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(found[[0, 2]], [0.02, 0.04])
+    assert np.isnan(found[1])
+
+
+def test_holm_is_applied_within_a_question():
+    hits = np.array([True] * 8 + [False] * 2)
+    rows = [
+        evaluation.compare("q", "a", "b", hits, ~hits),
+        evaluation.compare("q", "a", "c", hits, hits),
+        evaluation.compare("r", "a", "b", hits, ~hits),
+    ]
+    table = evaluation.with_holm(rows)
+    assert table["p_holm"].iloc[0] == pytest.approx(2 * table["p"].iloc[0])
+    assert table["p_holm"].iloc[2] == pytest.approx(table["p"].iloc[2])
+
+
+def test_compare_over_seeds_sees_a_steady_difference_and_not_a_missing_one():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 5)
+    weak = rng.random(200) * 0.5
+    row = evaluation.compare_over_seeds("q", "a", "b", weak + 0.1 + 0.1 * rng.random(200), weak, groups)
+    assert row["p"] < 1e-6 and 0.1 < row["lo"] < row["difference"] < row["hi"] < 0.2
+    assert evaluation.compare_over_seeds("q", "a", "a", weak, weak, groups)["p"] == 1.0
+
+
+def test_diagnosis_fires_above_its_threshold_only():
+    table = evaluation.diagnosis(student_below_teacher_points=5.0, worst_class_below_median_f1_points=10.1).set_index("signature")
+    assert not table.loc["student_below_teacher_points", "fired"]
+    assert table.loc["worst_class_below_median_f1_points", "fired"]
+
+
+def test_predict_keeps_the_mode_and_needs_no_gradient():
+    model = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0).train()
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    logits = evaluation.predict(model, images, batch_size=2)
+    assert model.training and logits.shape == (5, 4)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.no_grad():
+        model.eval()
+        whole = evaluation.predict(model, images, batch_size=5)
+    np.testing.assert_allclose(logits, whole, atol=1e-6)

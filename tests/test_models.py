@@ -1,0 +1,73 @@
+"""The networks: sizes, shapes, repeatable starts."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdnb import cost, models
+from kdnb.errors import ModelError, ParameterError
+
+
+def test_standardise_makes_contrast_and_brightness_irrelevant():
+    images = torch.rand(3, 3, 16, 16)
+    out = models.Standardise()(images)
+    torch.testing.assert_close(out.mean(dim=(1, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(models.Standardise()(0.5 * images + 0.2), out, atol=0.02, rtol=0)
+
+
+def test_student_map_sizes_and_widths():
+    model = models.StudentCNN(4).eval()
+    maps = model.features[0](torch.rand(1, 3, 64, 64))
+    sizes = [tuple(maps.shape[1:])]
+    for block in model.features[1:]:
+        maps = block(maps)
+        sizes.append(tuple(maps.shape[1:]))
+    assert sizes == [(32, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 4, 4)]
+
+
+@pytest.mark.parametrize("depth", range(3, 9))
+@pytest.mark.parametrize("pool", ["max", "average"])
+def test_student_of_every_studied_depth_runs(depth, pool):
+    widths = (8, 16, 16, 16, 32, 32, 32, 32)[:depth]
+    model = models.StudentCNN(3, widths, pool)
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 3)
+    assert list(models.feature_layers(model)) == [f"layer{k}" for k in range(1, depth + 1)]
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ParameterError, match="pool is 'median'"):
+        models.StudentCNN(4, pool="median")
+    with pytest.raises(ParameterError, match="weights is 'best'"):
+        models.densenet121_teacher(4, weights="best")
+    with pytest.raises(ParameterError, match="head is 'deep'"):
+        models.densenet121_teacher(4, head="deep")
+
+
+def test_sizes_that_the_paper_is_compared_with():
+    # Nominal figures: DenseNet121 about 2.83 GMAC and 7-8 M parameters; the released student 1.16 GMAC and 9.86 M parameters.
+    teacher, released = models.densenet121_teacher(4, head="paper"), models.ReleasedStudent(4)
+    assert cost.macs(teacher, 224) == pytest.approx(2.833e9, rel=0.01)
+    assert 6.9e6 < cost.parameters(teacher) < 8.1e6
+    assert cost.macs(released, 224) == pytest.approx(1.16e9, rel=0.02)
+    assert cost.parameters(released) == pytest.approx(9.86e6, rel=0.01)
+    assert sum(isinstance(module, nn.Conv2d) for module in released.modules()) == 8
+
+
+def test_same_seed_same_weights_and_torch_state_untouched():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second = (models.initialised(models.StudentCNN, 4, seed=1) for _ in range(2))
+    other = models.initialised(models.StudentCNN, 4, seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.features[0][0].weight, other.features[0][0].weight)
+
+
+def test_feature_layers_of_a_stranger_are_refused():
+    with pytest.raises(ModelError, match="Linear has no known feature layers"):
+        models.feature_layers(nn.Linear(2, 2))
+
+
+def test_no_relu_of_the_teacher_works_in_place():
+    assert not any(module.inplace for module in models.densenet121_teacher(4).modules() if isinstance(module, nn.ReLU))

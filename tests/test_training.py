@@ -1,0 +1,171 @@
+"""The loop: learns, repeats itself to the byte, resumes to the byte, stops on divergence."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kdnb import losses, models, training
+from kdnb.datasets import phantom
+from kdnb.errors import TrainingDivergedError
+
+RECIPE = training.Recipe(epochs=3, batch_size=16, views=2, learning_rate=1e-2)
+
+
+def cross_entropy(student_logits, teacher_logits, targets):
+    return F.cross_entropy(student_logits, targets)
+
+
+def material(count: int = 96) -> tuple[training.Examples, training.Examples]:
+    made = phantom.generate(count + 32, 32)
+    return training.Examples(made.images[:count], made.labels[:count]), training.Examples(made.images[count:], made.labels[count:])
+
+
+def small(seed: int = 0) -> models.StudentCNN:
+    return models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=seed)
+
+
+def fitted(**options) -> training.Fitted:
+    train, validation = material()
+    with training.threads(1):
+        return training.fit(small(), train, validation, RECIPE, cross_entropy, seed=0, **options)
+
+
+def assert_same(first: training.Fitted, second: training.Fitted) -> None:
+    for name, value in first.last.items():
+        assert torch.equal(value, second.last[name]), name
+    for name, value in first.best.items():
+        assert torch.equal(value, second.best[name]), name
+    columns = ["epoch", "train_loss", "val_accuracy"]
+    assert first.history[columns].equals(second.history[columns])
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    recipe = training.Recipe(epochs=1, learning_rate=1.0, warmup=0.2)
+    rates = [training.learning_rate(step, 100, recipe) for step in range(101)]
+    assert rates[19] == 1.0 and max(rates) == 1.0
+    assert all(a < b for a, b in zip(rates[:19], rates[1:20], strict=True))
+    assert all(a >= b for a, b in zip(rates[20:-1], rates[21:], strict=True))
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_training_lowers_the_loss_and_repeats_itself():
+    first = fitted()
+    assert first.history["train_loss"].iloc[-1] < 0.97 * first.history["train_loss"].iloc[0]
+    assert_same(first, fitted())
+
+
+def test_history_names_the_best_epoch():
+    found = fitted()
+    assert found.best_epoch == 1 + int(np.argmax(found.history["val_accuracy"]))
+
+
+def test_every_epoch_sees_every_image_once_in_another_order():
+    orders = [training.epoch_order(50, seed=1, epoch=epoch) for epoch in range(3)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert not np.array_equal(orders[0], orders[1])
+    assert np.array_equal(orders[0], training.epoch_order(50, seed=1, epoch=0))
+
+
+def test_bank_reaches_the_loss_with_the_right_rows():
+    train, validation = material()
+    bank = np.arange(2 * len(train) * 4, dtype=np.float32).reshape(2, len(train), 4)
+    seen = []
+
+    def spy(student_logits, teacher_logits, targets):
+        seen.append((teacher_logits[:, 0].numpy().copy(), targets.numpy().copy()))
+        return F.cross_entropy(student_logits, targets)
+
+    training.fit(small(), train, validation, RECIPE, spy, seed=0, bank=bank)
+    steps = len(seen) // RECIPE.epochs
+    for epoch in range(RECIPE.epochs):
+        rows = np.concatenate([logits for logits, _ in seen[epoch * steps : (epoch + 1) * steps]])
+        targets = np.concatenate([labels for _, labels in seen[epoch * steps : (epoch + 1) * steps]])
+        view, image = np.divmod(rows.astype(int) // 4, len(train))
+        assert set(view) == {epoch % RECIPE.views}
+        assert sorted(image) == list(range(len(train)))
+        assert np.array_equal(targets, train.labels[image])
+
+
+def test_divergence_names_the_step():
+    train, validation = material()
+    with pytest.raises(TrainingDivergedError, match="nan in step 1 of epoch 1"):
+        training.fit(small(), train, validation, RECIPE, lambda s, t, y: s.sum() * float("nan"), seed=0)
+
+
+def test_resumes_to_the_byte_after_sigkill(tmp_path, monkeypatch):
+    program = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+        import test_training as t
+        from pathlib import Path
+        t.training.CHECKPOINT_SECONDS = 0
+        calls = 0
+        def loss(s, z, y):
+            global calls
+            calls += 1
+            if calls == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return t.cross_entropy(s, z, y)
+        train, validation = t.material()
+        with t.training.threads(1):
+            t.training.fit(t.small(), train, validation, t.RECIPE, loss, seed=0, checkpoint=Path(sys.argv[1]), key="k")
+        """
+    )
+    checkpoint = tmp_path / "state.safetensors"
+    killed = subprocess.run([sys.executable, "-c", program, str(checkpoint), "15"], check=False)
+    assert killed.returncode == -signal.SIGKILL and checkpoint.exists()  # in the third of three epochs, six steps each
+    calls = []
+
+    def counting(student_logits, teacher_logits, targets):
+        calls.append(1)
+        return cross_entropy(student_logits, teacher_logits, targets)
+
+    train, validation = material()
+    with training.threads(1):
+        resumed = training.fit(small(), train, validation, RECIPE, counting, seed=0, checkpoint=checkpoint, key="k")
+    assert len(calls) == 6  # only the epoch that was cut short
+    assert not checkpoint.exists()
+    assert_same(resumed, fitted())
+
+
+@pytest.mark.parametrize("damage", ["foreign", "truncated", "rubbish"])
+def test_unusable_checkpoint_is_not_used(tmp_path, monkeypatch, damage):
+    checkpoint = tmp_path / "state.safetensors"
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    train, validation = material()
+    monkeypatch.setattr("pathlib.Path.unlink", lambda self, missing_ok=False: None)  # keep the checkpoint of a finished run
+    with training.threads(1):
+        training.fit(small(), train, validation, RECIPE, cross_entropy, seed=7, checkpoint=checkpoint, key="another")
+    monkeypatch.undo()
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    if damage == "rubbish":
+        checkpoint.write_bytes(b"not a checkpoint")
+    assert_same(fitted(checkpoint=checkpoint, key="k"), fitted())
+
+
+def test_arms_of_one_seed_start_from_the_same_weights():
+    train, validation = material()
+    recipe = training.Recipe(epochs=1, batch_size=16, views=1)
+    bank = np.zeros((1, len(train), 4), np.float32)
+    with training.threads(1):
+        plain = training.fit(small(), train, validation, recipe, cross_entropy, seed=0)
+        mixed = training.fit(
+            small(),
+            train,
+            validation,
+            recipe,
+            lambda s, t, y: losses.arm_loss("kd", s, t, y, alpha=1.0, temperature=5.0),
+            seed=0,
+            bank=bank,
+        )
+    for name, value in plain.last.items():
+        torch.testing.assert_close(value, mixed.last[name])
