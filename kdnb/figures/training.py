@@ -1,0 +1,179 @@
+"""Figures of teaching: the idea, the curves, the arms, the alpha x T map."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from kdnb.figures import COLOURS, NAMES, theme
+
+_LOSSES = {"kd": "the paper's loss", "kd_t2": "the paper's loss with T²", "ce": "cross-entropy", "released": "loss as released"}
+
+
+def diagram() -> Figure:
+    """How a student is taught: one image, two networks, two losses."""
+    theme()
+    figure, axes = plt.subplots(figsize=(9, 3.4))
+    axes.set(xlim=(0, 10), ylim=(0, 4))
+    axes.axis("off")
+    boxes = {
+        "image": (0.1, 1.5, 1.2, "image $x$", "#FFFFFF"),
+        "teacher": (2.1, 2.6, 1.9, "teacher\nDenseNet121\n(frozen)", "#DDDDDD"),
+        "student": (2.1, 0.4, 1.9, "student\n5 convolutions\n(learns)", "#CDE7DD"),
+        "soft": (4.9, 2.6, 1.9, "softmax$(z_t / T)$", "#FFFFFF"),
+        "student_soft": (4.9, 0.4, 1.9, "softmax$(z_s / T)$\nsoftmax$(z_s)$", "#FFFFFF"),
+        "kl": (7.7, 2.2, 2.2, "soft loss\n$(1-\\alpha)\\,\\mathrm{KL}$", "#F7DCC8"),
+        "ce": (7.7, 0.3, 2.2, "hard loss\n$\\alpha\\,\\mathrm{CE}$ with the label", "#CFE2F3"),
+    }
+    for x, y, width, words, colour in boxes.values():
+        axes.add_patch(FancyBboxPatch((x, y), width, 1.1, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#333333"))
+        axes.text(x + width / 2, y + 0.55, words, ha="center", va="center", fontsize=10)
+    arrows = [
+        ("image", "teacher"),
+        ("image", "student"),
+        ("teacher", "soft"),
+        ("student", "student_soft"),
+        ("soft", "kl"),
+        ("student_soft", "kl"),
+        ("student_soft", "ce"),
+    ]
+    for start, end in arrows:
+        (x0, y0, width, *_), (x1, y1, *_) = boxes[start], boxes[end]
+        axes.add_patch(
+            FancyArrowPatch((x0 + width + 0.07, y0 + 0.55), (x1 - 0.07, y1 + 0.55), arrowstyle="-|>", mutation_scale=14, color="#333333")
+        )
+    return figure
+
+
+def softened(probabilities: pd.DataFrame) -> Figure:
+    """Softened probabilities: a panel for each temperature; columns temperature, class, probability."""
+    theme()
+    temperatures = list(dict.fromkeys(probabilities["temperature"]))
+    figure, panels = plt.subplots(1, len(temperatures), figsize=(2.1 * len(temperatures), 2.6), sharey=True, squeeze=False)
+    for axes, temperature in zip(panels[0], temperatures, strict=True):
+        part = probabilities[probabilities["temperature"] == temperature]
+        axes.bar(part["class"].astype(str), part["probability"], color="#0072B2")
+        axes.set(title=f"T = {temperature:g}", ylim=(0, 1), xlabel="class")
+        axes.tick_params(axis="x", rotation=45)
+    panels[0][0].set_ylabel("probability")
+    return figure
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Training loss and validation accuracy over epochs; columns model, epoch, train_loss, val_accuracy (several seeds make a band)."""
+    theme()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for axes, column, label in ((left, "train_loss", "training loss (nats)"), (right, "val_accuracy", "validation accuracy")):
+        sns.lineplot(
+            history, x="epoch", y=column, hue="model", palette=COLOURS, errorbar=("pi", 100), marker="o", ax=axes, legend=axes is right
+        )
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    legend = right.get_legend()
+    for text in legend.get_texts():
+        text.set_text(NAMES.get(text.get_text(), text.get_text()))
+    legend.set_title(None)
+    return figure
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Confusion matrix ``(C, C)``, rows the truth, in images."""
+    theme()
+    figure, axes = plt.subplots(figsize=(4.6, 3.8))
+    sns.heatmap(
+        matrix, annot=True, fmt="d", cmap="viridis", xticklabels=classes, yticklabels=classes, ax=axes, cbar_kws={"label": "images"}
+    )
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy against confidence, bin by bin, for each model; point size grows with the number of images."""
+    theme()
+    figure, axes = plt.subplots(figsize=(4.6, 4.2))
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfectly calibrated")
+    for model, table in tables.items():
+        axes.plot(table["confidence"], table["accuracy"], color=COLOURS[model], alpha=0.6)
+        axes.scatter(
+            table["confidence"], table["accuracy"], s=10 + 120 * table["n"] / table["n"].max(), color=COLOURS[model], label=NAMES[model]
+        )
+    axes.set(xlabel="confidence (probability of the predicted class)", ylabel="accuracy", xlim=(0.2, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def arms(table: pd.DataFrame) -> Figure:
+    """Test accuracy of every model: its interval over groups, and a point for each seed; columns of ``classification.csv``."""
+    theme()
+    order = [model for model in NAMES if model in set(table["model"])]
+    figure, axes = plt.subplots(figsize=(8, 0.55 * len(order) + 1))
+    for row, model in enumerate(order):
+        part = table[table["model"] == model]
+        first = part.iloc[0]
+        axes.plot([first["accuracy_lo"], first["accuracy_hi"]], [row, row], color=COLOURS[model], linewidth=2)
+        axes.scatter(part["accuracy"], np.full(len(part), row) + np.linspace(-0.15, 0.15, len(part)), color=COLOURS[model], zorder=3)
+    axes.set(
+        yticks=range(len(order)),
+        yticklabels=[NAMES[model] for model in order],
+        xlabel="test accuracy (points: seeds; line: 95% interval of the run's seed)",
+    )
+    axes.invert_yaxis()
+    return figure
+
+
+def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
+    """The alpha x T map: mean over seeds in percent, a panel for each loss, one colour scale; cross-entropy's mean in the title."""
+    theme()
+    taught = table[~table["loss"].isin(["ce", "ls"])]
+    names = list(dict.fromkeys(taught["loss"]))
+    plain = 100 * table.loc[table["loss"] == "ce", value].mean()
+    means = 100 * taught.groupby(["loss", "alpha", "temperature"])[value].mean()
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(0.9 + 4.2 * len(names), 1.6 + 0.55 * taught["alpha"].nunique()), squeeze=False, sharey=True
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        sns.heatmap(
+            means[name].unstack(), annot=True, fmt=".1f", cmap="viridis", vmin=means.min(), vmax=means.max(), ax=axes,
+            cbar=axes is panels[0][-1], cbar_kws={"label": f"{value.replace('_', ' ')} (%)"},
+        )  # fmt: skip
+        axes.set(title=_LOSSES.get(name, name), xlabel="temperature T", ylabel="alpha" if axes is panels[0][0] else "")
+    figure.suptitle(f"mean over seeds; cross-entropy alone: {plain:.1f}%", fontsize=10)
+    return figure
+
+
+def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
+    """Accuracy against T: mean and range over seeds for each loss and alpha, and the band of cross-entropy alone."""
+    theme()
+    taught = table[~table["loss"].isin(["ce", "ls"])].assign(percent=lambda rows: 100 * rows[value])
+    plain = 100 * table.loc[table["loss"] == "ce", value]
+    figure, axes = plt.subplots(figsize=(7.5, 3.6))
+    axes.axhspan(plain.min(), plain.max(), color=COLOURS["student_ce"], alpha=0.2)
+    axes.axhline(plain.mean(), color=COLOURS["student_ce"], label="cross-entropy alone (band: seeds)")
+    for (name, alpha), part in taught.groupby(["loss", "alpha"]):
+        style = "-" if alpha == taught["alpha"].min() else "--"
+        stats = part.groupby("temperature")["percent"].agg(["mean", "min", "max"])
+        colour = COLOURS.get(f"student_{name}", "#333333")
+        axes.fill_between(stats.index, stats["min"], stats["max"], color=colour, alpha=0.12)
+        axes.plot(stats.index, stats["mean"], style, marker="o", color=colour, label=f"{_LOSSES.get(name, name)}, α = {alpha:g}")
+    axes.set(xlabel="temperature T", ylabel=f"{value.replace('_', ' ')} (%)", xticks=sorted(taught["temperature"].unique()))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figure:
+    """Left: the soft gradient's norm over cross-entropy's, against T. Right: the entropy of the teacher's softened probabilities."""
+    theme()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    palette = {"without T^2": COLOURS["student_kd"], "with T^2": COLOURS["student_kd_t2"]}
+    sns.lineplot(norms, x="temperature", y="ratio", hue="loss", palette=palette, marker="o", ax=left)
+    left.set(yscale="log", xlabel="temperature T", ylabel="|soft gradient| / |CE gradient|")
+    left.legend(title=None)
+    right.plot(entropies["temperature"], entropies["entropy_bits"], marker="o", color="#000000", label="teacher at T")
+    right.axhline(entropies["maximum_bits"].iloc[0], color="#999999", linestyle="--", label="uniform")
+    right.set(xlabel="temperature T", ylabel="entropy (bits)", ylim=(0, None))
+    right.legend()
+    return figure

@@ -1,0 +1,226 @@
+"""The grid: cells, storage, parallel and distributed training, statistics."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdnb import models, sweep, training, views
+from kdnb.datasets import phantom
+from kdnb.errors import ParameterError
+from kdnb.runs import Run
+from kdnb.settings import resolve
+
+CLASSES = phantom.CLASSES
+
+
+@pytest.fixture(scope="module")
+def material() -> sweep.Material:
+    made = phantom.generate(160, 32)
+    train, validation, test = (
+        training.Examples(made.images[part], made.labels[part]) for part in (slice(96), slice(96, 128), slice(128, 160))
+    )
+    teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
+    bank = views.teacher_bank(teacher, train.images, 2)
+    return sweep.Material(train, validation, test, bank, training.Recipe(epochs=2, batch_size=32, views=2), 4, "data")
+
+
+def run_at(folder) -> Run:
+    return Run(resolve(profile="smoke", run_dir=folder), "test")
+
+
+def narrow(cells: list[sweep.Cell]) -> list[sweep.Cell]:
+    """The same cells with students that train in no time."""
+    return [replace(one, widths=(4, 8, 8)) for one in cells]
+
+
+def small_grid() -> list[sweep.Cell]:
+    return narrow(sweep.grid(["kd"], [0.4], [5.0, 10.0], [0]))
+
+
+def same(first: sweep.Trained, second: sweep.Trained) -> bool:
+    return all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
+
+
+def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
+    cells = sweep.grid(["kd", "kd_t2"], [0.4, 0.7], [5, 10, 15], [0, 1, 2])
+    assert len(cells) == 3 + 2 * 2 * 3 * 3
+    assert len({one.name for one in cells}) == len(cells)
+    assert [one.name for one in cells if one.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
+
+
+def test_alpha_one_is_cross_entropy_at_every_temperature():
+    assert sweep.cell("kd", 0, 1.0, 5.0) == sweep.cell("kd_t2", 0, 1.0, 20.0) == sweep.cell("ce", 0, 0.4, 7.0)
+    assert len(sweep.grid(["kd"], [1.0], [3, 5, 7], [0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("arms", "alphas", "temperatures", "seeds", "words"),
+    [
+        (["kd"], [0.4], [0.0], [0], "temperatures is"),
+        (["kd"], [0.4], [-1.0], [0], "temperatures is"),
+        (["kd"], [1.2], [5.0], [0], "alphas is"),
+        (["kd"], [], [5.0], [0], "alphas is"),
+        (["kd"], [0.4], [], [0], "temperatures is"),
+        (["kd"], [0.4], [5.0], [], "seeds is"),
+        (["kd"], [0.4], [5.0], [1.5], "seeds is"),
+        ([], [0.4], [5.0], [0], "arms is"),
+        (["best"], [0.4], [5.0], [0], "arm is 'best'"),
+    ],
+)
+def test_wrong_grids_are_refused_before_any_training(arms, alphas, temperatures, seeds, words):
+    with pytest.raises(ParameterError, match=words):
+        sweep.grid(arms, alphas, temperatures, seeds)
+
+
+def test_finished_cells_are_never_trained_again_and_others_are(tmp_path, material, monkeypatch):
+    run = run_at(tmp_path)
+    first = sweep.run_cells(run, small_grid(), material, jobs=1)
+    trained = []
+    original = sweep.train_cell
+    monkeypatch.setattr(sweep, "train_cell", lambda one, *rest: trained.append(one) or original(one, *rest))
+    again = sweep.run_cells(run, [*small_grid(), sweep.cell("kd", 0, 0.4, 15.0, widths=(4, 8, 8))], material, jobs=1)
+    assert trained == [sweep.cell("kd", 0, 0.4, 15.0, widths=(4, 8, 8))]
+    assert all(same(first[one], again[one]) for one in small_grid())
+    np.testing.assert_array_equal(first[small_grid()[1]].test_logits, again[small_grid()[1]].test_logits)
+    path = tmp_path / "cells" / "kd-a0.4-t5-w4x8x8-s0.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    trained.clear()
+    sweep.run_cells(run, small_grid(), material, jobs=1)
+    assert [one.name for one in trained] == ["kd-a0.4-t5-w4x8x8-s0"]
+
+
+def test_another_teacher_makes_taught_cells_new_and_leaves_the_others(material):
+    other = sweep.Material(**{**vars(material), "bank": material.bank + 1})
+    taught, alone = sweep.cell("kd", 0, 0.4, 5.0), sweep.cell("ce", 0, 1, 1)
+    assert sweep.cell_key(taught, material) != sweep.cell_key(taught, other)
+    assert sweep.cell_key(alone, material) == sweep.cell_key(alone, other)
+
+
+def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, material):
+    serial = sweep.run_cells(run_at(tmp_path / "a"), small_grid(), material, jobs=1)
+    parallel = sweep.run_cells(run_at(tmp_path / "b"), small_grid(), material, jobs=2)
+    assert all(same(serial[one], parallel[one]) for one in small_grid())
+
+
+def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, material):
+    with pytest.raises(ParameterError, match="no Dask scheduler answers there"):
+        sweep.run_cells(run_at(tmp_path), small_grid(), material, scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(ParameterError, match="no Dask scheduler answers there"):
+        sweep.run_cells(run_at(tmp_path), small_grid(), material, scheduler="nonsense://x")
+
+
+def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
+    """A real scheduler and two real workers on localhost; one worker is killed while it trains; the table is the same."""
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    address_file = tmp_path / "scheduler.json"
+    processes = [subprocess.Popen([*dask, "--scheduler-file", str(address_file)], stderr=subprocess.DEVNULL)]
+    try:
+        deadline = time.monotonic() + 60
+        while not address_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        address = json.loads(address_file.read_text())["address"]
+        worker = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--nworkers",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+        ]
+        processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=tmp_path) for _ in range(2)]
+        cells = narrow(sweep.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
+        longer = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=20, batch_size=16, views=2)})
+        killer = _kill_when_one_is_stored(processes[2], tmp_path / "dask" / "cells")
+        found = sweep.run_cells(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
+        killer.join()
+        assert processes[2].poll() is not None  # it really died
+        here = sweep.run_cells(run_at(tmp_path / "here"), cells, longer, jobs=2)
+        columns = [name for name in sweep.sweep_table(here, longer).columns if name != "seconds"]
+        pd.testing.assert_frame_equal(sweep.sweep_table(found, longer)[columns], sweep.sweep_table(here, longer)[columns])
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _kill_when_one_is_stored(process, folder):
+    import threading
+
+    def wait_and_kill():
+        while not list(folder.glob("*.safetensors")):
+            time.sleep(0.05)
+        process.kill()
+
+    thread = threading.Thread(target=wait_and_kill, daemon=True)
+    thread.start()
+    return thread
+
+
+# -- statistics on tables with a known answer ---------------------------------------------------------------------------
+
+
+def table_with(effect_of_temperature: float, luck: float, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = [{"loss": "ce", "alpha": 1.0, "temperature": 1.0, "seed": s, "test_accuracy": 0.9} for s in range(3)]
+    for t, s in itertools.product((5.0, 10.0, 15.0), range(3)):
+        accuracy = 0.9 + effect_of_temperature * (t - 10) / 5 + luck * rng.normal()
+        rows.append({"loss": "kd", "alpha": 0.4, "temperature": t, "seed": s, "test_accuracy": accuracy})
+    return pd.DataFrame(rows)
+
+
+def test_temperature_against_luck_tells_effect_from_luck():
+    strong = sweep.temperature_against_luck(table_with(0.05, 0.002)).iloc[0]
+    assert strong["p"] < 0.001 and strong["sd_over_t_points"] > 5 * strong["sd_over_seeds_points"]
+    weak = [sweep.temperature_against_luck(table_with(0.0, 0.02, seed)).iloc[0]["p"] for seed in range(20)]
+    assert np.mean(np.array(weak) < 0.05) <= 0.2
+
+
+def test_noise_injection_zone_is_where_every_seed_loses():
+    zone = sweep.noise_injection_zone(table_with(-0.05, 0.001)).set_index("temperature")["below_for_every_seed"]
+    assert zone.to_dict() == {5.0: False, 10.0: zone[10.0], 15.0: True}
+
+
+def test_choice_looks_at_validation_only():
+    rows = [
+        {
+            "loss": "kd",
+            "alpha": a,
+            "temperature": 5.0,
+            "seed": s,
+            "val_f1_macro": v,
+            "val_accuracy": v,
+            "test_f1_macro": t,
+            "test_accuracy": t,
+        }
+        for a, v, t in ((0.4, 0.9, 0.1), (0.7, 0.8, 0.99))
+        for s in (0, 1)
+    ]
+    assert sweep.choose(pd.DataFrame(rows))["alpha"] == 0.4
+
+
+def test_gradient_without_t2_fades_as_temperature_grows():
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(64, 4)), 3 * rng.normal(size=(64, 4))
+    norms = sweep.gradient_norms(student, teacher, rng.integers(0, 4, 64), [5.0, 10.0, 20.0]).pivot(
+        index="temperature", columns="loss", values="ratio"
+    )
+    assert 3.5 < norms.loc[10.0, "without T^2"] / norms.loc[20.0, "without T^2"] < 4.5  # about 1 / T^2
+    assert 0.8 < norms.loc[10.0, "with T^2"] / norms.loc[20.0, "with T^2"] < 1.2
+
+
+def test_teacher_entropy_by_hand():
+    # Equal logits are 2 bits at any T; logits far apart are 0 bits at T = 1.
+    bank = np.array([[[0.0, 0, 0, 0], [1000.0, 0, 0, 0]]], np.float32)
+    assert sweep.teacher_entropy(bank, [1.0])["entropy_bits"].iloc[0] == pytest.approx(1.0)
