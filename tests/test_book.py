@@ -1,0 +1,219 @@
+"""The book: what the pages hold, and how a real browser shows them.
+
+It is built from the committed notebooks. The browser tests are skipped where no Chromium is installed.
+"""
+
+import base64
+import functools
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import urldefrag, urljoin
+
+import pytest
+from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
+from playwright.sync_api import sync_playwright
+
+from kdnb.book import build, chapter, error_classes, errors_page, index_page, mathml
+from kdnb.errors import ArtefactError
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+def built(run: Path) -> Path:
+    """The folder of the pages made from a run's notebooks, as `make book RUN=...` makes them."""
+    answer = subprocess.run([sys.executable, "-m", "kdnb.book", "--run", str(run)], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return Path(answer.stdout.split()[-1]).parent
+
+
+@pytest.fixture(scope="session")
+def book(repository, tmp_path_factory):
+    """The book of the committed notebooks."""
+    run = tmp_path_factory.mktemp("run")
+    shutil.copytree(repository / "notebooks", run / "notebooks")
+    return built(run)
+
+
+@pytest.fixture(scope="session")
+def site(book):
+    """The book's address on a server of its own."""
+    handler = functools.partial(_Silent, directory=str(book))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    """A page, with everything that went wrong on it and every request that left the machine."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.faults = []
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
+    page.on("request", lambda request: None if request.url.startswith((site, "data:")) else page.faults.append(f"outside: {request.url}"))
+    yield page
+    context.close()
+
+
+def chapters(repository: Path) -> list[str]:
+    return [path.stem for path in sorted((repository / "notebooks").glob("*.ipynb"))]
+
+
+def test_every_page_loads_without_a_fault_with_mathematics_and_alternatives(repository, site, page):
+    formulas = 0
+    for name in ["index", *chapters(repository), "errors", "search", "genindex"]:
+        page.goto(f"{site}{name}.html")
+        page.wait_for_load_state("networkidle")
+        assert page.faults == [], name
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        sizes = page.evaluate("[...document.querySelectorAll('math')].map(m => [m.getBoundingClientRect().width, m.textContent.trim().length])")
+        assert all(width > 0 for width, letters in sizes if letters), name
+        formulas += len(sizes)
+        bare = page.evaluate("[...document.images].filter(i => !(i.alt || '').trim() || !i.complete || !i.naturalWidth).map(i => i.src)")
+        assert bare == [], f"{name}: pictures without a text alternative or not loaded"
+        text = page.evaluate("document.querySelector('article, main').innerText.replace(/\\s+/g, ' ')")
+        code = page.evaluate("[...document.querySelectorAll('pre, code')].map(c => c.innerText.replace(/\\s+/g, ' '))")
+        for piece in code:
+            text = text.replace(piece, "")
+        assert not re.search(r"\$[^$]{1,80}\$|\\frac|\\begin\{|\\\(", text), f"{name}: unrendered mathematics"
+    assert formulas >= 10
+
+
+def test_internal_links_resolve(repository, book):
+    pages = {path.name: path.read_text(encoding="utf-8") for path in book.glob("*.html")}
+    anchors = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    for name, text in pages.items():
+        for target in re.findall(r'<a\b[^>]*\bhref="([^"]+)"', text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, anchor = urldefrag(urljoin(name, target))
+            assert path in pages, f"{name} links to {target}"
+            assert not anchor or anchor in anchors[path] or name == "search.html", f"{name} links to {target}"
+
+
+@pytest.mark.parametrize("word", ["temperature", "fidelity"])
+def test_search_finds_a_word(site, page, word):
+    page.goto(f"{site}search.html?q={word}")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    assert page.locator("#search-results li a").count() >= 1
+    assert page.faults == []
+
+
+def test_the_book_reads_from_a_folder_too(book, browser):
+    context = browser.new_context()
+    page = context.new_page()
+    faults = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.goto(f"{book.as_uri()}/search.html?q=temperature")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    page.goto(f"{book.as_uri()}/index.html")
+    assert faults == []
+    context.close()
+
+
+def test_the_pages_name_no_other_host_for_scripts_styles_or_pictures(book):
+    for path in book.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe)\b[^>]*\bsrc="([^"]+)"|<link\b[^>]*\bhref="([^"]+)"', text)
+        assert not [a or b for a, b in loaded if re.match(r"(https?:)?//", a or b)], path.name
+
+
+# -- without a browser ----------------------------------------------------------------------------------------------
+
+
+def test_errors_are_listed_from_the_code():
+    page = errors_page()
+    assert len(error_classes()) >= 8
+    for error in error_classes():
+        row = next(line for line in page.splitlines() if f"`{error.__name__}`" in line)
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 3 and all(len(cell) > 10 for cell in cells[1:]), row
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\operatorname{softmax}_T(z)_i = \frac{\exp(z_i/T)}{\sum_j \exp(z_j/T)}",
+        r"\begin{aligned} L &= \alpha \mathrm{HL} + (1-\alpha) T^2 \mathrm{SL} \\ &> 0 \end{aligned}",
+        r"\mathbb{E}\left[\lVert \hat{p} - p \rVert_2^2\right] \leq \max_{k} |x_k|, \quad \text{for all } k \in \{1, \dots, K\}",
+    ],
+)
+def test_formulas_become_mathml(latex):
+    made = mathml(latex, "block")
+    assert made.startswith("<math") and 'display="block"' in made
+    assert "\\" not in made
+
+
+def _notebook(folder: Path) -> Path:
+    picture = new_output("display_data", data={"image/png": PNG, "text/plain": "A rising line."}, metadata={})
+    live = new_output(
+        "display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "interactive(...)"}
+    )
+    cells = [
+        new_markdown_cell("# 00 · Start\n\nA formula $x^2$."),
+        new_code_cell("run_dir = '/home/ada'", metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("show()", outputs=[picture, live], execution_count=1),
+    ]
+    path = folder / "00_start_here.ipynb"
+    path.write_text(nbjson.writes(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})))
+    return path
+
+
+def test_a_chapter_leaves_out_what_is_only_of_one_machine_or_one_moment(tmp_path):
+    shown, alternatives = chapter(_notebook(tmp_path))
+    text = json.dumps(shown)
+    assert "/home/ada" not in text and "interactive" not in text
+    assert list(alternatives.values()) == ["A rising line."]
+    assert base64.b64decode(PNG)
+
+
+def test_a_run_gives_a_book_with_alternatives(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    _notebook(tmp_path / "notebooks")
+    text = (built(tmp_path) / "00_start_here.html").read_text()
+    assert 'alt="A rising line."' in text and "<math" in text
+
+
+def test_no_notebooks_is_a_sentence(tmp_path):
+    with pytest.raises(ArtefactError, match="there are no notebooks"):
+        build(tmp_path, tmp_path / "book")
+
+
+def test_the_first_page_links_to_chapters_only():
+    page = index_page("[one](notebooks/00_start_here.ipynb) [two](LICENSE) [three](https://example.org)", ["00_start_here"])
+    assert page.startswith("[one](00_start_here.ipynb) two [three](https://example.org)")
