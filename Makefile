@@ -101,6 +101,9 @@ outputs: setup ## copy the outputs of the default run into notebooks/
 data: setup ## download DATASET into DATA_DIR
 	@$(PY) -m kdnb.datasets.fetch "$$DATASET" --data-dir "$$DATA_DIR"
 
+record: setup ## keep the tables of a finished run in data/measured and the README (RUN=runs/...)
+	@$(PY) -m kdnb.measured "$$RUN"
+
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
 

@@ -1,0 +1,62 @@
+"""Recorded results: kept with their provenance, and shown in the README as they are."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from kdnb.errors import ArtefactError
+from kdnb.measured import README, main, readme_table, record, with_table
+from kdnb.runs import Run
+from kdnb.settings import resolve
+
+SCORES = pd.DataFrame(
+    {
+        "model": ["teacher", "student_kd"],
+        "n": [1311, 1311],
+        "accuracy": [0.98, 0.97123],
+        "accuracy_lo": [0.97, 0.96],
+        "accuracy_hi": [0.99, 0.98],
+    }
+)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "07_report")
+    run.record("run", {"dataset": "brain_tumor", "split_protocol": "official", "seed": 0})
+    run.record("environment", {"device": "cpu"})
+    run.save_table("classification", SCORES)
+    run.save_table("fidelity", pd.DataFrame({"image_id": ["a"]}))
+    (run.folder / "report.html").touch()
+    return run.folder
+
+
+def test_the_readme_shows_exactly_what_is_recorded():
+    text = README.read_text(encoding="utf-8")
+    assert with_table(text, readme_table()) == text, "make record RUN=... writes it"
+
+
+def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):
+    kept = record(finished, tmp_path / "measured")
+    assert sorted(path.name for path in kept.iterdir()) == ["classification.csv", "provenance.json"]
+    provenance = json.loads((kept / "provenance.json").read_text())
+    assert provenance["run"]["dataset"] == "brain_tumor" and provenance["environment"] == {"device": "cpu"}
+    assert str(tmp_path) not in (kept / "provenance.json").read_text()
+
+
+def test_measured_stands_beside_published(finished, tmp_path):
+    record(finished, tmp_path / "measured")
+    line = readme_table(tmp_path / "measured").splitlines()[2]
+    expected = ["`brain_tumor`, official", "1311", "0.980 (0.970 to 0.990)", "0.968", "0.971 (0.960 to 0.980)", "0.975"]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == expected
+
+
+def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path, capsys):
+    (finished / "results" / "classification.csv").write_text("model\nteacher\n")
+    with pytest.raises(ArtefactError, match="not what a notebook"):
+        record(finished, tmp_path / "measured")
+    (finished / "report.html").unlink()
+    with pytest.raises(ArtefactError, match="no finished run"):
+        record(finished, tmp_path / "measured")
+    assert main([""]) == 2 and "RUN is empty" in capsys.readouterr().err

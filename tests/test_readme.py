@@ -1,0 +1,95 @@
+"""What the README says can be done as it says."""
+
+import re
+import subprocess
+
+import pytest
+
+from kdnb.settings import main as check_settings
+
+
+@pytest.fixture(scope="module")
+def readme(repository):
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def targets(repository):
+    """Target -> help text, as `make help` lists them."""
+    answer = subprocess.run(["make", "-s", "help"], cwd=repository, capture_output=True, text=True, check=True)
+    return dict(re.findall(r"^  make (\S+)\s+(.+)$", answer.stdout, re.MULTILINE))
+
+
+def commands(readme: str) -> list[list[str]]:
+    """Every make command of the README, as words; a sentence's words after it are not taken along."""
+    found = re.findall(r"^make .*|`(make [^`]+)`", readme, re.MULTILINE)
+    lines = re.findall(r"^make [^#\n]*", readme, re.MULTILINE) + [inline for inline in found if inline]
+    return [line.split()[1:] for line in lines]
+
+
+def test_the_contract_s_targets_exist_with_a_help_text(targets):
+    assert set(targets) >= {"help", "setup", "reproduce", "test", "bench", "book", "lab", "clean"}
+    assert all(len(text) > 8 for text in targets.values())
+
+
+def test_help_is_the_default(repository, targets):
+    answer = subprocess.run(["make", "-s"], cwd=repository, capture_output=True, text=True, check=True)
+    assert all(f"make {target}" in answer.stdout for target in targets)
+
+
+def test_every_target_of_the_makefile_is_listed(repository, targets):
+    text = (repository / "Makefile").read_text()
+    declared = set(re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE).group(1).split())
+    assert declared - set(targets) == {"python-version", "run"}, "the two that only the Makefile itself calls"
+
+
+def test_every_command_is_a_target_with_known_variables(repository, readme, targets):
+    known = set(re.findall(r"^([A-Z_]+) +=", (repository / "Makefile").read_text(), re.MULTILINE))
+    assert len(commands(readme)) >= 8
+    for target, *variables in commands(readme):
+        assert target in targets, target
+        assert {variable.partition("=")[0] for variable in variables} <= known
+
+
+def test_every_command_passes_the_check_of_parameters(readme, tmp_path, capsys):
+    for folder in ("Training", "Testing", "dataset", "Dataset"):
+        (tmp_path / folder).mkdir()
+    asked = [command for command in commands(readme) if command[0] == "reproduce"]
+    assert len(asked) >= 3
+    for _, *variables in asked:
+        values = dict(variable.split("=", 1) for variable in variables)
+        if values.get("DATASET", "").startswith("folder:"):
+            values["DATASET"] = f"folder:{tmp_path}"
+        values["DATA_DIR"] = str(tmp_path)
+        words = [word for name, value in values.items() for word in (f"--{name.lower().replace('_', '-')}", value)]
+        assert check_settings(words) == 0, capsys.readouterr().err
+
+
+def test_profiles_data_sets_and_protocols_that_are_named_exist(readme, capsys):
+    for profile in re.findall(r"PROFILE=(\w+)", readme):
+        assert check_settings(["--profile", profile]) == 0
+    for protocol in re.findall(r"SPLIT=(\w+)", readme):
+        assert check_settings(["--split", protocol]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_links_and_pictures_lead_to_files(repository, readme):
+    targets = re.findall(r"\]\(([^)\s#]+)\)", readme)
+    for target in targets:
+        if not re.match(r"https?:", target):
+            assert (repository / target).exists(), target
+    for alternative in re.findall(r"!\[([^\]]*)\]\(", readme):
+        assert len(alternative) >= 30
+
+
+def test_the_map_of_the_code_names_every_module(repository, readme):
+    section = readme[readme.index("A map of the code") :]
+    named = {name.strip("/") for name in re.findall(r"`(\w+/?)`", section)}
+    modules = {path.stem for path in (repository / "kdnb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert modules - {"__init__"} <= named
+
+
+def test_it_says_what_it_is_in_a_few_lines(readme):
+    opening = readme.split("\n\n")[1]
+    assert len(opening.splitlines()) <= 6
+    assert "not a medical device" in readme and "MIT" in readme and "CC BY 4.0" in readme
