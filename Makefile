@@ -60,13 +60,13 @@ ALL  := $(NOTEBOOKS:%=$(OUT)/%.ipynb)
 run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,losses figures/__init__ figures/training)
-$(call done,01): $(call code,datasets/* figures/data) data/sources.toml
+$(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
 $(call done,02): $(call done,01) $(call code,models training views evaluation losses figures/training)
 $(call done,03): $(call done,02) $(call code,cost)
 $(call done,04): $(call done,03) $(call code,sweep)
-$(call done,05): $(call done,03) $(call code,explain/* figures/explain)
+$(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
-$(call done,06): $(call done,05) $(call code,fidelity/* cost) | $(call done,04)
+$(call done,06): $(call done,05) | $(call done,04)
 $(call done,07): $(filter-out $(call done,07),$(ALL)) $(wildcard data/published/* data/measured/*)
 
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json

@@ -101,7 +101,8 @@ def test_every_page_loads_without_a_fault_with_mathematics_and_alternatives(repo
         page.wait_for_load_state("networkidle")
         assert page.faults == [], name
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        sizes = page.evaluate("[...document.querySelectorAll('math')].map(m => [m.getBoundingClientRect().width, m.textContent.trim().length])")
+        measure = "m => [m.getBoundingClientRect().width, m.textContent.trim().length]"
+        sizes = page.evaluate(f"[...document.querySelectorAll('math')].map({measure})")
         assert all(width > 0 for width, letters in sizes if letters), name
         formulas += len(sizes)
         bare = page.evaluate("[...document.images].filter(i => !(i.alt || '').trim() || !i.complete || !i.naturalWidth).map(i => i.src)")

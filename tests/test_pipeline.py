@@ -1,5 +1,6 @@
 """`make reproduce` on a copy of the repository with tiny notebooks: order, repetition, failure, a kill, two at once."""
 
+import ast
 import json
 import os
 import re
@@ -41,6 +42,7 @@ log = Path(run_dir) / "log"
 log.write_text((log.read_text() if log.exists() else "") + "{name} ")
 print(dataset, seed)
 """
+PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
 NAMES = ["01_data_prep", "03_distillation", "04_temperature_sweep", "05_feature_map_explanation", "06_fidelity_benchmark"]
 
 
@@ -278,6 +280,66 @@ def test_a_killed_run_is_not_taken_for_a_finished_one_and_completes_later(small)
     small.write("01_data_prep")
     assert small.make().returncode == 0
     assert sorted(path.name for path in (small.run / "notebooks").glob("*.ipynb")) == ["01_data_prep.ipynb"]
+
+
+# -- what depends on what -------------------------------------------------------------------------------------------
+
+
+def _rules(makefile: str) -> dict[str, tuple[list[str], set[Path]]]:
+    """Notebook number -> (numbers it builds on, files below kdnb it depends on), as the Makefile says."""
+    rules = {}
+    for number, rest in re.findall(r"^\$\(call done,(\d\d)\):(.*)$", makefile, re.MULTILINE):
+        needed = rest.partition(" | ")[0]
+        patterns = " ".join(re.findall(r"\$\(call code,([^)]*)\)", needed)).split()
+        files = {path for pattern in patterns for path in PACKAGE.glob(f"{pattern}.py")}
+        rules[number] = (re.findall(r"\$\(call done,(\d\d)\)", needed.replace("filter-out $(call done,07)", "")), files)
+    return rules
+
+
+def _module(name: str) -> set[Path]:
+    """The files that importing ``kdnb.<name>`` reads."""
+    parts = name.split(".")
+    files = {PACKAGE.joinpath(*parts[:end], "__init__.py") for end in range(1, len(parts) + 1)} | {
+        PACKAGE.joinpath(*parts).with_suffix(".py")
+    }
+    return {file for file in files if file.exists()}
+
+
+def _imports(code: str) -> set[Path]:
+    """The files below kdnb that a piece of code imports directly."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found |= {file for name in names if name.startswith("kdnb.") for file in _module(name.removeprefix("kdnb."))}
+    return found
+
+
+# Floor 0 holds no number of the study: budgets reach make through the stamp of the settings.
+FLOOR_0 = {PACKAGE / f"{name}.py" for name in ("__init__", "errors", "sources", "settings", "runs", "progress")}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_makefile_knows_every_module_that_a_notebook_uses(path, repository):
+    rules = _rules((repository / "Makefile").read_text())
+    source = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")
+    used, waiting = set(), _imports(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
+    while waiting:
+        file = waiting.pop()
+        if file not in used | FLOOR_0:
+            used.add(file)
+            waiting |= _imports(file.read_text())
+    known, numbers = set(), [path.stem[:2]]
+    if path.stem[:2] == "07":  # depends on all other notebooks
+        numbers += sorted(rules)
+    for number in numbers:
+        known |= rules[number][1]
+        numbers += [before for before in rules[number][0] if before not in numbers]
+    assert {str(file.relative_to(PACKAGE)) for file in used - known} == set()
 
 
 # -- stamps and outputs, without make -------------------------------------------------------------------------------
