@@ -4,6 +4,7 @@ Every network takes ``(N, 3, H, W)`` float32 in [0, 1] and standardises each ima
 image does so in pixels, and returns logits ``(N, classes)``.
 """
 
+import socket
 from collections.abc import Callable, Sequence
 from urllib.error import URLError
 
@@ -12,6 +13,8 @@ from torch import nn
 from torchvision.models import DenseNet121_Weights, densenet121
 
 from kdnb.errors import DownloadError, ModelError, ParameterError
+
+DOWNLOAD_SECONDS = 20.0
 
 
 class Standardise(nn.Module):
@@ -113,11 +116,15 @@ def densenet121_teacher(num_classes: int, weights: str | None = None, head: str 
         raise ParameterError(f"weights is {weights!r}, but it must be None or 'imagenet'.")
     if head not in ("plain", "paper"):
         raise ParameterError(f"head is {head!r}, but it must be one of: plain, paper.")
+    patience = socket.getdefaulttimeout()
     try:
-        network = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights else None)
+        socket.setdefaulttimeout(DOWNLOAD_SECONDS)  # torch.hub itself would wait for ever
+        network = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights else None, progress=False)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise DownloadError(f"the ImageNet weights of DenseNet121 cannot be downloaded ({reason}): use weights=None.") from error
+    finally:
+        socket.setdefaulttimeout(patience)
     width = network.classifier.in_features
     network.classifier = nn.Linear(width, num_classes)
     if head == "paper":
@@ -129,6 +136,26 @@ def densenet121_teacher(num_classes: int, weights: str | None = None, head: str 
         if isinstance(module, nn.ReLU):
             module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
     return DenseNetTeacher(network)
+
+
+def untrained_teacher(num_classes: int, weights: str, head: str, seed: int) -> tuple[nn.Module, str]:
+    """A teacher before its training, and where its weights come from: ``"imagenet"`` or ``"scratch"``.
+
+    Args:
+        weights: ``"scratch"``, ``"imagenet"``, or ``"auto"``: ImageNet's if they can be had, else from scratch.
+
+    Raises:
+        DownloadError: ``"imagenet"`` was asked for and cannot be had.
+    """
+    if weights not in ("auto", "imagenet", "scratch"):
+        raise ParameterError(f"weights is {weights!r}, but it must be one of: auto, imagenet, scratch.")
+    if weights != "scratch":
+        try:
+            return initialised(densenet121_teacher, num_classes, "imagenet", head, seed=seed), "imagenet"
+        except DownloadError:
+            if weights == "imagenet":
+                raise
+    return initialised(densenet121_teacher, num_classes, None, head, seed=seed), "scratch"
 
 
 def initialised(build: Callable[..., nn.Module], *arguments, seed: int, **options) -> nn.Module:

@@ -157,7 +157,9 @@ class Run:
         path = self.folder / name
         signed = self.info().get("artefacts", {}).get(name)
         if not path.exists() or signed is None:
-            raise ArtefactError(f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order).")
+            raise ArtefactError(
+                f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order)."
+            )
         if signed["sha256"] != file_hash(path):
             raise ArtefactError(f"{path} is not the file that {signed['notebook']} wrote: delete it and run `make reproduce` again.")
         return path
@@ -217,15 +219,16 @@ class Run:
         state = {part: value.detach().cpu().contiguous().clone() for part, value in model.state_dict().items()}
         with atomic_write(self.model_path(name)) as temporary:
             save_file(state, temporary, metadata={"key": key, "notebook": self.notebook})
+        self._sign(self.model_path(name))
 
     def has_model(self, name: str, key: str) -> bool:
         """Whether the run holds a sound model ``name`` made from exactly ``key``."""
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self.model_path(name), framework="pt") as file:
+            with safe_open(self._checked(f"models/{name}.safetensors"), framework="pt") as file:
                 return (file.metadata() or {}).get("key") == key
-        except (FileNotFoundError, SafetensorError):
+        except (ArtefactError, SafetensorError):
             return False
 
     def load_model(self, name: str, model: "nn.Module", key: str | None = None) -> "nn.Module":
@@ -237,9 +240,7 @@ class Run:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
-        path = self.model_path(name)
-        if not path.exists():
-            raise ArtefactError(f"model {name!r} is not in {self.folder}: run the notebook that trains it first.")
+        path = self._checked(f"models/{name}.safetensors")
         try:
             with safe_open(path, framework="pt") as file:
                 found = (file.metadata() or {}).get("key")

@@ -35,7 +35,7 @@ import numpy as np
 
 CLASSES = ("none", "infiltrating", "edge", "base")  # class k > 0 has its lesion in place k - 1
 PER_SUBJECT = 8  # images of one subject: two of each class
-SNR = 5.0  # peak contrast of a lesion over the standard deviation of the noise
+SNR = 4.5  # peak contrast of a lesion over the standard deviation of the noise
 NOISE = 0.045  # standard deviation of the noise; images live in [0, 1]
 SHORTCUT_STRENGTH = 0.9  # P(the marker stands in the class's corner) in ``phantom:shortcut``
 DEPTH = 9  # slices of a volume in ``phantom:volume``
