@@ -16,7 +16,7 @@ from typing import Any
 from kdnb.errors import KdnbError, ParameterError
 from kdnb.sources import REPOSITORY, check_name, locate
 
-SPLIT_PROTOCOLS = ("official", "leak_free")
+SPLIT_PROTOCOLS = ("official", "leak_free", "regrouped")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ def table() -> dict[str, dict]:
 
 def allowed() -> str:
     """The data-set names a user can give, for an error message."""
-    return ", ".join(["phantom", *table(), "medmnist:<flag>", "folder:<path>"])
+    variants = [f"phantom:{name}" for name in PHANTOM_VARIANTS if name]
+    tasks = [f"{name}:{task}" for name, source in table().items() for task in source.get("tasks", {})]
+    return ", ".join(["phantom", *variants, *table(), *tasks, "medmnist:<flag>", "folder:<path>"])
 
 
 def check_name(dataset: str) -> str:
@@ -33,7 +35,7 @@ def check_name(dataset: str) -> str:
     kind, colon, rest = dataset.partition(":")
     known = (
         (kind == "phantom" and rest in PHANTOM_VARIANTS and bool(colon) == bool(rest))
-        or (kind in table() and not colon)
+        or (kind in table() and (not colon or rest in table()[kind].get("tasks", {})))
         or (kind in ("folder", "medmnist") and bool(rest))
     )
     if not known:

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from kdnb.datasets import phantom
-from kdnb.datasets.cache import open_cache
+from kdnb.datasets import duplicates, groups, phantom, reading
+from kdnb.datasets.cache import Cached, open_cache, remembered
+from kdnb.datasets.duplicates import COPIES_FROM, Twins
+from kdnb.datasets.fetch import medmnist_folder
 from kdnb.datasets.folders import scan
-from kdnb.datasets.groups import by_name, equal_pairs, join
+from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.errors import DataError
+from kdnb.runs import source_key
 from kdnb.settings import Settings, check
-from kdnb.sources import REPOSITORY, check_name, locate
+from kdnb.sources import REPOSITORY, check_name, locate, table
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +48,12 @@ def load(
     """Load a data set, split; decoded and resized once, then memory-mapped from the cache.
 
     Args:
-        name: ``"phantom"``, ``"brain_tumor"``, ``"eye_disease"``, ``"alzheimer"``, ``"medmnist:<flag>"`` or ``"folder:<path>"``.
+        name: ``"phantom"``, ``"brain_tumor"``, ``"eye_disease"``, ``"alzheimer"`` (also
+            ``"alzheimer:3"`` and ``":2"``), ``"medmnist:<flag>"`` or ``"folder:<path>"``.
         image_size: pixels a side, a multiple of 16 from 32 to 1024.
         data_dir: where downloaded data sets lie; ``None`` or empty means ``data/raw``.
-        split_protocol: ``"official"`` (as published, or as the paper did it) or ``"leak_free"``.
+        split_protocol: ``"official"`` (as published, or as the paper did it), ``"leak_free"`` or ``"regrouped"``; what they mean
+            stands at :func:`kdnb.datasets.splits.split_by`.
         max_images: keep about so many images, in whole groups, the same share of every class and split; 0 keeps all.
         phantom_images: how many images of the phantom to make.
 
@@ -99,19 +105,62 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
     """A source of class folders, through the cache."""
-    folder = locate(name, data_dir)
+    kind, _, rest = name.partition(":")
+    folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
+    source = table().get(kind, {})
     listing = scan(folder)
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
-    classes = listing.classes
-    if missing := set(classes) - set(class_names):
+    if missing := set(listing.labels) - set(class_names):
         raise DataError(f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove its folder.")
-    labels = np.searchsorted(np.array(classes), class_names).astype(np.int64)
-    groups = join(by_name(name, ids, class_names), equal_pairs(cached.digests))
-    split = split_by(split_protocol, labels, groups, published)
-    notes = {"skipped": listing.skipped | cached.unreadable, "folder": folder.name, "digests": cached.digests, **cached.metadata}
-    notes |= {"square_digests": cached.square_digests, "published_split": published, "padding": "black", "files_key": cached.key}
-    return ImageSet(name, cached.images, labels, classes, groups, ids, split, None, split_protocol, notes=notes)
+    files = [listing.files[position] for position in cached.kept]
+    twins = _twins(cached, files)
+    threshold = source.get("copies_from", COPIES_FROM)
+    group = join(_named_groups(kind, cached, ids, class_names), twins.copies(threshold))
+    folder_classes = class_names
+    if task := source.get("tasks", {}).get(rest):
+        class_names = np.array([task[label] for label in class_names])
+    classes, labels = np.unique(class_names, return_inverse=True)
+    _check_groups(classes, labels, group, folder)
+    split = split_by(split_protocol, labels, group, published)
+    notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
+    notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
+    notes |= {
+        "twins": twins,
+        "files": np.array(files, object),
+        "positions": np.arange(len(ids)),
+        "expected": source.get("counts", {}),
+        "folder_classes": folder_classes,
+    }
+    return ImageSet(
+        name, cached.images, labels.astype(np.int64), tuple(classes.tolist()), group, ids, split, None, split_protocol, notes=notes
+    )
+
+
+def _twins(cached: Cached, files: list[Path]) -> Twins:
+    """Pairs of copies, looked for once for the same files, whatever the image size."""
+    key = f"{cached.key}-twins-{source_key(duplicates)}"
+
+    def load(position: int) -> Image.Image:
+        return reading.decode(files[position])[0]
+
+    return Twins(**remembered(key, lambda: vars(duplicates.find(load, cached.signatures, cached.digests))))
+
+
+def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:
+    """Groups before copies are joined: from names, or for the Alzheimer set from names and images."""
+    if kind != "alzheimer":
+        return by_name(kind, ids, class_names)
+    key = f"{cached.key}-subjects-{source_key(groups, duplicates)}"
+    return remembered(key, lambda: dict(zip(("subject", "link"), groups.alzheimer_subjects(ids, cached.signatures), strict=True)))[
+        "subject"
+    ]
+
+
+def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:
+    for number, label in enumerate(classes):
+        if len(np.unique(groups[labels == number])) < 2:
+            raise DataError(f"class {label!r} in {folder} has fewer than two independent images: add some, or remove its folder.")
 
 
 def _hashed(data: ImageSet) -> ImageSet:

@@ -10,11 +10,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from kdnb.datasets import reading
 from kdnb.datasets.folders import Listing
 from kdnb.errors import DataError, StorageError
 from kdnb.progress import progress
-from kdnb.runs import content_key, source_key
+from kdnb.runs import atomic_write, content_key, source_key
 from kdnb.sources import REPOSITORY
 
 FOLDER = REPOSITORY / "data" / "cache"
@@ -84,6 +85,20 @@ def open_cache(name: str, listing: Listing, image_size: int) -> Cached:
     return cached
 
 
+def remembered(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that ``make`` returns, from ``data/cache/<key>.npz`` if they were made before."""
+    path = FOLDER / f"{key}.npz"
+    with _locked(path):
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (OSError, ValueError, EOFError, BadZipFile):
+            arrays = make()
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+    return arrays
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time build ``folder``."""
@@ -107,7 +122,7 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
         if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
             return None
         arrays = {name: np.memmap(folder / name, np.uint8, "r", shape=shape) for name, shape in shapes.items()}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     unreadable = dict(zip(columns.pop("bad_ids").tolist(), columns.pop("bad_reasons").tolist(), strict=True))
     own = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}

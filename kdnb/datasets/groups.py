@@ -6,23 +6,22 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-# Slices come subject after subject within each slice position: the number of subjects of each class (28 + 2 + 100 + 70 = 200).
+# Subjects of each class of the Alzheimer set (28 + 2 + 100 + 70 = 200), each with SLICES slices.
 ALZHEIMER_SUBJECTS = {"Mild_Demented": 28, "Moderate_Demented": 2, "Non_Demented": 100, "Very_Mild_Demented": 70}
+SLICES = 32
 
 
 def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarray:
     """The group of each image as far as its name tells, ``(N,)`` str; an image that stands alone is its own group.
 
     Args:
-        dataset: ``"eye_disease"``, ``"alzheimer"``, or anything else, where the innermost folder below a class folder is a group if
-            the class has at least five of them (``class/patient_07/image.png``).
+        dataset: ``"eye_disease"``, ``"brain_tumor"`` (names tell nothing), or anything else, where the innermost folder below a class
+            folder is a group if the class has at least five of them (``class/patient_07/image.png``).
         ids: paths relative to the source. labels: class names.
     """
     ids, labels = list(ids), list(labels)
     if dataset == "eye_disease":
         return np.array([_eye_person(name) for name in ids], str)
-    if dataset == "alzheimer":
-        return np.array([alzheimer_subject(name) for name in ids], str)
     return _patient_folders(ids, labels)
 
 
@@ -36,14 +35,58 @@ def _eye_person(identity: str) -> str:
     return f"{path.parent.name}_series_{series[1]}" if series else identity
 
 
-def alzheimer_subject(identity: str) -> str:
-    """The subject of ``Mild_Demented/mild_30.jpg``: files are numbered from 1 (``mild.jpg``), subject after subject, slice by slice."""
-    path = PurePosixPath(identity)
-    subjects = ALZHEIMER_SUBJECTS.get(path.parent.name)
-    numbered = re.fullmatch(r"[a-z]+(?:_(\d+))?", path.stem)
-    if subjects is None or numbered is None:
-        return identity
-    return f"{path.parent.name}_{(int(numbered[1] or 1) - 1) % subjects:03d}"
+def alzheimer_number(identity: str) -> int:
+    """The number of ``Mild_Demented/mild_30.jpg``; ``mild.jpg`` is 1; 0 where the name has another form."""
+    numbered = re.fullmatch(r"[a-z]+(?:_(\d+))?", PurePosixPath(identity).stem)
+    return int(numbered[1] or 1) if numbered else 0
+
+
+def alzheimer_subjects(ids: np.ndarray, signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recover the subjects of the Alzheimer set from file numbers and images.
+
+    A class of S subjects has files 1 to 32 S: one slice of every subject, then the next slice of every subject, and so on. But a
+    fifth of the files, cut off at the end of that order, was put in front, and where a level was cut, and from there on, the
+    subjects stand in another order. Numbers alone (``(n - 1) mod S``) therefore name the wrong subject for much of that fifth. So each
+    level's S slices are matched to those of the level before by the detail of the images, one to one (linear assignment).
+
+    Args:
+        ids: ``(N,)`` paths relative to the source. signatures: ``(N, 64, 64)`` uint8.
+
+    Returns:
+        Groups ``(N,)`` str, and the similarity of each image to the slice before it in its subject ``(N,)`` (NaN: the first).
+    """
+    groups, links = ids.astype(object), np.full(len(ids), np.nan)
+    folders = np.array([PurePosixPath(name).parent.name for name in ids])
+    numbers = np.array([alzheimer_number(name) for name in ids])
+    for folder, subjects in ALZHEIMER_SUBJECTS.items():
+        count = SLICES * subjects
+        here = np.flatnonzero((folders == folder) & (numbers >= 1) & (numbers <= count))
+        order = (numbers[here] - 1 - count // 5) % count  # the order before the last fifth was put in front
+        subject, similarity = _chained(order // subjects, order % subjects, signatures[here])
+        groups[here] = [f"{folder}_{number:03d}" for number in subject]
+        links[here] = similarity
+    return groups.astype(str), links
+
+
+def _chained(level: np.ndarray, place: np.ndarray, signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The subject of each slice, numbered as in the first level, and its similarity to that subject's slice before."""
+    from scipy.optimize import linear_sum_assignment
+
+    from kdnb.datasets.duplicates import detail
+
+    flat = detail(signatures, 5).reshape(len(signatures), -1).astype(np.float32) if len(signatures) else signatures
+    flat = flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
+    subject, similarity = place.copy(), np.full(len(level), np.nan)
+    last: dict[int, int] = {}  # subject -> its slice in the level before, or the last one there is
+    for step in range(SLICES):
+        now = np.flatnonzero(level == step)
+        if last and len(now):
+            known = np.array(sorted(last))
+            alike = flat[now] @ flat[[last[number] for number in known]].T
+            rows, columns = linear_sum_assignment(-alike)
+            subject[now[rows]], similarity[now[rows]] = known[columns], alike[rows, columns]
+        last |= dict(zip(subject[now].tolist(), now.tolist(), strict=True))
+    return subject, similarity
 
 
 def _patient_folders(ids: list[str], labels: list[str]) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""What a reviewer asks of a data set: counts, copies, and whether the class shows in how an image was taken.
+
+Every function takes an :class:`~kdnb.datasets.ImageSet` and returns a tidy table.
+"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from kdnb.datasets import duplicates
+from kdnb.datasets.duplicates import Twins
+from kdnb.datasets.groups import join
+from kdnb.datasets.imageset import ImageSet
+from kdnb.datasets.reading import SIGNATURE
+
+
+def twins(data: ImageSet) -> Twins:
+    """The pairs of copies among the images of ``data``, as positions in it; looked for now where the loader did not do it."""
+    if "twins" not in data.notes:
+        return duplicates.find(lambda position: Image.fromarray(data.images[position]), _signatures(data), _digests(data))
+    found = data.notes["twins"]
+    place = np.full(int(data.notes["positions"].max(initial=-1)) + 1, -1)
+    place[data.notes["positions"]] = np.arange(len(data))
+    place = np.concatenate([place, np.full(int(found.candidates.max(initial=-1)) + 1 + int(found.pairs.max(initial=-1)) + 1, -1)])
+    pairs, candidates = place[found.pairs], place[found.candidates]
+    kept, looked = (pairs >= 0).all(axis=1), (candidates >= 0).all(axis=1)
+    return Twins(pairs[kept], found.orientation[kept], found.similarity[kept], found.exact[kept], candidates[looked], found.fine[looked])
+
+
+def copies_from(data: ImageSet) -> float:
+    """The similarity from which two images of this source are taken for copies."""
+    return data.notes.get("copies_from", duplicates.COPIES_FROM)
+
+
+def expectation(data: ImageSet) -> pd.DataFrame:
+    """Images found and expected (``data/sources.toml``) of each class, all splits together; empty where nothing is on record."""
+    expected = data.notes.get("expected", {})
+    names, found = np.unique(data.notes.get("folder_classes", np.array(data.classes)[data.labels]), return_counts=True)
+    rows = {name: {"class": name, "expected": expected[name], "found": 0} for name in expected}
+    for name, count in zip(names.tolist(), found.tolist(), strict=True):
+        rows.setdefault(name, {"class": name, "expected": None, "found": 0})["found"] = count
+    table = pd.DataFrame(list(rows.values()), columns=["class", "expected", "found"])
+    return table.assign(difference=table["found"] - table["expected"])
+
+
+def unreadable(data: ImageSet) -> pd.DataFrame:
+    """Files that were skipped, and why."""
+    return pd.DataFrame(sorted(data.notes.get("skipped", {}).items()), columns=["id", "reason"])
+
+
+def table(data: ImageSet, found: Twins) -> pd.DataFrame:
+    """The contract's ``data_audit.csv``: one row a split and class.
+
+    ``exact_duplicates`` and ``near_duplicates`` count images that have such a copy anywhere in the set, ``in_other_split`` those that
+    have a copy of either kind in another split. A split named ``left out`` holds what the protocol removed.
+    """
+    near = ~found.exact & (found.similarity >= copies_from(data))
+    marks = {"exact_duplicates": _marked(data, found.pairs[found.exact]), "near_duplicates": _marked(data, found.pairs[near])}
+    marks["in_other_split"] = _elsewhere(data, found.pairs[found.exact], found.pairs[near], data.split)
+    rows = []
+    for split in ("train", "val", "test", ""):
+        for label, name in enumerate(data.classes):
+            here = (data.split == split) & (data.labels == label)
+            counts = {"images": int(here.sum()), "groups": len(np.unique(data.groups[here]))}
+            rows.append(
+                {"split": split or "left out", "class": name} | counts | {mark: int(flags[here].sum()) for mark, flags in marks.items()}
+            )
+    return pd.DataFrame(rows)
+
+
+def leaks(data: ImageSet, found: Twins) -> pd.DataFrame:
+    """How many test images share their group, an exact copy or a near copy with training (validation, cut from it, included)."""
+    near = ~found.exact & (found.similarity >= copies_from(data))
+    sides = np.where(data.split == "val", "train", data.split)
+    test, nothing = sides == "test", np.empty((0, 2), np.int64)
+    marks = {
+        "group": test & np.isin(data.groups, data.groups[sides == "train"]),
+        "exact copy": test & _elsewhere(data, found.pairs[found.exact], nothing, sides),
+        "near copy": test & _elsewhere(data, nothing, found.pairs[near], sides),
+        "exact or near copy": test & _elsewhere(data, found.pairs[found.exact], found.pairs[near], sides),
+    }
+    share = 1 / max(1, test.sum())
+    return pd.DataFrame(
+        [{"shared with training": name, "test_images": int(m.sum()), "share": m.sum() * share} for name, m in marks.items()]
+    )
+
+
+def _elsewhere(data: ImageSet, exact: np.ndarray, near: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Which images have a copy on another side, ``(N,)`` bool. Exact pairs link each copy with the first of its kind only."""
+    flags = _marked(data, near[(sides[near[:, 0]] != sides[near[:, 1]]) & (sides[near] != "").all(axis=1)])
+    kind = join(np.arange(len(data)).astype(str), exact)
+    used = pd.Series(sides).where(sides != "")
+    return flags | (used.groupby(kind).transform("nunique").to_numpy() > 1)
+
+
+def across_classes(data: ImageSet, found: Twins) -> pd.DataFrame:
+    """Copies whose labels contradict each other, most similar first."""
+    chosen = found.exact | (found.similarity >= copies_from(data))
+    chosen &= data.labels[found.pairs[:, 0]] != data.labels[found.pairs[:, 1]]
+    first, second = found.pairs[chosen].T
+    names = np.array(data.classes)
+    columns = {"first": data.ids[first], "first_class": names[data.labels[first]], "second": data.ids[second]}
+    columns |= {"second_class": names[data.labels[second]], "exact": found.exact[chosen], "similarity": found.similarity[chosen].round(3)}
+    return pd.DataFrame(columns).sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
+
+
+def false_alarms(data: ImageSet, found: Twins, thresholds: tuple[float, ...]) -> pd.DataFrame:
+    """How often look-alikes that should be no copies are called copies.
+
+    The look-alikes are the pairs that pass the coarse step although their classes differ; whatever is confirmed among them counts as
+    a false alarm, real copies with contradicting labels too, so the rate is an upper bound. ``hi`` is the upper end of its 95%
+    Wilson interval.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    apart = data.labels[found.candidates[:, 0]] != data.labels[found.candidates[:, 1]]
+    alike = found.similarity[(data.labels[found.pairs[:, 0]] != data.labels[found.pairs[:, 1]]) & ~found.exact]
+    rows = []
+    for threshold in thresholds:
+        alarms = int((alike >= threshold).sum())
+        hi = proportion_confint(alarms, apart.sum(), method="wilson")[1] if apart.any() else np.nan
+        counts = {"look_alikes": int(apart.sum()), "called_copies": alarms, "all_copies": len(found.copies(threshold))}
+        rows.append({"threshold": threshold} | counts | {"rate": alarms / apart.sum() if apart.any() else np.nan, "hi": hi})
+    return pd.DataFrame(rows)
+
+
+def recall(data: ImageSet, count: int = 40) -> pd.DataFrame:
+    """Plant copies of ``count`` images and report what share of each kind passes all three steps (fixed choice, no chance)."""
+    threshold = copies_from(data)
+    rows = []
+    for kind, change in _CHANGES.items():
+        kept = 0
+        chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
+        for position in chosen:
+            original = Image.fromarray(data.images[position]).convert("L")
+            pair = [original, change(original)]
+            signatures = np.stack([np.asarray(image.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)) for image in pair])
+            found = duplicates.find(pair.__getitem__, signatures, np.array(["first", "second"]), quiet=True)
+            kept += len(found.copies(threshold)) > 0
+        rows.append({"planted copy": kind, "found": kept, "of": len(chosen)})
+    return pd.DataFrame(rows)
+
+
+def _jpeg(image: Image.Image) -> Image.Image:
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    return image.resize((round(image.width * 0.8), round(image.height * 0.8)), Image.Resampling.BILINEAR)
+
+
+_CHANGES = {
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "quarter turn": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "JPEG quality 60": _jpeg,
+    "80% of the size": _smaller,
+    "brighter by 20%": lambda image: image.point(lambda value: min(255, round(value * 1.2))),
+}
+
+
+def acquisition(data: ImageSet) -> pd.DataFrame:
+    """What is known of each image without what it shows: brightness, border and, where it came from a file, size, kind and length."""
+    if "metadata" in data.notes:
+        return pd.DataFrame({name: column[data.notes["positions"]] for name, column in data.notes["metadata"].items()})
+    grey = data.images.mean(axis=3)
+    border = np.concatenate([grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]], axis=1).mean(axis=1)
+    return pd.DataFrame({"brightness": grey.mean(axis=(1, 2)), "border": border})
+
+
+def shortcut_baseline(data: ImageSet) -> pd.DataFrame:
+    """Accuracy on the test set of a classifier that sees only :func:`acquisition`, beside that of the most frequent class.
+
+    The higher, the more the class shows in how an image was taken. The interval is a 95% Wilson interval.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from statsmodels.stats.proportion import proportion_confint
+
+    seen = pd.get_dummies(acquisition(data)).astype(float)
+    train, test = data.index("train"), data.index("test")
+    forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=0).fit(seen.iloc[train], data.labels[train])
+    right = int((forest.predict(seen.iloc[test]) == data.labels[test]).sum())
+    frequent = int((data.labels[test] == np.bincount(data.labels[train]).argmax()).sum())
+    rows = []
+    for name, hits in (("acquisition only", right), ("most frequent class", frequent)):
+        lo, hi = proportion_confint(hits, len(test), method="wilson")
+        rows.append({"classifier": name, "accuracy": hits / len(test), "lo": lo, "hi": hi, "n": len(test)})
+    return pd.DataFrame(rows)
+
+
+def pixel_probe(images: np.ndarray, data: ImageSet) -> tuple[float, float, float]:
+    """Test accuracy, with its 95% Wilson interval, of logistic regression on 16 x 16 thumbnails of ``images``.
+
+    Args:
+        images: ``(N, H, W, 3)`` uint8, such as the images of ``data`` without their lesions; labels and split are those of ``data``.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from statsmodels.stats.proportion import proportion_confint
+
+    factor = images.shape[1] // 16
+    grey = images[:, : 16 * factor, : 16 * factor].mean(axis=3, dtype=np.float32)
+    small = grey.reshape(len(images), 16, factor, 16, factor).mean(axis=(2, 4)).reshape(len(images), -1) / 255 - 0.5
+    train, test = data.index("train"), data.index("test")
+    model = LogisticRegression(C=10.0, max_iter=300).fit(small[train], data.labels[train])
+    hits = int((model.predict(small[test]) == data.labels[test]).sum())
+    lo, hi = proportion_confint(hits, len(test), method="wilson")
+    return hits / len(test), float(lo), float(hi)
+
+
+def subject_links(data: ImageSet, found: Twins) -> pd.DataFrame:
+    """How well recovered groups agree with image similarity: confirmed pairs within and between groups, by similarity."""
+    same = data.groups[found.pairs[:, 0]] == data.groups[found.pairs[:, 1]]
+    rows = []
+    for low in (0.5, 0.6, 0.7, 0.8, 0.9):
+        above = found.similarity >= low
+        rows.append({"similarity_from": low, "pairs": int(above.sum()), "between_groups": int((above & ~same).sum())})
+    return pd.DataFrame(rows)
+
+
+def _marked(data: ImageSet, pairs: np.ndarray) -> np.ndarray:
+    flags = np.zeros(len(data), bool)
+    flags[pairs.ravel()] = True
+    return flags
+
+
+def _signatures(data: ImageSet) -> np.ndarray:
+    small = [Image.fromarray(image).convert("L").resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX) for image in data.images]
+    return np.stack([np.asarray(image) for image in small])
+
+
+def _digests(data: ImageSet) -> np.ndarray:
+    return np.array([hashlib.sha256(np.ascontiguousarray(image)).hexdigest()[:32] for image in data.images])

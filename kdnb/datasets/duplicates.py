@@ -1,0 +1,176 @@
+"""Images that are copies of one another: pixel for pixel, or re-encoded, resized, brightened, flipped or turned.
+
+Three steps, each cheaper than the next for what it leaves over:
+
+1. *coarse*: correlation of 16 x 16 thumbnails under the eight rotations and flips, every pair (one matrix product an orientation);
+2. *fine*: correlation of the detail (what is left after a local mean) of 64 x 64 thumbnails;
+3. *confirmed*: the same at full resolution (192 x 192 from the decoded file).
+
+Detail tells copies from look-alikes: two heads in one position agree in outline, so perceptual hashes and thumbnails call them
+alike, but only copies share noise and texture. Detail is clipped, so that a few strong edges do not decide, and blanked near
+dark surroundings, so that the outline of the field of view does not.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from kdnb.datasets.groups import equal_pairs
+from kdnb.progress import progress
+
+COARSE, FINE, CONFIRM = 0.97, 0.35, 0.42  # correlations from which a pair goes on, and from which it is reported at all
+COPIES_FROM = 0.6  # similarity from which a reported pair is taken for copies, where the source does not say otherwise
+FULL = 192  # pixels a side at which pairs are confirmed
+ORIENTATIONS = 8
+_DARK = 12  # grey values up to this are surroundings
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Twins:
+    """What was found among N images.
+
+    Attributes:
+        pairs: ``(P, 2)`` int64 positions ``i < j`` of images that may be copies, from similarity 0.42 on; which of them are is a
+            matter of the source's threshold (:meth:`copies`).
+        orientation: ``(P,)`` 0..7, how the second is turned to match the first (0: not).
+        similarity: ``(P,)`` correlation of detail at full resolution; exact copies have 1.
+        exact: ``(P,)`` bool, equal pixel for pixel.
+        candidates: ``(C, 2)`` pairs that passed the coarse step. fine: ``(C,)`` their correlation of 64 x 64 detail.
+    """
+
+    pairs: np.ndarray
+    orientation: np.ndarray
+    similarity: np.ndarray
+    exact: np.ndarray
+    candidates: np.ndarray
+    fine: np.ndarray
+
+    def copies(self, threshold: float) -> np.ndarray:
+        """The pairs ``(P, 2)`` that are equal or at least so similar."""
+        return self.pairs[self.exact | (self.similarity >= threshold)]
+
+
+def find(load: Callable[[int], Image.Image], signatures: np.ndarray, digests: np.ndarray, *, quiet: bool = False) -> Twins:
+    """Find every pair of copies.
+
+    Args:
+        load: gives the decoded image at a position, for the last step.
+        signatures: ``(N, 64, 64)`` uint8. digests: ``(N,)`` of full-size pixels. quiet: show no progress.
+    """
+    pairs, orientation = coarse(signatures, quiet)
+    fine = _fine(signatures, pairs, orientation)
+    same = digests[pairs[:, 0]] == digests[pairs[:, 1]]
+    going = np.flatnonzero((fine >= FINE) & ~same)
+    similarity = confirm(load, pairs[going], orientation[going], quiet)
+    near = similarity >= CONFIRM
+    exact = np.sort(equal_pairs(digests), axis=1)
+    rows = np.concatenate([exact, pairs[going][near]])
+    turned = np.concatenate([np.zeros(len(exact), np.int64), orientation[going][near]])
+    alike = np.concatenate([np.ones(len(exact)), similarity[near]])
+    best = np.lexsort((turned, -alike, rows[:, 1], rows[:, 0]))  # several orientations may match: keep the best
+    _, first = np.unique(rows[best], axis=0, return_index=True)
+    chosen = best[first]
+    return Twins(rows[chosen], turned[chosen], alike[chosen], chosen < len(exact), pairs, fine)
+
+
+def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
+    """One or many images ``(..., H, W)`` mirrored (from orientation 4 on) and turned by quarter turns."""
+    mirrored = image[..., ::-1] if orientation >= 4 else image
+    return np.rot90(mirrored, orientation % 4, axes=(-2, -1))
+
+
+def coarse(signatures: np.ndarray, quiet: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs ``(C, 2)`` whose 16 x 16 thumbnails correlate in some orientation, and that orientation ``(C,)``."""
+    small = np.concatenate([_binned(block, 4) for block in _blocks(signatures)])
+    first = _unit(small)
+    found = []
+    for turn in range(ORIENTATIONS) if quiet else progress(range(ORIENTATIONS), "comparing thumbnails"):
+        second = _unit(oriented(small, turn))
+        for start in range(0, len(first), _BLOCK):
+            i, j = np.nonzero(first[start : start + _BLOCK] @ second[start:].T >= COARSE)
+            ahead = j > i
+            found.append(np.stack([i[ahead] + start, j[ahead] + start, np.full(ahead.sum(), turn)], axis=1))
+    rows = np.concatenate(found) if found else np.empty((0, 3), np.int64)
+    return rows[:, :2], rows[:, 2]
+
+
+def detail(image: np.ndarray, width: int) -> np.ndarray:
+    """What is left of ``(..., H, W)`` grey values after a local mean over ``width`` pixels, clipped and blanked as int8.
+
+    Multiplied by 100 and clipped at one and a half times its median magnitude inside the object.
+    """
+    from scipy.ndimage import minimum_filter, uniform_filter
+
+    values = image.astype(np.float32)
+    around = (0,) * (values.ndim - 2)
+    left = values - uniform_filter(values, (*around, width, width))
+    inside = minimum_filter(image, (*around, width, width)) > _DARK
+    size = np.where(inside, np.abs(left), np.nan)
+    with np.errstate(all="ignore"):
+        limit = 1.5 * np.nanmedian(size.reshape(*size.shape[:-2], -1), axis=-1) if inside.any() else np.ones(image.shape[:-2])
+    limit = np.maximum(np.nan_to_num(limit, nan=1.0), 0.25)[..., None, None]
+    return np.where(inside, np.clip(left / limit, -1, 1) * 100, 0).astype(np.int8)
+
+
+def confirm(load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: np.ndarray, quiet: bool = False) -> np.ndarray:
+    """Correlation of detail at full resolution of each pair, ``(P,)``."""
+    wanted = np.unique(pairs)
+    with ThreadPoolExecutor() as pool:
+        loaded = pool.map(lambda position: full_detail(load(int(position))), wanted)
+        details = dict(zip(wanted.tolist(), loaded if quiet else progress(loaded, "confirming duplicates", len(wanted)), strict=True))
+    answers = [
+        correlation(details[i], oriented(details[j], turn)) for (i, j), turn in zip(pairs.tolist(), orientation.tolist(), strict=True)
+    ]
+    return np.array(answers, float)
+
+
+def full_detail(image: Image.Image) -> np.ndarray:
+    """The detail of a decoded image at ``FULL`` pixels a side, int8."""
+    from scipy.ndimage import uniform_filter
+
+    grey = np.asarray(image.convert("L").resize((FULL, FULL), Image.Resampling.BILINEAR))
+    return detail(uniform_filter(grey, 3), 15)  # 3: a copy that was turned by a degree or resized has lost its finest detail
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two details; they have zero mean but for rounding, so it is the cosine. 0 where one has no detail."""
+    a, b = first.astype(np.float32).ravel(), second.astype(np.float32).ravel()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size else 0.0
+
+
+def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Correlation of 64 x 64 detail of each pair, ``(C,)`` float32."""
+    details = np.concatenate([detail(block, 5) for block in _blocks(signatures)]) if len(signatures) else np.empty((0, 1, 1), np.int8)
+    flat = details.reshape(len(details), -1)
+    length = np.sqrt(np.maximum(np.einsum("nd,nd->n", flat, flat, dtype=np.float32), 1))
+    answer = np.empty(len(pairs), np.float32)
+    for turn in range(ORIENTATIONS):
+        here = np.flatnonzero(orientation == turn)
+        turned = np.ascontiguousarray(oriented(details, turn)).reshape(len(details), -1)
+        for start in range(0, len(here), _BLOCK):
+            block = here[start : start + _BLOCK]
+            i, j = pairs[block].T
+            product = np.einsum("nd,nd->n", flat[i].astype(np.float32), turned[j].astype(np.float32))
+            answer[block] = product / (length[i] * length[j])
+    return answer
+
+
+def _blocks(signatures: np.ndarray) -> list[np.ndarray]:
+    return [signatures[start : start + _BLOCK] for start in range(0, len(signatures), _BLOCK)]
+
+
+def _binned(images: np.ndarray, factor: int) -> np.ndarray:
+    count, height, width = images.shape
+    return images.reshape(count, height // factor, factor, width // factor, factor).mean(axis=(2, 4), dtype=np.float32)
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    """Each image as a row of zero mean and length 1 (0 where it is constant), float32."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)

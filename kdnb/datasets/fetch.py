@@ -1,0 +1,134 @@
+"""Download a data set where there is a network: ``python -m kdnb.datasets.fetch --dataset NAME --data-dir DIR``.
+
+The three Kaggle sets come through ``kagglehub``, MedMNIST through its own package, which checks the MD5 sum. Without a network, or
+without the account that Kaggle may ask for, one sentence says what to do by hand.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from kdnb.errors import DataNotFoundError, DownloadError, KdnbError, ParameterError, StorageError
+from kdnb.sources import REPOSITORY, check_name, locate, table
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+
+
+def fetch(dataset: str, data_dir: Path) -> str:
+    """Make sure that ``dataset`` lies in ``data_dir`` and say in one sentence where it is.
+
+    Raises:
+        DownloadError: no network, no account, or not the expected folders in what came.
+    """
+    kind, _, rest = check_name(dataset).partition(":")
+    if kind == "phantom":
+        return "the phantom is generated: there is nothing to download."
+    if kind == "medmnist":
+        return f"{dataset} is in {medmnist_folder(rest, 64, data_dir)}."
+    try:
+        return f"{dataset} is in {locate(dataset, data_dir)}."
+    except DataNotFoundError:
+        if kind == "folder":
+            raise
+    target = data_dir / table()[kind]["folder"]
+    _kaggle(kind, target)
+    return f"{dataset} is in {locate(dataset, data_dir)}."
+
+
+def _kaggle(kind: str, target: Path) -> None:
+    """Download one of the Kaggle sets and move it to ``target``, whole or not at all."""
+    source = table()[kind]
+    by_hand = f"download {source['url']} by hand and unpack it so that {target / source['expected_folders'][0]} exists"
+    try:
+        import kagglehub
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            came = Path(kagglehub.dataset_download(source["kaggle"]))
+    except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors for one cause: nothing came
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise DownloadError(f"{kind} could not be downloaded ({reason}): {by_hand}.") from error
+    if not all((came / name).is_dir() for name in source["expected_folders"]):
+        raise DownloadError(f"what Kaggle serves as {source['kaggle']!r} has other folders than {source['expected_folders']}: {by_hand}.")
+    with _whole(target) as part:
+        shutil.copytree(came, part, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def _whole(target: Path):
+    """Yield a folder beside ``target`` that takes its place when the block ends well and vanishes when it does not."""
+    part = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        yield part
+        part.chmod(0o755)
+        part.replace(target)
+    except OSError as error:
+        raise StorageError(f"{target} could not be written ({error.strerror or error}): free space or mend the permission.") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
+    """The folder of train/val/test class folders that a MedMNIST set is unpacked to, made on first use.
+
+    Args:
+        flag: such as ``"octmnist"``. image_size: the smallest published size that is at least as large is taken.
+
+    Raises:
+        ParameterError: no such flag, or one whose task is not one class an image. DownloadError: no network.
+    """
+    from medmnist import INFO
+
+    usable = sorted(name for name, info in INFO.items() if "3d" not in name and info["task"] in ("multi-class", "binary-class"))
+    if flag not in usable:
+        raise ParameterError(f"dataset is {'medmnist:' + flag!r}, but the flag must be one of: {', '.join(usable)}.")
+    size = next((published for published in MEDMNIST_SIZES if published >= image_size), MEDMNIST_SIZES[-1])
+    target = data_dir / "medmnist" / f"{flag}_{size}"
+    if not target.is_dir():
+        with _whole(target) as part:
+            for split in ("train", "val", "test"):
+                _unpack_medmnist(flag, split, size, part)
+    return target
+
+
+def _unpack_medmnist(flag: str, split: str, size: int, folder: Path) -> None:
+    """Write one split as PNG files, ``<split>/<label>_<name>/<number>.png``."""
+    import medmnist
+
+    info = medmnist.INFO[flag]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            items = getattr(medmnist, info["python_class"])(split=split, download=True, size=size, root=str(folder.parent))
+    except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
+        where = folder.parent / (flag + ("" if size == 28 else f"_{size}") + ".npz")
+        raise DownloadError(f"{flag} could not be downloaded: fetch it from {info['url']} by hand and put it at {where}.") from error
+    names = {int(label): "".join(c if c.isalnum() else "_" for c in name) for label, name in info["label"].items()}
+    for number, (image, label) in enumerate(items):
+        place = folder / split / f"{int(label[0])}_{names[int(label[0])]}"
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{number:06d}.png")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Download one data set; print where it is, or on failure one sentence, and return 2."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.datasets.fetch", description=main.__doc__)
+    parser.add_argument("--dataset", default="phantom")
+    parser.add_argument("--data-dir", default="")
+    given = parser.parse_args(arguments)
+    data_dir = Path(given.data_dir).expanduser() if given.data_dir else REPOSITORY / "data" / "raw"
+    try:
+        print(f"kdnb: {fetch(given.dataset, data_dir.absolute())}")
+    except KdnbError as error:
+        print(f"kdnb: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
