@@ -109,6 +109,32 @@ def met_table(
     return pd.DataFrame(rows)
 
 
+def passes_within(models: dict[str, nn.Module], seconds: dict[str, float], image_size: int, repeats: int = 5) -> pd.DataFrame:
+    """How many passes of one image fit into a given time: what a published time would have to contain on this machine.
+
+    Args:
+        seconds: model name -> the time to fill.
+        image_size: pixels a side of the one image.
+
+    Returns:
+        columns model, seconds, forward_seconds, forward_backward_seconds (gradient with respect to the image), forwards_within,
+        forward_backwards_within.
+    """
+    rows = []
+    for name, time_to_fill in seconds.items():
+        model = models[name]
+        image = torch.rand(1, 3, image_size, image_size, device=next(model.parameters()).device, requires_grad=True)
+        forward = _forward_time(model, image, repeats).median
+
+        def both(model: nn.Module = model, image: Tensor = image) -> Tensor:
+            return torch.autograd.grad(model(image).amax(), image)[0]
+
+        backward = measure(both, repeats).median
+        rows.append((name, time_to_fill, forward, backward, time_to_fill / forward, time_to_fill / backward))
+    columns = ["model", "seconds", "forward_seconds", "forward_backward_seconds", "forwards_within", "forward_backwards_within"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> "Measurement":
     def forward() -> Tensor:
         with torch.inference_mode():

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.functional import gaussian_blur
 
 from kdnb.errors import ModelError
 from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
@@ -32,9 +31,15 @@ def blurred(images: Tensor) -> Tensor:
     A baseline for gradients and for deleting pixels. A constant colour would not do for the former: a network that standardises
     each image sees the same image all along the way from a constant to the image, so attributions would sum to zero.
     """
-    sigma = images.shape[-1] / 8
-    kernel = min(int(3 * sigma) * 2 + 1, 2 * images.shape[-1] - 1)
-    return gaussian_blur(images, [kernel, kernel], [sigma, sigma])
+    rows, columns = (_smoothing(side, images.shape[-1] / 8).to(images) for side in images.shape[-2:])
+    return rows @ images @ columns.T
+
+
+def _smoothing(side: int, sigma: float) -> Tensor:
+    """The matrix ``(side, side)`` whose rows are Gaussian weights that sum to one, so that nothing darkens towards the border."""
+    place = torch.arange(side, dtype=torch.float32)
+    weights = torch.exp(-0.5 * ((place[:, None] - place[None, :]) / sigma) ** 2)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:

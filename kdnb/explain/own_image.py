@@ -75,34 +75,36 @@ def explain_image(run: Run, path: str | Path, model_name: str = "student_kd") ->
         image = read(Path(path).expanduser(), run.budget.image_size).square
     except DataError as error:
         raise DataError(f"image {path} cannot be used ({error}): give the path of a PNG, JPEG, TIFF or DICOM file.") from error
-    return explain_array(model, data, image, background=run.budget.shap_background, samples=run.budget.shap_samples)
+    return explain_arrays(model, data, image[None], background=run.budget.shap_background, samples=run.budget.shap_samples)[0]
 
 
-def explain_array(model: nn.Module, data: ImageSet, image: np.ndarray, *, background: int = 16, samples: int = 50) -> OwnImage:
-    """:func:`explain_image` for pixels ``(H, W, 3)`` uint8 that are already at the size of ``data``."""
+def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, background: int = 16, samples: int = 50) -> list[OwnImage]:
+    """:func:`explain_image` for pixels ``(N, H, W, 3)`` uint8 that are already at the size of ``data``."""
     train, validation = data.index("train"), data.index("val")
-    logits, features = logits_and_features(model, data.images[validation])
-    temperature = calibration_temperature(logits, data.labels[validation])
     _, seen = logits_and_features(model, data.images[train])
-    own_logits, own_features = logits_and_features(model, image[None])
+    logits, features = logits_and_features(model, data.images[validation])
     limit = np.percentile(nearest_distance(features, seen), UNLIKE_LEVEL)
-    table = pd.DataFrame({"class": data.classes, "probability": np.exp(log_softmax(own_logits[0] / temperature))})
-    batch, target = to_tensor(image[None]), torch.tensor([int(own_logits[0].argmax())])
+    temperature = calibration_temperature(logits, data.labels[validation])
+    logits, features = logits_and_features(model, images)
+    distances = nearest_distance(features, seen)
     step = max(1, len(train) // background)
-    available = methods(to_tensor(data.images[train[::step][:background]]), shap_samples=samples)
-    maps = explain_all({name: available[name] for name in SHOWN}, model, batch, target)
-    return OwnImage(
-        image,
-        table.sort_values("probability", ascending=False, ignore_index=True),
-        {name: values[0].numpy() for name, values in maps.items()},
-        float(nearest_distance(own_features, seen)[0]),
-        float(limit),
-    )
+    device = next(model.parameters()).device
+    available = methods(to_tensor(data.images[train[::step][:background]]).to(device), shap_samples=samples)
+    targets = torch.from_numpy(logits.argmax(axis=1)).to(device)
+    maps = explain_all({name: available[name] for name in SHOWN}, model, to_tensor(images).to(device), targets)
+    answers = []
+    for k, image in enumerate(images):
+        table = pd.DataFrame({"class": data.classes, "probability": np.exp(log_softmax(logits[k] / temperature))})
+        table = table.sort_values("probability", ascending=False, ignore_index=True)
+        own_maps = {name: values[k].cpu().numpy() for name, values in maps.items()}
+        answers.append(OwnImage(image, table, own_maps, float(distances[k]), float(limit)))
+    return answers
 
 
 def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Logits ``(N, C)`` and the means of all filters of all feature layers ``(N, F)``, from one pass over uint8 images."""
     layers = feature_layers(model)
+    device = next(model.parameters()).device
     logits, features = [], []
 
     def pooled(maps: Tensor) -> Tensor:
@@ -111,8 +113,8 @@ def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 
 
     with as_found(model), torch.no_grad(), collecting(layers, pooled) as means:
         for start in range(0, len(images), batch_size):
-            logits.append(model(to_tensor(images[start : start + batch_size])).numpy())
-            features.append(torch.cat([means[name] for name in layers], dim=1).numpy())
+            logits.append(model(to_tensor(images[start : start + batch_size]).to(device)).cpu().numpy())
+            features.append(torch.cat([means[name] for name in layers], dim=1).cpu().numpy())
     return np.concatenate(logits), np.concatenate(features)
 
 

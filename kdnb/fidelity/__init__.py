@@ -12,16 +12,17 @@ from kdnb.fidelity.perturb import (
     teacher_student_agreement,
 )
 from kdnb.fidelity.sanity import cascade, class_sensitivity, reader_features, reader_hits, spearman
+from kdnb.fidelity.shortcut import shortcut_student
 from kdnb.fidelity.tables import (
     LOW_FIDELITY,
     LOWER_IS_BETTER,
     Sample,
+    captum_rows,
     draw_sample,
     fidelity_rows,
     localisation_rows,
     long_rows,
     paired,
-    sensitivity_rows,
     summary,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "LOWER_IS_BETTER",
     "LOW_FIDELITY",
     "Sample",
+    "captum_rows",
     "cascade",
     "class_sensitivity",
     "deletion_insertion",
@@ -50,7 +52,7 @@ __all__ = [
     "relevance_rank",
     "road",
     "sensitivity_max",
-    "sensitivity_rows",
+    "shortcut_student",
     "spearman",
     "summary",
     "teacher_student_agreement",

@@ -54,10 +54,15 @@ def composites(front: Tensor, back: Tensor, rank: Tensor, shares: tuple[float, .
     return torch.where(chosen, front[:, None], back[:, None])
 
 
-def curves(model: nn.Module, front: Tensor, back: Tensor, rank: Tensor) -> Tensor:
-    """Probabilities along ``SHARES`` as pixels of ``front`` take the place of ``back``, most relevant first: ``(N, S, C)``."""
-    images = composites(front, back, rank, SHARES)
-    return probabilities(model, images.flatten(0, 1)).view(len(front), len(SHARES), -1)
+def curves(model: nn.Module, front: Tensor, back: Tensor, rank: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """Probabilities along ``SHARES`` as pixels of ``front`` take the place of ``back``, most relevant first: ``(N, S, C)``.
+
+    Args:
+        ends: the probabilities of ``back`` and of ``front`` themselves, ``(N, C)`` each, which every map shares.
+    """
+    images = composites(front, back, rank, SHARES[1:-1])
+    between = probabilities(model, images.flatten(0, 1)).view(len(front), len(SHARES) - 2, -1)
+    return torch.cat([ends[0][:, None], between, ends[1][:, None]], dim=1)
 
 
 def area_under(values: Tensor, shares: tuple[float, ...] = SHARES) -> Tensor:
@@ -79,12 +84,14 @@ def deletion_insertion(model: nn.Module, images: Tensor, targets: Tensor, rank: 
     - kept, while the rest is b: ``insertion_b = integral over q of p(x_q)``, higher is better;
       ``agreement_q = 1 if argmax f(x_q) = argmax f(x) else 0`` under the blur, for q = 5, 10, 20, 30%.
     """
-    found = {}
+    found, whole = {}, probabilities(model, images)
     for name, baseline in BASELINES.items():
         empty = baseline(images)
-        inserted = curves(model, images, empty, rank)
+        nothing = probabilities(model, empty)
+        inserted = curves(model, images, empty, rank, (nothing, whole))
+        deleted = curves(model, empty, images, rank, (whole, nothing))
         found[f"insertion_{name}"] = area_under(of_target(inserted, targets))
-        found[f"deletion_{name}"] = area_under(of_target(curves(model, empty, images, rank), targets))
+        found[f"deletion_{name}"] = area_under(of_target(deleted, targets))
         if name == "blur":
             for share in KEPT_SHARES:
                 same = inserted[:, SHARES.index(share)].argmax(dim=1) == targets
@@ -173,13 +180,15 @@ def infidelity(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, 
 
     generator = torch.Generator().manual_seed(seed)
     side = images.shape[-1] // 4
+    detail = images - blurred(images)
 
     def squares(inputs: Tensor) -> tuple[Tensor, Tensor]:
         corners = torch.randint(0, images.shape[-1] - side + 1, (len(inputs), 2), generator=generator)
         place = torch.arange(images.shape[-1])
         inside = (place >= corners[..., None]) & (place < corners[..., None] + side)
         square = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None].to(inputs.device)
-        change = torch.where(square, inputs - blurred(inputs), torch.zeros_like(inputs))
+        repeated = detail.repeat_interleave(len(inputs) // len(detail), dim=0)
+        change = torch.where(square, repeated, torch.zeros_like(inputs))
         return change, inputs - change
 
     phi = maps[:, None].expand_as(images).contiguous()

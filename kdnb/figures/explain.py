@@ -89,7 +89,7 @@ def overlays(
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=axes, shrink=0.8, aspect=30, pad=0.01)
-    bar.set_label("map, from its least (0) to its largest value (1)", fontsize=8)
+    bar.set_label("map (each scaled)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure
 

@@ -1,0 +1,42 @@
+"""A student that is right for the wrong reason, to see whether explanations give it away."""
+
+import torch.nn.functional as F
+from torch import nn
+
+from kdnb.datasets import ImageSet, load, phantom
+from kdnb.evaluation import predict
+from kdnb.models import StudentCNN, initialised
+from kdnb.settings import Budget
+from kdnb.training import Examples, Recipe, fit
+
+IMAGES = 1000  # enough for the student to find the marker, few enough for a minute on two cores
+EPOCHS = 4
+
+
+def shortcut_student(budget: Budget, seed: int) -> tuple[nn.Module, ImageSet, float]:
+    """Train a student (plain cross-entropy) that can only have learned the marker which follows the class nine times out of ten.
+
+    Its training and validation images lack the lesion that decides the class, so that the marker is all there is to learn; the test
+    images have both.
+
+    Returns:
+        the student; the data, ``phantom:shortcut``; and its accuracy on test images minus that on the very same images without
+        the marker: how much it relies on it.
+    """
+    count = min(budget.phantom_images, IMAGES)
+    marked = load("phantom:shortcut", budget.image_size, phantom_images=count)
+    clean = load("phantom", budget.image_size, phantom_images=count)
+    without_lesion = phantom.generate(count, budget.image_size, "shortcut", lesions=False).images
+    train, validation, test = (marked.index(split) for split in ("train", "val", "test"))
+    student = initialised(StudentCNN, len(marked.classes), seed=seed)
+    fit(
+        student,
+        Examples(without_lesion[train], marked.labels[train]),
+        Examples(without_lesion[validation], marked.labels[validation]),
+        Recipe(min(EPOCHS, budget.student_epochs), budget.batch_size, views=1),
+        lambda logits, _, labels: F.cross_entropy(logits, labels),
+        seed=seed,
+        what="Training on the shortcut",
+    )
+    hits = [predict(student, source.images[test]).argmax(axis=1) == source.labels[test] for source in (marked, clean)]
+    return student, marked, float(hits[0].mean() - hits[1].mean())
