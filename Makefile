@@ -20,7 +20,7 @@ SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free DATA_DIR=data/raw RUNS=runs"
+	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
 	@echo "Data sets: phantom, brain_tumor, eye_disease, alzheimer, medmnist:<flag>, folder:<path>"
 
 python-version:
@@ -59,11 +59,11 @@ ALL  := $(NOTEBOOKS:%=$(OUT)/%.ipynb)
 
 run: $(FOLDER)/report.html
 
-$(call done,00): $(call code,losses figures/__init__ figures/training)
+$(call done,00): $(call code,losses datasets/* figures/__init__ figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
 $(call done,02): $(call done,01) $(call code,models training views evaluation losses figures/training)
-$(call done,03): $(call done,02) $(call code,cost)
-$(call done,04): $(call done,03) $(call code,sweep)
+$(call done,03): $(call done,02) $(call code,cost sweep)
+$(call done,04): $(call done,03)
 $(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
 $(call done,06): $(call done,05) | $(call done,04)

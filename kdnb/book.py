@@ -19,6 +19,7 @@ from typing import Any
 import kdnb.errors
 from kdnb import __version__
 from kdnb.errors import ArtefactError, KdnbError
+from kdnb.pipeline import LIVE
 from kdnb.sources import REPOSITORY
 
 TITLE = "Knowledge distillation for transparent classifiers"
@@ -158,8 +159,7 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     alternatives = {}
     for cell in book["cells"]:
-        live = "application/vnd.jupyter.widget-view+json"
-        cell["outputs"] = [output for output in cell.get("outputs", []) if live not in output.get("data", {})]
+        cell["outputs"] = [output for output in cell.get("outputs", []) if LIVE not in output.get("data", {})]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 content = base64.b64decode("".join(output["data"]["image/png"]))

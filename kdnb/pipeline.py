@@ -226,8 +226,11 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 # -- outputs of the default run, back into the repository -----------------------------------------------------------
 
 
+LIVE = "application/vnd.jupyter.widget-view+json"  # a widget's view: nothing without the kernel that made it
+
+
 def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
-    """``source`` with the outputs of ``executed``: nothing else of it, no injected cell, no times, no metadata.
+    """``source`` with the outputs of ``executed``: nothing else of it, no injected cell, no times, no live widgets.
 
     Raises:
         ArtefactError: the two do not have the same cells.
@@ -243,7 +246,7 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
     for cell, done in zip(source["cells"], ran, strict=True):
         if cell["cell_type"] == "code":
             count += 1
-            outputs = [dict(output) for output in done["outputs"]]
+            outputs = [dict(output) for output in done["outputs"] if LIVE not in output.get("data", {})]
             for output in outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count

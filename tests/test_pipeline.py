@@ -192,7 +192,7 @@ def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(fini
         (["PROFILE=fast"], "profile is 'fast', but it must be one of: smoke, quick, cpu, paper."),
         (["DATASET=brains"], "dataset is 'brains', but it must be one of: phantom, "),
         (["SEED=x"], "seed is 'x', but it must be a whole number"),
-        (["SPLIT=random"], "split_protocol is 'random', but it must be one of: official, leak_free."),
+        (["SPLIT=random"], "split_protocol is 'random', but it must be one of: official, leak_free"),
         (["DATASET=brain_tumor", "DATA_DIR=nowhere"], "dataset 'brain_tumor' is not in nowhere: run `make data DATASET=brain_tumor`"),
         (["DATASET=folder:nowhere"], "there is no folder nowhere"),
         (["RUNS=a b"], "runs is 'a b'"),

@@ -2,10 +2,13 @@
 
 import re
 import subprocess
+import tomllib
 
 import pytest
 
+from kdnb.settings import SPLIT_PROTOCOLS
 from kdnb.settings import main as check_settings
+from kdnb.sources import allowed
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,13 @@ def test_the_contract_s_targets_exist_with_a_help_text(targets):
 def test_help_is_the_default(repository, targets):
     answer = subprocess.run(["make", "-s"], cwd=repository, capture_output=True, text=True, check=True)
     assert all(f"make {target}" in answer.stdout for target in targets)
+
+
+def test_help_names_every_choice(repository):
+    answer = subprocess.run(["make", "-s", "help"], cwd=repository, capture_output=True, text=True, check=True).stdout
+    assert f"SPLIT={'|'.join(SPLIT_PROTOCOLS)} " in answer
+    assert f"PROFILE={'|'.join(tomllib.loads((repository / 'kdnb' / 'profiles.toml').read_text()))} " in answer
+    assert f"Data sets: {allowed()}\n" in answer
 
 
 def test_every_target_of_the_makefile_is_listed(repository, targets):
