@@ -1,0 +1,77 @@
+"""The benchmark's runner: ratios of both sides in turn, and a table that keeps what was not measured again."""
+
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdnb import bench
+from kdnb.bench import Row, main, measure, median_interval, ratios, rows
+from kdnb.bench.memory import peak_of
+
+CONTRACT = {
+    "maps_over_forward": "<= 1.05",
+    "captum_layers_over_maps": ">= 4",
+    "shap_over_maps": ">= 200",
+    "shap_teacher_over_student": ">= 3",
+    "naive_grid_over_ours": ">= 3",
+    "cached_epoch_over_resident": "<= 1.1",
+    "imagefolder_epoch_over_cached": ">= 2",
+    "release_to_95_over_ours": ">= 5",
+    "cache_over_pillow": "<= 1.3",
+    "peak_memory_gib": "<= 2",
+}
+
+
+def test_the_rows_are_the_contract_s_with_its_goals():
+    assert {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()} == CONTRACT
+
+
+def test_both_sides_run_in_turn_and_the_first_one_alternates():
+    calls = []
+    ratios(lambda: calls.append("a") or 1.0, lambda: calls.append("b") or 1.0, repeats=4, warm_up=False)
+    assert "".join(calls) == "abbaabba"
+
+
+def test_a_ratio_of_times_is_measured():
+    slow, quick = (lambda: time.sleep(0.04)), (lambda: time.sleep(0.01))
+    value, lo, hi = median_interval(ratios(slow, quick, repeats=5, warm_up=True))
+    assert 2.5 < lo <= value <= hi < 4.5
+
+
+def test_a_side_may_tell_its_own_seconds():
+    assert ratios(lambda: 6.0, lambda: 2.0, repeats=2, warm_up=False).tolist() == [3.0, 3.0]
+
+
+def test_the_interval_holds_the_median():
+    value, lo, hi = median_interval(np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
+    assert value == 3 and 1 <= lo < 3 < hi <= 100
+    assert median_interval(np.array([2.0])) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("direction", "value", "met"), [("<=", 1.0, True), ("<=", 1.1, False), (">=", 1.0, True), (">=", 0.9, False)])
+def test_a_goal_is_met_or_not(direction, value, met):
+    line = measure("x", Row("this", "that", 1.0, direction, lambda: value))
+    assert line["met"] is met and line["what"] == "this / that" and line["goal"] == f"{direction} 1"
+
+
+def test_one_row_is_measured_and_the_others_stay(tmp_path, monkeypatch, capsys):
+    made = {name: Row(name, "", 2.0, "<=", lambda value=value: value) for name, value in (("a", 1.0), ("b", 3.0))}
+    monkeypatch.setattr(bench, "rows", lambda: made)
+    out = tmp_path / "bench.csv"
+    assert main(["--out", str(out)]) == 0
+    made["b"] = Row("b", "", 2.0, "<=", lambda: 1.5)
+    assert main(["--out", str(out), "--only", "b"]) == 0
+    table = pd.read_csv(out).set_index("name")
+    assert list(pd.read_csv(out).columns) == ["name", "value", "lo", "hi", "goal", "met", "what"]
+    assert table["value"].to_dict() == {"a": 1.0, "b": 1.5} and table["met"].all()
+    assert main(["--only", "c"]) == 2
+    assert "ONLY is 'c', but it must be one of: a, b." in capsys.readouterr().err
+
+
+def test_peak_memory_counts_the_children():
+    child = "x = bytearray(200_000_000); import time; time.sleep(0.6)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert 0.19 < peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
