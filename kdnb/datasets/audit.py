@@ -13,13 +13,18 @@ from kdnb.datasets import duplicates
 from kdnb.datasets.duplicates import Twins
 from kdnb.datasets.groups import join
 from kdnb.datasets.imageset import ImageSet
-from kdnb.datasets.reading import SIGNATURE
+from kdnb.datasets.reading import SIGNATURE, decode
+
+_FOUND: dict[str, Twins] = {}
 
 
 def twins(data: ImageSet) -> Twins:
     """The pairs of copies among the images of ``data``, as positions in it; looked for now where the loader did not do it."""
     if "twins" not in data.notes:
-        return duplicates.find(lambda position: Image.fromarray(data.images[position]), _signatures(data), _digests(data))
+        if data.data_hash not in _FOUND:  # the protocols of a generated set share their images
+            _FOUND.clear()
+            _FOUND[data.data_hash] = duplicates.find(lambda k: Image.fromarray(data.images[k]), _signatures(data), _digests(data))
+        return _FOUND[data.data_hash]
     found = data.notes["twins"]
     place = np.full(int(data.notes["positions"].max(initial=-1)) + 1, -1)
     place[data.notes["positions"]] = np.arange(len(data))
@@ -81,10 +86,8 @@ def leaks(data: ImageSet, found: Twins) -> pd.DataFrame:
         "near copy": test & _elsewhere(data, nothing, found.pairs[near], sides),
         "exact or near copy": test & _elsewhere(data, found.pairs[found.exact], found.pairs[near], sides),
     }
-    share = 1 / max(1, test.sum())
-    return pd.DataFrame(
-        [{"shared with training": name, "test_images": int(m.sum()), "share": m.sum() * share} for name, m in marks.items()]
-    )
+    counts = {name: int(mark.sum()) for name, mark in marks.items()}
+    return pd.DataFrame([{"shared with training": name, "test_images": n, "share": n / max(1, test.sum())} for name, n in counts.items()])
 
 
 def _elsewhere(data: ImageSet, exact: np.ndarray, near: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -134,7 +137,8 @@ def recall(data: ImageSet, count: int = 40) -> pd.DataFrame:
         kept = 0
         chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
         for position in chosen:
-            original = Image.fromarray(data.images[position]).convert("L")
+            files = data.notes.get("files")
+            original = (Image.fromarray(data.images[position]) if files is None else decode(files[position])[0]).convert("L")
             pair = [original, change(original)]
             signatures = np.stack([np.asarray(image.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)) for image in pair])
             found = duplicates.find(pair.__getitem__, signatures, np.array(["first", "second"]), quiet=True)
@@ -206,7 +210,7 @@ def pixel_probe(images: np.ndarray, data: ImageSet) -> tuple[float, float, float
     grey = images[:, : 16 * factor, : 16 * factor].mean(axis=3, dtype=np.float32)
     small = grey.reshape(len(images), 16, factor, 16, factor).mean(axis=(2, 4)).reshape(len(images), -1) / 255 - 0.5
     train, test = data.index("train"), data.index("test")
-    model = LogisticRegression(C=10.0, max_iter=300).fit(small[train], data.labels[train])
+    model = LogisticRegression(C=10.0, max_iter=5000, tol=1e-3).fit(small[train], data.labels[train])
     hits = int((model.predict(small[test]) == data.labels[test]).sum())
     lo, hi = proportion_confint(hits, len(test), method="wilson")
     return hits / len(test), float(lo), float(hi)
