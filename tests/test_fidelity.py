@@ -22,7 +22,7 @@ class Patch(nn.Module):
     """Knows two classes: "the eight pixels by eight at the top left are bright", or not."""
 
     def forward(self, images):
-        evidence = 12 * (images[:, :, 4:12, 4:12].mean(dim=(1, 2, 3)) - images.mean(dim=(1, 2, 3)) - 0.2)
+        evidence = 12 * (images[:, :, 4:12, 4:12].mean(dim=(1, 2, 3)) - images.mean(dim=(1, 2, 3)) - 0.35)
         return torch.stack([-evidence, evidence], dim=1)
 
 

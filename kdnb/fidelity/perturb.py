@@ -16,10 +16,10 @@ from kdnb.explain import Method, blurred, rescaled
 
 KEPT_SHARES = (0.05, 0.1, 0.2, 0.3)  # of the area, for the agreement
 SHARES = (0.0, *KEPT_SHARES, 0.5, 0.75, 1.0)  # where the deletion and insertion curves are read
-ROAD_SHARES = (0.2, 0.4, 0.6, 0.8)
+ROAD_SHARES = (0.25, 0.5, 0.75)
 ROAD_NOISE = 0.01
 SMOOTHING_SWEEPS = 16
-INFIDELITY_SAMPLES = 16
+INFIDELITY_SAMPLES = 10
 SENSITIVITY_RADIUS = 0.02
 SENSITIVITY_SAMPLES = 4
 
@@ -139,7 +139,7 @@ def _neighbours(values: Tensor) -> Tensor:
 
 
 def road(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
-    """ROAD, remove and debias (Rong et al. 2022): the mean of p over the shares 20, 40, 60, 80% of pixels replaced by imputation.
+    """ROAD, remove and debias (Rong et al. 2022): the mean of p over the shares 25, 50, 75% of pixels replaced by imputation.
 
     ``road_most_first`` replaces the most relevant pixels first (lower is better), ``road_least_first`` the least relevant
     (higher is better). Imputed pixels blend in, so that the outline of what was removed says less than a flat patch would.

@@ -86,7 +86,7 @@ def fidelity_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[
 def captum_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor], chosen: dict[str, Method]) -> pd.DataFrame:
     """Infidelity of every map, and sensitivity-max of the methods in ``chosen``: rows of ``fidelity.csv``.
 
-    Infidelity costs 32 forward passes an image and map, sensitivity five explanations.
+    Infidelity costs 20 forward passes an image and map, sensitivity five explanations.
     """
     tables = []
     for name, of_method in progress(maps.items(), f"infidelity and sensitivity on the {model_name}", total=len(maps)):
