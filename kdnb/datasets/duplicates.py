@@ -110,9 +110,9 @@ def detail(image: np.ndarray, width: int) -> np.ndarray:
     left = values - uniform_filter(values, (*around, width, width))
     inside = minimum_filter(image, (*around, width, width)) > _DARK
     size = np.where(inside, np.abs(left), np.nan)
-    with np.errstate(all="ignore"):
-        limit = 1.5 * np.nanmedian(size.reshape(*size.shape[:-2], -1), axis=-1) if inside.any() else np.ones(image.shape[:-2])
-    limit = np.maximum(np.nan_to_num(limit, nan=1.0), 0.25)[..., None, None]
+    size[~inside.any(axis=(-2, -1))] = 1  # all surroundings: nothing to take a median of
+    limit = 1.5 * np.nanmedian(size.reshape(*size.shape[:-2], -1), axis=-1)
+    limit = np.maximum(limit, 0.25)[..., None, None]
     return np.where(inside, np.clip(left / limit, -1, 1) * 100, 0).astype(np.int8)
 
 

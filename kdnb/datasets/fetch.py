@@ -89,22 +89,27 @@ def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
     if flag not in usable:
         raise ParameterError(f"dataset is {'medmnist:' + flag!r}, but the flag must be one of: {', '.join(usable)}.")
     size = next((published for published in MEDMNIST_SIZES if published >= image_size), MEDMNIST_SIZES[-1])
+    return _unpacked(flag, size, data_dir)
+
+
+def _unpacked(flag: str, size: int, data_dir: Path, check: bool = True) -> Path:
+    """The folder that one published size is unpacked to. ``check``: download it where it is missing, and check the file's MD5 sum."""
     target = data_dir / "medmnist" / f"{flag}_{size}"
     if not target.is_dir():
         with _whole(target) as part:
             for split in ("train", "val", "test"):
-                _unpack_medmnist(flag, split, size, part)
+                _unpack_medmnist(flag, split, size, part, check)
     return target
 
 
-def _unpack_medmnist(flag: str, split: str, size: int, folder: Path) -> None:
+def _unpack_medmnist(flag: str, split: str, size: int, folder: Path, check: bool) -> None:
     """Write one split as PNG files, ``<split>/<label>_<name>/<number>.png``."""
     import medmnist
 
     info = medmnist.INFO[flag]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            items = getattr(medmnist, info["python_class"])(split=split, download=True, size=size, root=str(folder.parent))
+            items = getattr(medmnist, info["python_class"])(split=split, download=check, size=size, root=str(folder.parent))
     except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
         where = folder.parent / (flag + ("" if size == 28 else f"_{size}") + ".npz")
         raise DownloadError(f"{flag} could not be downloaded: fetch it from {info['url']} by hand and put it at {where}.") from error

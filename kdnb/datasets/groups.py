@@ -84,6 +84,7 @@ def _chained(level: np.ndarray, place: np.ndarray, signatures: np.ndarray) -> tu
             known = np.array(sorted(last))
             alike = flat[now] @ flat[[last[number] for number in known]].T
             rows, columns = linear_sum_assignment(-alike)
+            subject[now] = known.max() + 1 + np.arange(len(now))  # of a subject whose earlier slices are all missing
             subject[now[rows]], similarity[now[rows]] = known[columns], alike[rows, columns]
         last |= dict(zip(subject[now].tolist(), now.tolist(), strict=True))
     return subject, similarity
