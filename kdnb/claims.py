@@ -1,0 +1,185 @@
+"""The paper's claims, each with the rule that decides it, stated before the numbers are looked at.
+
+A rule compares a measured interval with a threshold: wholly on the right side of it is *reproduced*, wholly on the wrong side is *not
+reproduced*, astride it is *undecided*. A claim about a data set is *not testable here* in a run on other data.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdnb.runs import Run
+from kdnb.sources import REPOSITORY
+
+REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_TESTABLE = "reproduced", "not reproduced", "undecided", "not testable here"
+NON_INFERIORITY = 0.01  # a student that is at most one point below its teacher keeps up with it
+EQUIVALENCE = 0.03  # two losses within three points either way are called equal
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What this run measured for a claim: a value, its interval (NaN where there is none) and a verdict."""
+
+    value: float
+    lo: float
+    hi: float
+    verdict: str
+    detail: str = ""
+
+
+def published(name: str) -> pd.DataFrame:
+    """``data/published/<name>.csv``: ``paper`` or ``release``."""
+    return pd.read_csv(REPOSITORY / "data" / "published" / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+def above(value: float, lo: float, hi: float, threshold: float, detail: str = "") -> Measured:
+    """Reproduced if the interval lies above the threshold."""
+    verdict = REPRODUCED if lo > threshold else NOT_REPRODUCED if hi < threshold else UNDECIDED
+    return Measured(value, lo, hi, verdict, detail)
+
+
+def within(value: float, lo: float, hi: float, least: float, most: float, detail: str = "") -> Measured:
+    """Reproduced if the interval lies between two thresholds, not reproduced if it lies wholly outside."""
+    verdict = REPRODUCED if least <= lo and hi <= most else NOT_REPRODUCED if hi < least or lo > most else UNDECIDED
+    return Measured(value, lo, hi, verdict, detail)
+
+
+def _comparison(run: Run, question: str, a: str, b: str) -> pd.Series:
+    tests = run.load_table("tests")
+    return tests[(tests["question"].str.startswith(question)) & (tests["a"] == a) & (tests["b"] == b)].iloc[0]
+
+
+def _student_f1(run: Run) -> Measured:
+    rows = run.load_table("classification").query("model == 'student_kd'")
+    first = rows.iloc[0]
+    return above(
+        rows["f1_macro"].mean(), first["f1_macro_lo"], first["f1_macro_hi"], 0.94, f"mean of {len(rows)} seeds, interval of the first"
+    )
+
+
+def _student_against_teacher(run: Run) -> Measured:
+    row = _comparison(run, "one seed", "student_kd", "teacher")
+    return above(row["difference"], row["lo"], row["hi"], -NON_INFERIORITY, "test accuracy, paired bootstrap over groups")
+
+
+def _distillation_adds(run: Run) -> Measured:
+    row = _comparison(run, "all seeds", "student_kd", "ce")
+    return above(row["difference"], row["lo"], row["hi"], 0.0, f"test accuracy over seeds, Holm p = {row['p_holm']:.3g}")
+
+
+def _released_is_cross_entropy(run: Run) -> Measured:
+    row = _comparison(run, "all seeds", "student_released", "ce")
+    return within(
+        row["difference"], row["lo"], row["hi"], -EQUIVALENCE, EQUIVALENCE, f"test accuracy over seeds, Holm p = {row['p_holm']:.3g}"
+    )
+
+
+def _temperature_matters(run: Run) -> Measured:
+    luck = run.load_table("temperature_against_luck").query("loss == 'kd'")
+    p = luck["p"].min()
+    verdict = UNDECIDED if math.isnan(p) else REPRODUCED if p < 0.05 / len(luck) else NOT_REPRODUCED
+    detail = f"points between means over T; smallest p of {len(luck)}: {p:.3g}"
+    return Measured(luck["sd_over_t_points"].max(), math.nan, math.nan, verdict, detail)
+
+
+def _best_cell(run: Run) -> Measured:
+    chosen = run.load_table("choice").iloc[0]
+    found = f"alpha {chosen['alpha']:g}, T {chosen['temperature']:g}"
+    paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
+    verdict = NOT_TESTABLE if paper.empty else REPRODUCED if paper.iloc[0] == found else NOT_REPRODUCED
+    return Measured(math.nan, math.nan, math.nan, verdict, f"chosen on validation: {chosen['loss']}, {found}")
+
+
+def _flops_ratio(run: Run) -> Measured:
+    ratio = run.load_table("sizes").set_index("model")["teacher_over_model"]["released student (8 convolutions)"]
+    return within(ratio, ratio, ratio, 0.95 * 2.436, 1.05 * 2.436, "counted at 224 pixels, released student")
+
+
+def _met(run: Run, model: str, method: str) -> pd.Series:
+    met = run.load_table("met")
+    rows = met[(met["model"].str.startswith(model)) & (met["method"] == method)]
+    return rows.sort_values("batch_size").iloc[0]
+
+
+def _met_ratio(run: Run) -> Measured:
+    teacher, student = _met(run, "teacher", "shap"), _met(run, "student", "shap")
+    ratio = teacher["ms_per_image_median"] / student["ms_per_image_median"]
+    return within(ratio, ratio, ratio, 3.0, 6.75, "medians in one run; reproduced within a factor of 1.5")
+
+
+def _maps_over_shap(run: Run) -> Measured:
+    maps, shap = _met(run, "student", "feature_maps_mean"), _met(run, "teacher", "shap")
+    ratio = shap["ms_per_image_median"] / maps["ms_per_image_median"]
+    return above(ratio, ratio, ratio, 200.0, "SHAP on the teacher over average maps on the student, medians in one run")
+
+
+def _fidelity(run: Run) -> Measured:
+    summary = run.load_table("fidelity_summary")
+    rows = summary[
+        (summary["metric"] == "agreement_20") & (summary["method"] == "feature_maps_mean") & (summary["model"].str.startswith("student"))
+    ]
+    mean = rows["mean"].mean()
+    return Measured(
+        mean,
+        rows["mean"].min(),
+        rows["mean"].max(),
+        NOT_TESTABLE,
+        "agreement with the top 20% kept, range over classes; another definition",
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, its rule in words, and the function that applies it."""
+
+    statement: str
+    rule: str
+    measure: Callable[[Run], Measured]
+    data_set_bound: bool = False
+
+
+CLAIMS = {
+    "student_f1": Claim("the student's F1 is above 0.94", "interval of macro F1 above 0.94", _student_f1, True),
+    "student_against_teacher": Claim("the student keeps up with the teacher", "difference above -1 point", _student_against_teacher),
+    "distillation_adds": Claim("the teacher adds to what labels teach", "paper's loss minus cross-entropy above 0", _distillation_adds),
+    "released_is_cross_entropy": Claim(
+        "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy
+    ),
+    "temperature_matters": Claim(
+        "the temperature changes the result", "analysis of variance, p < 0.05 over the number of alphas", _temperature_matters
+    ),
+    "best_cell": Claim("the best alpha and T are the paper's", "the cell chosen on validation is the paper's", _best_cell, True),
+    "flops_ratio": Claim("the teacher costs 2.436 times the student", "ratio within 5%", _flops_ratio),
+    "met_ratio": Claim("SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio),
+    "maps_over_shap": Claim("average maps are much faster than SHAP", "ratio above 200", _maps_over_shap),
+    "fidelity": Claim("fidelity is between 0.8630 and 0.9764", "none: the paper's definition is not available", _fidelity),
+}
+
+
+def judge(run: Run) -> pd.DataFrame:
+    """A row for each claim: the paper's number, what the released code does, what this run measured, the rule and the verdict."""
+    paper, release = published("paper"), published("release").set_index("claim")["statement"]
+    dataset = run.settings.dataset.partition(":")[0]
+    rows = []
+    for name, claim in CLAIMS.items():
+        stated = paper[(paper["claim"] == name) & (paper["dataset"].isna() | (paper["dataset"] == dataset))]
+        measured = claim.measure(run)
+        bound = claim.data_set_bound and stated.empty
+        rows.append(
+            {
+                "claim": name,
+                "statement": claim.statement,
+                "paper": "" if stated.empty else stated["statement"].iloc[0],
+                "paper_value": float("nan") if stated.empty else stated["value"].iloc[0],
+                "released_code": release.get(name, ""),
+                "measured": measured.value,
+                "lo": measured.lo,
+                "hi": measured.hi,
+                "detail": measured.detail,
+                "rule": claim.rule,
+                "verdict": NOT_TESTABLE if bound else measured.verdict,
+            }
+        )
+    return pd.DataFrame(rows)
