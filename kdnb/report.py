@@ -18,12 +18,29 @@ from kdnb.runs import atomic_write, file_hash
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {
-    "claims": ("Claims", "one claim of the paper, what its released code gives, and what this run measured", ()),
+    "claims": (
+        "Claims",
+        "one claim of the paper, with the released code beside it, what this run measured and the verdict of the claim's rule",
+        ("statement", "paper", "released_code", "measured", "lo", "hi", "detail", "verdict", "rule"),
+    ),
     "data_audit": ("Data", "one class in one part of the split", ()),
     "classification": (
         "Models",
         "one model on one evaluation set; intervals are 95% bootstrap intervals",
-        ("model", "n", "accuracy", "accuracy_lo", "accuracy_hi", "f1_macro", "balanced_accuracy", "ece", "brier", "parameters", "macs"),
+        (
+            "model",
+            "seed",
+            "n",
+            "accuracy",
+            "accuracy_lo",
+            "accuracy_hi",
+            "f1_macro",
+            "balanced_accuracy",
+            "ece",
+            "brier",
+            "parameters",
+            "macs",
+        ),
     ),
     "per_class": ("Classes", "one model on one class", ()),
     "sweep_summary": ("The grid of alpha and T", "one cell of the grid over all seeds", ()),
@@ -133,11 +150,17 @@ def html_table(table: pd.DataFrame) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def _claims(found: dict[str, pd.DataFrame]) -> list[str]:
+    return [f"{row.statement}: {row.verdict}." for row in found.get("claims", pd.DataFrame()).itertuples()]
+
+
 def _models(found: dict[str, pd.DataFrame]) -> list[str]:
     said = []
-    for row in found.get("classification", pd.DataFrame()).itertuples():
-        interval = f"95% interval {row.accuracy_lo:.1%} to {row.accuracy_hi:.1%}"
-        said.append(f"{row.model} classifies {row.accuracy:.1%} of {row.n} test images correctly ({interval}).")
+    for name, rows in found["classification"].groupby("model", sort=False) if "classification" in found else ():
+        row = rows.iloc[0]
+        seeds = f", on average over {len(rows)} seeds {rows.accuracy.mean():.1%}" if len(rows) > 1 else ""
+        interval = f"95% interval {row.accuracy_lo:.1%} to {row.accuracy_hi:.1%}{seeds}"
+        said.append(f"{name} classifies {row.accuracy:.1%} of {row.n} test images correctly ({interval}).")
     return said
 
 
@@ -164,7 +187,12 @@ def _signatures(found: dict[str, pd.DataFrame]) -> list[str]:
 
 def verdicts(found: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
     """Sentences made from the tables' rows, by heading."""
-    made = {"Accuracy": _models(found), "Comparisons": _comparisons(found), "Failure signatures": _signatures(found)}
+    made = {
+        "Claims of the paper": _claims(found),
+        "Accuracy": _models(found),
+        "Comparisons": _comparisons(found),
+        "Failure signatures": _signatures(found),
+    }
     return {heading: sentences for heading, sentences in made.items() if sentences}
 
 
