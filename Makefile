@@ -21,7 +21,7 @@ SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
-	@echo "Data sets: phantom, brain_tumor, eye_disease, alzheimer, medmnist:<flag>, folder:<path>"
+	@echo "Data sets: phantom, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
 
 python-version:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
