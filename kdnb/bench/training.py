@@ -1,0 +1,179 @@
+"""What training costs: an epoch's data work, the whole grid against the tutorial's loop, our recipe against the release's."""
+
+import time
+from functools import cache as once
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from kdnb import losses, models, sweep, training, views
+from kdnb.bench import Row, Side
+from kdnb.datasets import phantom, to_tensor
+from kdnb.evaluation import predict
+
+IMAGE_SIZE, CLASSES, GOAL_ACCURACY = 64, 4, 0.95
+GRID = [(alpha, temperature) for alpha in (0.4, 0.7) for temperature in (5.0, 10.0, 15.0)]
+
+
+@once
+def _examples(count: int, first: int = 0) -> training.Examples:
+    made = phantom.generate(first + count, IMAGE_SIZE)
+    return training.Examples(made.images[first:], made.labels[first:])
+
+
+def _cross_entropy(logits: torch.Tensor, _: object, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+# -- an epoch's data work -------------------------------------------------------------------------------------------------
+
+
+def _cached_over_resident() -> tuple[Side, Side]:
+    train, recipe = _examples(640), training.Recipe(epochs=4)
+    state = _state(recipe)
+    images = to_tensor(train.images[: recipe.batch_size])
+    targets = torch.from_numpy(train.labels[: recipe.batch_size])
+
+    def cached() -> None:
+        training._epoch(state, train, None, recipe, _cross_entropy, seed=0, epoch=0)
+
+    def resident() -> None:
+        current = state.model.train().state_dict()
+        for step in range(len(train) // recipe.batch_size):
+            loss = F.cross_entropy(state.model(images), targets)
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimiser.step()
+            training._average(state.averaged, current, step, recipe)
+            loss.item()
+
+    return cached, resident
+
+
+def _state(recipe: training.Recipe) -> training._State:
+    model = models.initialised(models.StudentCNN, CLASSES, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
+    averaged = {name: value.clone() for name, value in model.state_dict().items()}
+    return training._State(model, optimiser, averaged, {}, [])
+
+
+# -- the six-cell grid ----------------------------------------------------------------------------------------------------
+
+
+def _naive_over_ours() -> tuple[Side, Side]:
+    train, validation = _examples(512), _examples(64, first=512)
+    recipe = training.Recipe(epochs=4, views=2)
+    teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0).eval()
+
+    def naive() -> None:
+        for alpha, temperature in GRID:
+            _tutorial(train, validation, teacher.to(memory_format=torch.contiguous_format), recipe, alpha, temperature)
+
+    def ours() -> None:
+        bank = views.teacher_bank(teacher.to(memory_format=torch.channels_last), train.images, recipe.views)
+        material = sweep.Material(train, validation, validation, bank, recipe, CLASSES, "bench")
+        with sweep._engine(None, 0, material):
+            import joblib
+
+            cells = [sweep.cell("kd", 0, alpha, temperature) for alpha, temperature in GRID]
+            joblib.Parallel()(joblib.delayed(sweep.train_cell)(one, material) for one in cells)
+
+    return naive, ours
+
+
+def _tutorial(
+    train: training.Examples, validation: training.Examples, teacher: nn.Module, recipe: training.Recipe, alpha: float, temperature: float
+) -> None:
+    """The loop of PyTorch's distillation tutorial: the teacher answers in every step; same views, epochs and validation as ours."""
+    student = models.StudentCNN(CLASSES)
+    optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)
+    for epoch in range(recipe.epochs):
+        student.train()
+        order, transforms = training.epoch_order(len(train), 0, epoch), views.view_transforms(len(train), epoch)
+        for part in np.array_split(order, len(order) // recipe.batch_size):
+            images = views.render(to_tensor(train.images[part]), transforms[part]).contiguous()
+            targets = torch.from_numpy(train.labels[part])
+            optimiser.zero_grad()
+            with torch.no_grad():
+                teacher_logits = teacher(images)
+            losses.distillation_loss(student(images), teacher_logits, targets, alpha=alpha, temperature=temperature).total.backward()
+            optimiser.step()
+        predict(student, validation.images)
+
+
+def _further_cell() -> tuple[Side, Side]:
+    train, validation = _examples(512), _examples(64, first=512)
+    recipe = training.Recipe(epochs=4, views=2)
+    bank = np.zeros((recipe.views, len(train), CLASSES), np.float32)
+    material = sweep.Material(train, validation, validation, bank, recipe, CLASSES, "bench")
+
+    def further() -> None:
+        sweep.train_cell(sweep.cell("kd", 0, 0.4, 10.0), material)
+
+    def plain() -> None:
+        sweep.train_cell(sweep.cell("ce", 0, 1, 1), material)
+
+    return further, plain
+
+
+# -- time to 95% ------------------------------------------------------------------------------------------------------------
+
+
+def _release_over_ours() -> tuple[Side, Side]:
+    train, validation = _examples(1400), _examples(400, first=1400)
+
+    def ours() -> float:
+        model = models.initialised(models.StudentCNN, CLASSES, seed=0)
+        recipe = training.Recipe(epochs=6, views=3)
+        history = training.fit(model, train, validation, recipe, _cross_entropy, seed=0).history
+        reached = history["val_accuracy"] >= GOAL_ACCURACY
+        if not reached.any():
+            raise RuntimeError("our recipe did not reach 95% validation accuracy in six epochs")
+        return history["seconds"][: int(reached.idxmax()) + 1].sum()
+
+    def release() -> float:
+        return _release_recipe(train, validation, limit=40)
+
+    return release, ours
+
+
+def _release_recipe(train: training.Examples, validation: training.Examples, limit: int) -> float:
+    """Seconds to 95% with Adam 1e-4, batch 16 and per-image augmentation (AIPMLab/KD, commit 33b97ef), or after ``limit`` epochs."""
+    augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(degrees=0.2, translate=(0.05, 0.05), scale=(0.8, 1.2))])
+    model = models.initialised(models.StudentCNN, CLASSES, seed=0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    start = time.perf_counter()
+    for epoch in range(limit):
+        model.train()
+        for part in np.array_split(training.epoch_order(len(train), 0, epoch), len(train) // 16):
+            images = torch.stack([augment(to_tensor(train.images[k : k + 1])[0]) for k in part])
+            optimiser.zero_grad()
+            F.cross_entropy(model(images), torch.from_numpy(train.labels[part])).backward()
+            optimiser.step()
+        if (predict(model, validation.images).argmax(1) == validation.labels).mean() >= GOAL_ACCURACY:
+            break
+    return time.perf_counter() - start
+
+
+ROWS = {
+    "cached_epoch_over_resident": Row(
+        "an epoch of student training from the cache", "the loop on one resident batch", 1.10, "<=", _cached_over_resident
+    ),
+    "naive_grid_over_ours": Row(
+        "the tutorial loop: teacher forward in every step, six cells one after another",
+        "our six-cell grid, equal epochs",
+        3,
+        ">=",
+        _naive_over_ours,
+        3,
+    ),
+    "further_cell_over_plain": Row(
+        "one further cell of the grid", "a student trained by cross-entropy alone", 1.10, "<=", _further_cell, 5
+    ),
+    "release_to_95_over_ours": Row(
+        "time to 95% validation accuracy with the release's recipe", "ours, same student", 5, ">=", _release_over_ours, 3, warm_up=False
+    ),
+}
