@@ -1,0 +1,85 @@
+"""The rules that turn intervals into verdicts, on tables with a known answer."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from kdnb import claims
+from kdnb.runs import Run
+from kdnb.settings import resolve
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"), [(0.95, 0.99, claims.REPRODUCED), (0.90, 0.93, claims.NOT_REPRODUCED), (0.90, 0.99, claims.UNDECIDED)]
+)
+def test_above(lo, hi, verdict):
+    assert claims.above(0.94, lo, hi, 0.94).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"),
+    [
+        (-0.01, 0.02, claims.REPRODUCED),
+        (0.04, 0.06, claims.NOT_REPRODUCED),
+        (-0.06, -0.04, claims.NOT_REPRODUCED),
+        (0.01, 0.05, claims.UNDECIDED),
+    ],
+)
+def test_within(lo, hi, verdict):
+    assert claims.within(0.0, lo, hi, -0.03, 0.03).verdict == verdict
+
+
+def test_every_published_claim_is_judged_and_every_release_note_belongs_to_a_claim():
+    assert set(claims.published("paper")["claim"]) <= set(claims.CLAIMS)
+    assert set(claims.published("release")["claim"]) <= set(claims.CLAIMS)
+    assert claims.published("paper")["source"].notna().all() and claims.published("release")["source"].notna().all()
+
+
+def comparison(question: str, a: str, b: str, difference: float, half: float) -> dict:
+    return {"question": question, "a": a, "b": b, "difference": difference, "lo": difference - half, "hi": difference + half, "p_holm": 0.5}
+
+
+def finished_run(folder, gain: float) -> Run:
+    """A run whose tables say that distillation adds ``gain`` and that SHAP costs 1000 maps."""
+    run = Run(resolve(profile="smoke", run_dir=folder), "test")
+    f1 = {"f1_macro": 0.97, "f1_macro_lo": 0.95, "f1_macro_hi": 0.99}
+    run.save_table("classification", pd.DataFrame([{"model": "student_kd", **f1}]))
+    rows = [
+        comparison("one seed: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
+        comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
+        comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
+    ]
+    run.save_table("tests", pd.DataFrame(rows))
+    run.save_table("temperature_against_luck", pd.DataFrame([{"loss": "kd", "alpha": 0.4, "sd_over_t_points": 0.3, "p": math.nan}]))
+    run.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.7, "temperature": 10.0}]))
+    run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
+    times = [("student_kd", "shap", 100.0), ("teacher", "shap", 450.0), ("student_kd", "feature_maps_mean", 0.45)]
+    run.save_table("met", pd.DataFrame([{"model": m, "method": x, "batch_size": 1, "ms_per_image_median": t} for m, x, t in times]))
+    fidelity = {"model": "student_kd", "method": "feature_maps_mean", "metric": "agreement_20", "class": "none", "mean": 0.8}
+    run.save_table("fidelity_summary", pd.DataFrame([fidelity]))
+    return run
+
+
+def test_judgement_of_a_finished_run(tmp_path):
+    judged = claims.judge(finished_run(tmp_path, gain=0.03)).set_index("claim")
+    assert list(judged.index) == list(claims.CLAIMS)
+    expected = {
+        "student_f1": claims.NOT_TESTABLE,  # the phantom is none of the paper's data sets
+        "student_against_teacher": claims.NOT_REPRODUCED,
+        "distillation_adds": claims.REPRODUCED,
+        "released_is_cross_entropy": claims.REPRODUCED,
+        "temperature_matters": claims.UNDECIDED,
+        "best_cell": claims.NOT_TESTABLE,
+        "flops_ratio": claims.REPRODUCED,
+        "met_ratio": claims.REPRODUCED,
+        "maps_over_shap": claims.REPRODUCED,
+        "fidelity": claims.NOT_TESTABLE,
+    }
+    assert judged["verdict"].to_dict() == expected
+    assert judged.loc["maps_over_shap", "measured"] == pytest.approx(1000)
+
+
+def test_a_harmful_teacher_is_not_reproduced(tmp_path):
+    judged = claims.judge(finished_run(tmp_path, gain=-0.03)).set_index("claim")
+    assert judged.loc["distillation_adds", "verdict"] == claims.NOT_REPRODUCED
