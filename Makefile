@@ -39,8 +39,8 @@ install:
 	if [ -e .venv/installing ]; then rm -rf .venv; fi; \
 	echo "Setting up .venv from requirements.lock (some minutes, once) ..." >&2; \
 	$(PYTHON) -m venv .venv && touch .venv/installing && \
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps -r requirements.lock && \
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . && \
+	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps -r requirements.lock && \
+	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . && \
 	MPLCONFIGDIR=.venv/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
 	rm -f .venv/installing .venv/ready-* && touch $(READY)
 
