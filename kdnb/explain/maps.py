@@ -37,19 +37,15 @@ def weighted_average(features: Tensor) -> Tensor:
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[nn.Module]:
-    """Put ``model`` in evaluation mode and leave it as it was: modes, gradients and random state."""
+    """Put ``model`` in evaluation mode inside the block, and every module back in its own mode after it."""
     training = [module for module in model.modules() if module.training]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    model.eval()
+    for module in training:
+        module.training = False
     try:
         yield model
     finally:
         for module in training:
             module.training = True
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:

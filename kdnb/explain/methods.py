@@ -130,6 +130,9 @@ def shap(
     from shap import GradientExplainer
 
     state = np.random.get_state()  # noqa: NPY002 - shap draws from the global generator
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]  # which shap would zero
+    for parameter, _ in gradients:
+        parameter.grad = None
     try:
         with as_found(model), torch.enable_grad():
             # shap goes image by image in any case; one call an image makes a map independent of its batch.
@@ -142,6 +145,8 @@ def shap(
                 values.append(explainers[target].shap_values(image, nsamples=samples, rseed=seed)[..., 0])
     finally:
         np.random.set_state(state)  # noqa: NPY002
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
     return torch.as_tensor(np.concatenate(values), dtype=torch.float32).abs().sum(dim=1).to(images.device)
 
 
