@@ -98,7 +98,7 @@ def probes(table: pd.DataFrame) -> Figure:
     )
     axes.axvline(table["chance"].iloc[0], color="black", linestyle="--", label="chance")
     axes.set(xlim=(0, 1), xlabel="test accuracy (95% interval)", ylabel="")
-    axes.invert_yaxis()
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.legend(frameon=False, loc="upper right")
     sns.despine(figure)
     return figure
