@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 SLOW = 0.1  # seconds; a call that takes longer is not warmed up again before every measurement
+VERY_SLOW = 1.0  # seconds; three measurements of such a call must do
 
 
 def macs(model: nn.Module, image_size: int) -> int:
@@ -44,7 +45,9 @@ def parameters(model: nn.Module) -> int:
 
 
 def measure(call: Callable[[], object], repeats: int) -> "Measurement":
-    """Time ``call`` about ``repeats`` times, call by call, after a warm-up, on as many threads as torch uses now.
+    """Time ``call`` about ``repeats`` times (three, where it takes over a second), call by call, after a warm-up.
+
+    Runs on as many threads as torch uses now.
 
     Returns:
         a ``torch.utils.benchmark`` measurement: ``.median`` and ``.iqr`` in seconds a call.
@@ -57,6 +60,8 @@ def measure(call: Callable[[], object], repeats: int) -> "Measurement":
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     if warm_up < SLOW:
         return Measurement.merge([timer.timeit(1) for _ in range(repeats)])[0]
+    if warm_up > VERY_SLOW:
+        repeats = min(repeats, 3)
     return timer.blocked_autorange(min_run_time=0.8 * repeats * warm_up)  # warms up once, where timeit(1) would do so twice a call
 
 
@@ -95,6 +100,7 @@ def met_table(
         with torch.inference_mode():
             targets = model(images[: max(batch_sizes)]).argmax(1)
         targets = targets.clone()  # an inference tensor cannot take part in a method's autograd
+        known: dict[tuple[str, int], Measurement] = {}
         for batch_size in batch_sizes:
             plain = _forward_time(model, images[:batch_size], repeats)
             rows.append(_row("forward", model_name, batch_size, batch_size, plain, plain.median / batch_size))
@@ -103,9 +109,10 @@ def met_table(
                 def call(n: int, method=method, model=model, targets=targets) -> Tensor:
                     return method(model, images[:n], targets[:n])
 
-                n = images_in_reach(call, batch_size, seconds)
-                measured = measure(lambda call=call, n=n: call(n), repeats)
-                rows.append(_row(name, model_name, batch_size, n, measured, plain.median / batch_size))
+                n = 1 if batch_size == 1 else images_in_reach(call, batch_size, seconds)
+                if (name, n) not in known:  # a method too slow for more than one image has been timed already
+                    known[name, n] = measure(lambda call=call, n=n: call(n), repeats)
+                rows.append(_row(name, model_name, batch_size, n, known[name, n], plain.median / batch_size))
     return pd.DataFrame(rows)
 
 

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from kdnb.explain import CONTROLS
@@ -107,14 +108,15 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
 
 
 def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None) -> Figure:
-    """Mean and 95% interval of each method over all classes, a panel a metric; the order is that of the table.
+    """Mean and 95% interval of each method over all classes, a panel a metric: feature maps, then gradient methods, then controls.
 
     Args:
         summary: ``fidelity_summary.csv`` or a summary of ``localisation.csv``.
         chance: metric -> value drawn as a dashed line.
     """
-    part = summary[(summary["class"] == "all") & (summary["model"] == model)]
-    methods = list(dict.fromkeys(part["method"]))
+    part = summary[(summary["class"] == "all") & (summary["model"] == model) & summary["metric"].isin(metrics)]
+    kinds = list(_KINDS)
+    methods = sorted(dict.fromkeys(part["method"]), key=lambda method: kinds.index(method_kind(method)))
     figure, axes = plt.subplots(
         1, len(metrics), figsize=(2.9 * len(metrics) + 1, 0.27 * len(methods) + 1.2), sharey=True, squeeze=False, layout="constrained"
     )
@@ -131,6 +133,8 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(methods)), [method_name(m) for m in methods])
     axes[0, 0].invert_yaxis()
+    used = [kind for kind in kinds if kind in map(method_kind, methods)]
+    figure.legend([Line2D([], [], color=_KINDS[kind], marker="o") for kind in used], used, loc="outside upper left", ncols=3, frameon=False)
     sns.despine(figure)
     return figure
 
