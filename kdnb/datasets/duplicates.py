@@ -11,9 +11,11 @@ alike, but only copies share noise and texture. Detail is clipped, so that a few
 dark surroundings, so that the outline of the field of view does not.
 """
 
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -119,13 +121,21 @@ def detail(image: np.ndarray, width: int) -> np.ndarray:
 def confirm(load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: np.ndarray, quiet: bool = False) -> np.ndarray:
     """Correlation of detail at full resolution of each pair, ``(P,)``."""
     wanted = np.unique(pairs)
-    with ThreadPoolExecutor() as pool:
-        loaded = pool.map(lambda position: full_detail(load(int(position))), wanted)
-        details = dict(zip(wanted.tolist(), loaded if quiet else progress(loaded, "confirming duplicates", len(wanted)), strict=True))
-    answers = [
-        correlation(details[i], oriented(details[j], turn)) for (i, j), turn in zip(pairs.tolist(), orientation.tolist(), strict=True)
-    ]
-    return np.array(answers, float)
+    place = {position: number for number, position in enumerate(wanted.tolist())}
+    with tempfile.TemporaryFile() as file:  # details lie on disk: memory stays the same for any number of images
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(wanted), _BLOCK):
+                for found in pool.map(lambda position: full_detail(load(int(position))), wanted[start : start + _BLOCK]):
+                    file.write(found)
+
+        @lru_cache(maxsize=_BLOCK)
+        def stored(position: int) -> np.ndarray:
+            file.seek(place[position] * FULL * FULL)
+            return np.frombuffer(file.read(FULL * FULL), np.int8).reshape(FULL, FULL)
+
+        rows = zip(pairs.tolist(), orientation.tolist(), strict=True)
+        shown = rows if quiet else progress(rows, "confirming duplicates", len(pairs))
+        return np.array([correlation(stored(i), oriented(stored(j), turn)) for (i, j), turn in shown], float)
 
 
 def full_detail(image: Image.Image) -> np.ndarray:
