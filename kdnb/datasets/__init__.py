@@ -18,7 +18,6 @@ from PIL import Image
 from kdnb.datasets import duplicates, groups, phantom, reading
 from kdnb.datasets.cache import Cached, open_cache, remembered
 from kdnb.datasets.duplicates import COPIES_FROM, Twins
-from kdnb.datasets.fetch import medmnist_folder
 from kdnb.datasets.folders import scan
 from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
@@ -105,6 +104,8 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
     """A source of class folders, through the cache."""
+    from kdnb.datasets.fetch import medmnist_folder  # a program of its own: not before it is needed
+
     kind, _, rest = name.partition(":")
     folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
     source = table().get(kind, {})

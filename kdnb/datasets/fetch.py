@@ -49,8 +49,7 @@ def _kaggle(kind: str, target: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             came = Path(kagglehub.dataset_download(source["kaggle"]))
     except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors for one cause: nothing came
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise DownloadError(f"{kind} could not be downloaded ({reason}): {by_hand}.") from error
+        raise DownloadError(f"{kind} could not be downloaded ({type(error).__name__}): {by_hand}.") from error
     if not all((came / name).is_dir() for name in source["expected_folders"]):
         raise DownloadError(f"what Kaggle serves as {source['kaggle']!r} has other folders than {source['expected_folders']}: {by_hand}.")
     with _whole(target) as part:
@@ -112,7 +111,9 @@ def _unpack_medmnist(flag: str, split: str, size: int, folder: Path, check: bool
             items = getattr(medmnist, info["python_class"])(split=split, download=check, size=size, root=str(folder.parent))
     except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
         where = folder.parent / (flag + ("" if size == 28 else f"_{size}") + ".npz")
-        raise DownloadError(f"{flag} could not be downloaded: fetch it from {info['url']} by hand and put it at {where}.") from error
+        raise DownloadError(
+            f"{flag} could not be downloaded: fetch it from {info['url' if size == 28 else f'url_{size}']} by hand and put it at {where}."
+        ) from error
     names = {int(label): "".join(c if c.isalnum() else "_" for c in name) for label, name in info["label"].items()}
     for number, (image, label) in enumerate(items):
         place = folder / split / f"{int(label[0])}_{names[int(label[0])]}"
