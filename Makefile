@@ -99,7 +99,7 @@ outputs: setup ## copy the outputs of the default run into notebooks/
 	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
 
 data: setup ## download DATASET into DATA_DIR
-	@$(PY) -m kdnb.datasets.fetch "$$DATASET" --data-dir "$$DATA_DIR"
+	@$(PY) -m kdnb.datasets.fetch --dataset "$$DATASET" --data-dir "$$DATA_DIR"
 
 record: setup ## keep the tables of a finished run in data/measured and the README (RUN=runs/...)
 	@$(PY) -m kdnb.measured "$$RUN"

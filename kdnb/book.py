@@ -18,7 +18,7 @@ from typing import Any
 
 import kdnb.errors
 from kdnb import __version__
-from kdnb.errors import ArtefactError, KdnbError
+from kdnb.errors import ArtefactError, KdnbError, exit_status
 from kdnb.pipeline import LIVE
 from kdnb.sources import REPOSITORY
 
@@ -221,12 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", default="", help="a run's folder; without it the committed notebooks")
     run = parser.parse_args(arguments).run
     notebooks, out = (Path(run) / "notebooks", Path(run) / "book") if run else (REPOSITORY / "notebooks", REPOSITORY / "runs" / "book")
-    try:
-        print(f"kdnb: the book is {build(notebooks.absolute(), out.absolute())}")
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(f"kdnb: the book is {build(notebooks.absolute(), out.absolute())}"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ class's docstring is the cause and the line after ``Cure:`` the cure; the book's
 made from them.
 """
 
+import sys
+from collections.abc import Callable
+
 
 class KdnbError(Exception):
     """Something outside the code is wrong, and the message says what.
@@ -74,3 +77,13 @@ class RunBusyError(KdnbError):
 
     Cure: wait for it to end, or use another RUNS folder.
     """
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Do what a command line asked for; a known error is one sentence on the terminal and exit status 2."""
+    try:
+        work()
+    except KdnbError as error:
+        print(f"kdnb: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.errors import ArtefactError, KdnbError
+from kdnb.errors import ArtefactError, exit_status
 from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
@@ -68,22 +68,21 @@ def with_table(readme: str, table: str) -> str:
     return re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda found: f"{found[1]}{table}\n{found[2]}", readme, flags=re.DOTALL)
 
 
+def _record_and_show(run: str) -> None:
+    if not run:
+        raise ArtefactError("RUN is empty: name a finished run, such as make record RUN=runs/phantom-quick-seed0.")
+    print(f"kdnb: recorded in {record(Path(run)).relative_to(REPOSITORY)}")
+    text = with_table(README.read_text(encoding="utf-8"), readme_table())
+    with atomic_write(README) as path:
+        path.write_text(text, encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Record a run and bring the README's table up to date."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.measured", description=main.__doc__)
     parser.add_argument("run", help="a run's folder")
     given = parser.parse_args(arguments)
-    try:
-        if not given.run:
-            raise ArtefactError("RUN is empty: name a finished run, such as make record RUN=runs/phantom-quick-seed0.")
-        print(f"kdnb: recorded in {record(Path(given.run)).relative_to(REPOSITORY)}")
-        text = with_table(README.read_text(encoding="utf-8"), readme_table())
-        with atomic_write(README) as path:
-            path.write_text(text, encoding="utf-8")
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _record_and_show(given.run))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.errors import ArtefactError, KdnbError
+from kdnb.errors import ArtefactError, exit_status
 from kdnb.runs import atomic_write, file_hash
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
@@ -255,18 +255,18 @@ def page(folder: Path) -> str:
     )
 
 
+def write(folder: Path) -> None:
+    """Write ``report.html`` into a run's folder."""
+    with atomic_write(folder / "report.html") as path:
+        path.write_text(page(folder), encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write ``report.html`` into a run's folder."""
-    parser = argparse.ArgumentParser(prog="python -m kdnb.report", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kdnb.report", description=write.__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder
-    try:
-        with atomic_write(folder / "report.html") as path:
-            path.write_text(page(folder), encoding="utf-8")
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: write(folder))
 
 
 if __name__ == "__main__":

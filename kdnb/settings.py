@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdnb.errors import KdnbError, ParameterError
+from kdnb.errors import ParameterError, exit_status
 from kdnb.sources import REPOSITORY, check_name, locate
 
 SPLIT_PROTOCOLS = ("official", "leak_free", "regrouped")
@@ -181,12 +181,7 @@ def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Pat
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the path of a run's folder; for a wrong parameter print the sentence and return 2."""
-    try:
-        print(from_command_line(arguments)[1])
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(from_command_line(arguments)[1]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -103,3 +104,17 @@ def test_it_says_what_it_is_in_a_few_lines(readme):
     opening = readme.split("\n\n")[1]
     assert len(opening.splitlines()) <= 6
     assert "not a medical device" in readme and "MIT" in readme and "CC BY 4.0" in readme
+
+
+def test_make_passes_each_tool_words_that_it_understands(repository):
+    """The recipes of data, book, record and bench, with --help put behind them."""
+    recipes = re.findall(
+        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|measured|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
+    )
+    assert len(recipes) == 4
+    for module, words in recipes:
+        options = [word for word in words.split() if word.startswith("--")]
+        answer = subprocess.run([sys.executable, "-m", module, "--help"], cwd=repository, capture_output=True, text=True, check=True)
+        assert all(option in answer.stdout for option in options), module
+        positional = "positional arguments" in answer.stdout
+        assert positional == (not options), f"{module} {words}"

@@ -6,7 +6,6 @@
 
 import argparse
 import importlib
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdnb.errors import KdnbError, ParameterError
+from kdnb.errors import ParameterError, exit_status
 from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
 
@@ -106,23 +105,27 @@ def write(path: Path, measured: dict[str, object]) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 
+def run(only: str, out: Path) -> None:
+    """Measure one row, or all where ``only`` is empty; print and keep each as it comes.
+
+    Raises:
+        ParameterError: there is no such row.
+    """
+    known = rows()
+    if only and only not in known:
+        raise ParameterError(f"ONLY is {only!r}, but it must be one of: {', '.join(known)}.")
+    print(f"{'row':30} {'median':>9} {'95% interval':>19} {'goal':>8}  met", flush=True)
+    for name in [only] if only else known:
+        line = measure(name, known[name])
+        write(out, line)
+        interval = f"{line['lo']:.3g} .. {line['hi']:.3g}"
+        print(f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure all rows, or one, and print them as they come."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.bench", description=main.__doc__)
     parser.add_argument("--only", default="", help="the name of one row")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "bench" / "bench.csv")
     given = parser.parse_args(arguments)
-    try:
-        known = rows()
-        if given.only and given.only not in known:
-            raise ParameterError(f"ONLY is {given.only!r}, but it must be one of: {', '.join(known)}.")
-        print(f"{'row':30} {'median':>9} {'95% interval':>19} {'goal':>8}  met", flush=True)
-        for name in [given.only] if given.only else known:
-            line = measure(name, known[name])
-            write(given.out, line)
-            interval = f"{line['lo']:.3g} .. {line['hi']:.3g}"
-            print(f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}", flush=True)
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(given.only, given.out))
