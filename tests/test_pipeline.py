@@ -28,7 +28,7 @@ split_protocol: str = "official"
 # Stands for the environment's Python where only make's order matters: it notes the notebook's number instead of executing it.
 STUB = """#!/bin/sh
 if [ "$2" = kdnb.report ]; then touch "$3/report.html"; exit; fi
-[ -e slow ] && sleep 2
+if [ -e slow ]; then touch started; sleep 3; fi
 mkdir -p "$5/notebooks"
 printf '%.2s ' "$4" >> "$5/log"
 touch "$5/notebooks/$4.ipynb"
@@ -177,7 +177,7 @@ def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(fini
     (finished.folder / "slow").touch()
     (finished.folder / "kdnb" / "sweep.py").touch()
     first = _started(finished)
-    time.sleep(0.7)
+    _wait_for(finished.folder / "started")
     second = finished.make()
     assert "another make reproduce is at work in" in second.stderr
     assert first.wait() == 0 and second.returncode == 0
