@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kdnb.errors import DataNotFoundError, DownloadError, KdnbError, ParameterError, StorageError
+from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, StorageError, exit_status
 from kdnb.sources import REPOSITORY, check_name, locate, table
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -128,12 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", default="")
     given = parser.parse_args(arguments)
     data_dir = Path(given.data_dir).expanduser() if given.data_dir else REPOSITORY / "data" / "raw"
-    try:
-        print(f"kdnb: {fetch(given.dataset, data_dir.absolute())}")
-    except KdnbError as error:
-        print(f"kdnb: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(f"kdnb: {fetch(given.dataset, data_dir.absolute())}"))
 
 
 if __name__ == "__main__":
