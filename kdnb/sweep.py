@@ -309,19 +309,19 @@ def choose(table: pd.DataFrame) -> pd.Series:
 
 
 def hits(results: dict[Cell, Trained], labels: np.ndarray, **wanted) -> np.ndarray:
-    """For each test image the share of seeds that got it right, over the cells whose fields equal ``wanted``, ``(n,)``."""
-    chosen = [trained for one, trained in results.items() if all(getattr(one, name) == value for name, value in wanted.items())]
-    return np.mean([trained.test_logits.argmax(1) == labels for trained in chosen], axis=0)
+    """Which test images each seed got right, over the cells whose fields equal ``wanted``, ``(S, n)`` bool in the order of seeds."""
+    chosen = [one for one in results if all(getattr(one, name) == value for name, value in wanted.items())]
+    return np.stack([results[one].test_logits.argmax(1) == labels for one in sorted(chosen, key=lambda one: one.seed)])
 
 
-def against_cross_entropy(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray, samples: int = 1000) -> list[dict]:
-    """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1 on the same images, over all seeds."""
+def against_cross_entropy(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray) -> list[dict]:
+    """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1, paired by seed and image."""
     plain = hits(results, labels, arm="ce")
     rows = []
     for arm, alpha, temperature in dict.fromkeys((one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"):
         right = hits(results, labels, arm=arm, alpha=alpha, temperature=temperature)
         name = f"{arm} alpha={alpha:g} T={temperature:g}"
-        rows.append(compare_over_seeds("does the cell beat cross-entropy?", name, "ce", right, plain, groups, samples=samples))
+        rows.append(compare_over_seeds("does the cell beat cross-entropy?", name, "ce", right, plain, groups))
     return rows
 
 

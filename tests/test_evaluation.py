@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
 
 from kdnb import evaluation, models
@@ -85,13 +86,38 @@ def test_holm_is_applied_within_a_question():
     assert table["p_holm"].iloc[2] == pytest.approx(table["p"].iloc[2])
 
 
-def test_compare_over_seeds_sees_a_steady_difference_and_not_a_missing_one():
+def test_compare_over_seeds_by_hand():
+    # Two seeds, four images, each its own group. d = [[1, 1, 0, 0], [1, 0, 0, 0]]: means over seeds .5 and .25, over images 1, .5, 0, 0.
+    # se^2 = (.03125 / 2) + (.22917 / 4) = .0729; t = .375 / .2700 = 1.389.
+    a, b = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool), np.zeros((2, 4), bool)
+    row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
+    assert row["difference"] == pytest.approx(0.375)
+    half = (row["hi"] - row["lo"]) / 2
+    seeds, images = 0.03125 / 2, 0.2291667 / 4
+    freedom = (seeds + images) ** 2 / (seeds**2 / 1 + images**2 / 3)
+    assert half == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(seeds + images), rel=1e-5)
+    assert evaluation.compare_over_seeds("q", "a", "a", a, a, np.arange(4))["p"] == 1.0
+
+
+def test_compare_over_seeds_is_not_fooled_by_one_unlucky_training():
+    """Two equal losses whose trainings differ by luck: a test over images alone cries wolf, the one over seeds and images does not."""
     rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(40), 5)
-    weak = rng.random(200) * 0.5
-    row = evaluation.compare_over_seeds("q", "a", "b", weak + 0.1 + 0.1 * rng.random(200), weak, groups)
-    assert row["p"] < 1e-6 and 0.1 < row["lo"] < row["difference"] < row["hi"] < 0.2
-    assert evaluation.compare_over_seeds("q", "a", "a", weak, weak, groups)["p"] == 1.0
+    fooled, alarmed = 0, 0
+    for _ in range(200):
+        skill = 0.95 - 0.04 * rng.random((2, 3, 1))
+        right = rng.random((2, 3, 400)) < skill
+        row = evaluation.compare_over_seeds("q", "a", "b", right[0], right[1], np.arange(400))
+        fooled += row["p_images_only"] < 0.05
+        alarmed += row["p"] < 0.05
+    assert fooled / 200 > 0.15
+    assert alarmed / 200 < 0.08
+
+
+def test_compare_over_seeds_finds_a_steady_difference():
+    rng = np.random.default_rng(0)
+    right = rng.random((3, 400)) < 0.97
+    worse = right & (rng.random((3, 400)) < 0.9)
+    assert evaluation.compare_over_seeds("q", "a", "b", right, worse, np.arange(400))["p"] < 0.01
 
 
 def test_diagnosis_fires_above_its_threshold_only():

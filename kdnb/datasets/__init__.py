@@ -81,9 +81,7 @@ def to_tensor(images: np.ndarray) -> "torch.Tensor":
     """``(N, H, W, 3)`` uint8 to ``(N, 3, H, W)`` float32 from 0 to 1, in channels-last memory order."""
     import torch
 
-    return (
-        torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
-    )
+    return torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
