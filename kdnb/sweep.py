@@ -34,6 +34,7 @@ from kdnb.runs import Run, atomic_write, content_key, source_key
 from kdnb.settings import check
 
 WIDTHS = (32, 64, 128, 256, 512)
+ATTEMPTS = 5  # on a cluster that loses workers
 
 
 @dataclass(frozen=True)
@@ -165,18 +166,34 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
         ParameterError: no Dask scheduler answers at that address.
     """
     finished = {one: found for one in cells if (found := _stored(run, one, material)) is not None}
-    waiting = [one for one in cells if one not in finished]
-    if not waiting:
-        return {one: finished[one] for one in cells}
     checkpoints = run.folder / "cells" / "unfinished"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    with _engine(scheduler, jobs, material):
-        parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
-        done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints)) for one in waiting)
-        for trained in progress(done, f"{len(waiting)} students", len(waiting)):
-            _store(run, trained, material)
-            finished[trained.cell] = trained
-    return {one: finished[one] for one in cells}
+    lost_worker = _lost_worker(scheduler)
+    for attempt in itertools.count(1):
+        waiting = [one for one in cells if one not in finished]
+        if not waiting:
+            return {one: finished[one] for one in cells}
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            with _engine(scheduler, jobs, material):
+                parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
+                done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints)) for one in waiting)
+                for trained in progress(done, f"{len(waiting)} students", len(waiting)):
+                    _store(run, trained, material)
+                    finished[trained.cell] = trained
+        except lost_worker:
+            # Dask trains a dead worker's cells again, unless the only copy of the material died with it: then we send it anew.
+            if attempt == ATTEMPTS:
+                raise
+
+
+def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
+    """The exceptions by which Dask says that work was lost with a worker."""
+    if scheduler is None:
+        return ()
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    return KilledWorker, FutureCancelledError
 
 
 @contextmanager
