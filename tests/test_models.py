@@ -1,11 +1,15 @@
 """The networks: sizes, shapes, repeatable starts."""
 
+import socket
+from urllib.error import URLError
+
 import pytest
 import torch
 from torch import nn
+from torchvision.models import densenet121
 
 from kdnb import cost, models
-from kdnb.errors import ModelError, ParameterError
+from kdnb.errors import DownloadError, ModelError, ParameterError
 
 
 def test_standardise_makes_contrast_and_brightness_irrelevant():
@@ -71,3 +75,31 @@ def test_feature_layers_of_a_stranger_are_refused():
 
 def test_no_relu_of_the_teacher_works_in_place():
     assert not any(module.inplace for module in models.densenet121_teacher(4).modules() if isinstance(module, nn.ReLU))
+
+
+def without_network(weights=None, progress=True):
+    if weights is not None:
+        raise URLError("Name or service not known")
+    return densenet121()
+
+
+def test_absent_network_is_one_sentence_and_auto_starts_from_scratch(monkeypatch):
+    monkeypatch.setattr(models, "densenet121", without_network)
+    with pytest.raises(DownloadError, match="cannot be downloaded .Name or service not known.: use weights=None"):
+        models.densenet121_teacher(4, weights="imagenet")
+    assert socket.getdefaulttimeout() is None
+    with pytest.raises(DownloadError):
+        models.untrained_teacher(4, "imagenet", "plain", seed=0)
+    teacher, origin = models.untrained_teacher(4, "auto", "paper", seed=0)
+    assert origin == "scratch" and teacher.network.classifier[-1].out_features == 4
+
+
+def test_imagenet_weights_are_kept_but_for_the_head(monkeypatch):
+    """torchvision's download is replaced by a network that stands for the published one."""
+    published = densenet121()
+    monkeypatch.setattr(models, "densenet121", lambda weights=None, progress=True: published if weights is not None else densenet121())
+    first = published.features.conv0.weight.clone()
+    teacher, origin = models.untrained_teacher(3, "auto", "plain", seed=0)
+    assert origin == "imagenet"
+    assert torch.equal(teacher.network.features.conv0.weight, first)
+    assert teacher.network.classifier.out_features == 3
