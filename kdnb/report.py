@@ -165,11 +165,16 @@ def _models(found: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _comparisons(found: dict[str, pd.DataFrame]) -> list[str]:
+    """A sentence for each question: how many comparisons show a difference, and the surest of them."""
     said = []
-    for row in found.get("tests", pd.DataFrame()).itertuples():
-        verdict = "a difference is shown" if row.p_holm < 0.05 else "no difference is shown"
-        interval = f"{row.difference:+.3f}, interval {row.lo:+.3f} to {row.hi:+.3f}, corrected p = {row.p_holm:.3g}"
-        said.append(f"{row.question} {row.a} against {row.b}, {row.metric}: {verdict} ({interval}, n = {row.n}).")
+    for question, rows in found.get("tests", pd.DataFrame(columns=["question"])).groupby("question", sort=False):
+        shown = rows[rows["p_holm"] < 0.05].sort_values("p_holm")
+        sentence = f"{question.rstrip('?')}: {len(shown)} of {len(rows)} comparisons show a difference"
+        if len(shown):
+            row = shown.iloc[0]
+            interval = f"{row.difference:+.3f}, interval {row.lo:+.3f} to {row.hi:+.3f}, corrected p = {row.p_holm:.3g}, n = {row.n:.0f}"
+            sentence += f"; the surest is {row.a} against {row.b} in {row.metric} ({interval})"
+        said.append(sentence + ".")
     return said
 
 
