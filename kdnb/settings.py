@@ -138,26 +138,22 @@ def resolve(
     Args:
         data_dir: where the downloaded data sets lie; empty means ``data/raw``.
         run_dir: where the run writes; empty means ``runs/`` and :func:`run_name`.
-        overrides: budget values; ``None`` means the profile's.
+        overrides: budget values; ``None`` means the profile's. The profile's ``seeds`` count from the run's seed.
 
     Raises:
         ParameterError: a value that is not allowed.
         DataNotFoundError: the data set's folder is missing.
     """
     check_name(dataset)
-    spent = budget(profile, dataset, **overrides)
     check("seed", seed)
+    spent = budget(profile, dataset, **overrides)
+    if overrides.get("seeds") is None:
+        spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
     check("split_protocol", split_protocol)
     data = Path(data_dir).expanduser() if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
     run = Path(run_dir).expanduser() if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
     return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent)
-
-
-def with_budget(settings: Settings, **values: Any) -> Settings:
-    """A copy of ``settings`` with budget values replaced (``None`` leaves one as it is)."""
-    changed = {name: check(name, value) for name, value in values.items() if value is not None}
-    return replace(settings, budget=replace(settings.budget, **changed))
 
 
 def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Path]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdnb.errors import DataNotFoundError, KdnbError, ParameterError
-from kdnb.settings import Budget, budget, check, main, resolve, run_name, with_budget
+from kdnb.settings import Budget, budget, check, main, resolve, run_name
 from kdnb.sources import locate, table
 
 
@@ -90,7 +90,6 @@ def test_a_data_set_is_found_by_its_folder_or_directly(tmp_path):
 def test_none_means_the_profiles_value_and_a_value_replaces_it():
     assert resolve(samples_per_class=None).budget == budget("quick")
     assert resolve(samples_per_class=3).budget.samples_per_class == 3
-    assert with_budget(resolve(), alphas=[0.5], views=None).budget.alphas == (0.5,)
 
 
 def test_run_names():
@@ -146,3 +145,9 @@ def test_the_check_needs_nothing_installed_and_no_time(repository, tmp_path):
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert answer.stdout.strip() == "runs/phantom-quick-seed0", answer.stderr
     assert time.monotonic() - start < 5
+
+
+def test_student_seeds_count_from_the_runs_seed_unless_they_are_given():
+    assert resolve(seed=0).budget.seeds == (0, 1, 2)
+    assert resolve(seed=5).budget.seeds == (5, 6, 7)
+    assert resolve(seed=5, seeds=[1, 9]).budget.seeds == (1, 9)
