@@ -16,7 +16,6 @@ from kdnb.datasets import to_tensor
 from kdnb.progress import progress
 
 ROTATION_DEGREES, SCALE, SHIFT = 6.0, 0.10, 0.06
-IDENTITY = torch.eye(2, 3)
 
 
 def view_transforms(count: int, view: int) -> Tensor:

@@ -40,19 +40,20 @@ def contact_sheet(
 
 def balance(table: pd.DataFrame) -> Figure:
     """Images of each class, stacked by split. ``table``: the columns split, class and images of ``data_audit.csv``."""
-    wide = table.pivot_table(index="class", columns="split", values="images", aggfunc="sum", sort=False)
-    figure, axes = plt.subplots(figsize=(6, 0.5 * len(wide) + 1), layout="constrained")
-    _stacked(axes, wide)
-    axes.set(xlabel="images", ylabel="", title="Class balance")
-    return figure
+    return _counts(table, "class", "Class balance")
 
 
 def split_counts(table: pd.DataFrame) -> Figure:
     """Images in each split under each protocol. ``table``: columns protocol, split, images."""
-    wide = table.pivot_table(index="protocol", columns="split", values="images", aggfunc="sum", sort=False)
+    return _counts(table, "protocol", "What each protocol does to the counts")
+
+
+def _counts(table: pd.DataFrame, rows: str, title: str) -> Figure:
+    """Images for each value of the column ``rows``, stacked by split."""
+    wide = table.pivot_table(index=rows, columns="split", values="images", aggfunc="sum", sort=False)
     figure, axes = plt.subplots(figsize=(6, 0.5 * len(wide) + 1), layout="constrained")
     _stacked(axes, wide)
-    axes.set(xlabel="images", ylabel="", title="What each protocol does to the counts")
+    axes.set(xlabel="images", ylabel="", title=title)
     return figure
 
 
