@@ -23,7 +23,8 @@ class Standardise(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
-        return (images - mean) / (deviation + 1e-3)
+        # Channels last in memory: pooling on a CPU is then several times faster, and every layer after keeps the order.
+        return ((images - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
 
 
 class StudentCNN(nn.Module):
