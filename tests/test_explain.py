@@ -280,6 +280,23 @@ def test_the_untrained_control_does_not_depend_on_the_weights(student, images, t
     assert not torch.allclose(METHODS["untrained"](student, images, targets), METHODS["feature_maps_mean"](student, images, targets))
 
 
+def test_the_data_set_mean_is_the_mean_map_of_the_training_images_for_every_image(student, images, targets):
+    training = images.flip(3)
+    found = methods(training=training)["data_set_mean"](student, images[:2], targets[:2])
+    expected = METHODS["feature_maps_mean"](student, training, targets).mean(dim=0)
+    torch.testing.assert_close(found, torch.stack([expected, expected]))
+    assert not torch.allclose(METHODS["data_set_mean"](student, images, targets)[:2], found)
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_a_constant_map_stays_constant_when_it_is_brought_to_the_images_size(cells):
+    """Else rounding is what ranks its pixels: the teacher's last block has a single cell where images are small."""
+    coarse = torch.tensor([0.3, -1.7, 1e-3])[:, None, None].expand(3, cells, cells)
+    fine = explain.upsampled(coarse, (48, 48))
+    assert torch.equal(fine, coarse[:, :1, :1].expand(3, 48, 48))
+    assert explain.rescaled(fine).abs().max() == 0
+
+
 def test_methods_work_on_the_teacher_and_on_a_network_of_ones_own(teacher, images, targets):
     own = methods(shap_samples=2, layers=["first", "second"], depth=2)
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
-CONTROLS = ("random", "centre", "sobel", "uniform", "untrained")
+CONTROLS = ("random", "centre", "sobel", "uniform", "untrained", "data_set_mean")
 INTEGRATED_GRADIENTS_STEPS = 50
 SHAP_SAMPLES = 200  # the default of shap.GradientExplainer
 RANDOM_CELLS = 8  # a random map has 8 x 8 values, as coarse as a student's deep layers
@@ -43,8 +43,14 @@ def _smoothing(side: int, sigma: float) -> Tensor:
 
 
 def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(N, h, w)`` -> ``(N, H, W)``, bilinear."""
-    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    """``(N, h, w)`` -> ``(N, H, W)``, bilinear.
+
+    Rounding would leave a pattern in a constant map (a single cell, say), and whatever ranks or rescales the map would take it for
+    relevance. So no value may leave the range of the map it came from.
+    """
+    maps = maps.float()
+    fine = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return fine.clamp(maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True))
 
 
 def rescaled(maps: Tensor) -> Tensor:
@@ -200,12 +206,28 @@ def untrained(model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 
     return feature_maps_mean(reinitialised(model, seed), images, targets, layers=layers)
 
 
+def data_set_mean(
+    model: nn.Module, images: Tensor, targets: Tensor, *, training: Tensor | None = None, layers: Sequence[str] | None = None
+) -> Tensor:
+    """What the model responds to on average, whatever it is shown: the mean of the average feature maps of many training images.
+
+    The same map for every image. A method that does not beat it says nothing about the image at hand.
+
+    Args:
+        training: ``(M, 3, H, W)``, the images whose maps are averaged; without it the images themselves.
+    """
+    seen = images if training is None else training
+    maps = [feature_maps_mean(model, batch, targets, layers=layers) for batch in seen.split(64)]
+    return torch.cat(maps).mean(dim=0).expand(len(images), -1, -1).clone()
+
+
 # -- the table --------------------------------------------------------------------------------------------------------------
 
 
 def methods(
     background: Tensor | None = None,
     *,
+    training: Tensor | None = None,
     shap_samples: int = SHAP_SAMPLES,
     layers: Sequence[str] | None = None,
     depth: int = 5,
@@ -215,6 +237,7 @@ def methods(
 
     Args:
         background: ``(B, 3, H, W)``, SHAP's background (see :func:`shap`).
+        training: ``(M, 3, H, W)``, the images of the control ``data_set_mean`` (see :func:`data_set_mean`).
         shap_samples: SHAP's samples an image.
         layers: names of the layers of a network other than the student and the teacher; Grad-CAM uses the last of them.
         depth: how many feature layers there are: 5 in the student, 4 in the teacher.
@@ -232,6 +255,7 @@ def methods(
         "sobel": sobel,
         "uniform": uniform,
         "untrained": partial(untrained, seed=seed, layers=layers),
+        "data_set_mean": partial(data_set_mean, training=training, layers=layers),
     }
 
 
