@@ -1,6 +1,6 @@
 """Figures of explanations: maps over images, fidelity by method, sanity and time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +11,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from kdnb.explain import CONTROLS
+from kdnb.figures import NAMES
 
 HEAT = "viridis"
 OPACITY = 0.5  # of a map over its image, as in the paper's figures
@@ -28,6 +31,7 @@ _NAMES = {
     "sobel": "Sobel edges",
     "uniform": "uniform",
     "untrained": "untrained network",
+    "data_set_mean": "data-set mean",
     "forward": "plain forward pass",
 }
 _METRICS = {
@@ -108,7 +112,7 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
 
 
 def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None) -> Figure:
-    """Mean and 95% interval of each method over all classes, a panel a metric: feature maps, then gradient methods, then controls.
+    """Mean and 95% interval of each method over all classes, a panel a metric, three a row: feature maps, gradient methods, controls.
 
     Args:
         summary: ``fidelity_summary.csv`` or a summary of ``localisation.csv``.
@@ -117,10 +121,13 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
     part = summary[(summary["class"] == "all") & (summary["model"] == model) & summary["metric"].isin(metrics)]
     kinds = list(_KINDS)
     methods = sorted(dict.fromkeys(part["method"]), key=lambda method: kinds.index(method_kind(method)))
+    columns, lines = min(len(metrics), 3), -(-len(metrics) // 3)
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(2.9 * len(metrics) + 1, 0.27 * len(methods) + 1.2), sharey=True, squeeze=False, layout="constrained"
+        lines, columns, figsize=(2.9 * columns + 1, (0.24 * len(methods) + 0.8) * lines), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, metric in zip(axes[0], metrics, strict=True):
+    for axis in axes.flat[len(metrics) :]:
+        axis.axis("off")
+    for axis, metric in zip(axes.flat, metrics, strict=False):
         rows = part[part["metric"] == metric].set_index("method").reindex(methods)
         for place, (method, row) in enumerate(rows.iterrows()):
             colour = _KINDS[method_kind(method)]
@@ -149,11 +156,18 @@ def cascade(table: pd.DataFrame) -> Figure:
         palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(-0.6, 1.05))
+    axis.set_xticks(range(len(stages)), [_stage_name(stage) for stage in stages])
     axis.axhline(0, color="0.6", linewidth=1)
     axis.legend(title=None, frameon=False, fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     sns.despine(figure)
     return figure
+
+
+def _stage_name(stage: str) -> str:
+    """A module's name in words: ``features.4`` of the student is ``layer 5``."""
+    block, _, number = stage.partition(".")
+    return f"layer {int(number) + 1}" if block == "features" and number.isdigit() else stage
 
 
 def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
@@ -166,7 +180,7 @@ def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
     for axis, column, label in zip(axes, ("ms_per_image_median", "forward_equivalents"), labels, strict=True):
         for (model, mark), colour, shift in zip(marks.items(), sns.color_palette("colorblind"), (-0.12, 0.12, 0.24, 0.36), strict=False):
             values = part[part["model"] == model].set_index("method")[column].reindex(methods)
-            axis.plot(values, np.arange(len(methods)) + shift, mark, color=colour, label=model, markersize=5)
+            axis.plot(values, np.arange(len(methods)) + shift, mark, color=colour, label=NAMES.get(model, model), markersize=5)
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=0.3)
@@ -174,6 +188,88 @@ def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
     axes[1].legend(frameon=False, fontsize=8)
     sns.despine(figure)
     return figure
+
+
+def time_against_fidelity(met: pd.DataFrame, summary: pd.DataFrame, *, metric: str, batch_size: int) -> Figure:
+    """What an explanation costs against what it is worth: a point a method and model, with the 95% interval of ``metric``.
+
+    Colours tell feature maps from gradient methods, filled circles the student from open squares, the teacher. A control costs nothing
+    worth timing: it is a grey line, at the student's value, named in the right margin.
+
+    Args:
+        met: ``met.csv``. summary: ``fidelity_summary.csv``. batch_size: which of met's.
+    """
+    of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric)]
+    timed = met[met["batch_size"] == batch_size].merge(of_all, on=["method", "model"])
+    timed = timed[~timed["method"].isin(CONTROLS)].sort_values(["mean", "ms_per_image_median"], ascending=False)
+    figure, axis = plt.subplots(figsize=(8.2, 4.6))
+    for row in timed.itertuples():
+        colour, teacher = _KINDS[method_kind(row.method)], row.model == "teacher"
+        axis.plot([row.ms_per_image_median] * 2, [row.lo, row.hi], color=colour, linewidth=1.2, alpha=0.6)
+        face = "white" if teacher else colour
+        axis.plot(row.ms_per_image_median, row.mean, "s" if teacher else "o", color=colour, markerfacecolor=face, markersize=7, zorder=3)
+    axis.set(xscale="log", xlabel=f"milliseconds an image (batches of {batch_size})", ylabel=_METRICS.get(metric, metric.replace("_", " ")))
+    axis.margins(x=0.25, y=0.08)
+    controls = of_all[of_all["method"].isin(CONTROLS) & (of_all["model"] != "teacher")].sort_values("mean")
+    for value in controls["mean"]:
+        axis.axhline(value, color=_KINDS["controls"], linestyle=":", linewidth=1, zorder=0)
+    marks = [("o", _KINDS["feature maps"], "feature maps"), ("o", _KINDS["gradients"], "gradients")]
+    handles = [Line2D([], [], marker=mark, color=colour, linestyle="", label=name) for mark, colour, name in marks]
+    for mark, face, name in (("o", "black", "student"), ("s", "white", "teacher")):
+        handles.append(Line2D([], [], marker=mark, color="black", markerfacecolor=face, linestyle="", label=name))
+    handles.append(Line2D([], [], color=_KINDS["controls"], linestyle=":", label="controls, on the student"))
+    axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False, fontsize=8)
+    sns.despine(figure)
+    _name_in_margin(axis, controls["mean"].to_numpy(), [method_name(method) for method in controls["method"]])
+    _name_points(axis, timed)
+    return figure
+
+
+def _name_in_margin(axis: plt.Axes, heights: np.ndarray, names: Sequence[str]) -> None:
+    """Names at the right of the axes, each as near to its height (ascending) as the one below it lets it be."""
+    low, high = axis.get_ylim()
+    line = 0.045 * (high - low)
+    place = -np.inf
+    for height, name in zip(heights, names, strict=True):
+        place = max(height, place + line)
+        axis.annotate(
+            name, (1, height), (1.03, place), xycoords=("axes fraction", "data"), textcoords=("axes fraction", "data"), va="center",
+            fontsize=8, color="0.35", arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6},
+        )  # fmt: skip
+
+
+def _name_points(axis: plt.Axes, points: pd.DataFrame) -> None:
+    """Each point's method beside it, at the nearest of some places that covers no other name, point or interval."""
+    axis.figure.canvas.draw()  # fixes where things are
+    points = [
+        (row, axis.transData.transform([(row.ms_per_image_median, y) for y in (row.mean, row.lo, row.hi)])) for row in points.itertuples()
+    ]
+    taken = [Bbox.from_extents(x - 7, middle - 7, x + 7, middle + 7) for _, ((x, middle), _, _) in points]
+    taken += [Bbox.from_extents(x - 2, low, x + 2, high) for _, (_, (x, low), (_, high)) in points]
+    for row, ((x, middle), _, _) in points:
+        label = axis.text(0, 0, method_name(row.method), fontsize=8, color=_KINDS[method_kind(row.method)], va="center", transform=None)
+        width, height = label.get_window_extent().size
+        for across, up in _offsets(width):
+            box = Bbox.from_bounds(x + across, middle + up - height / 2, width, height)
+            if axis.bbox.x0 < box.x0 and box.x1 < axis.bbox.x1 and not box.count_overlaps(taken):
+                break
+        label.remove()
+        to_points = 72 / axis.figure.dpi
+        axis.annotate(
+            label.get_text(), (row.ms_per_image_median, row.mean), (across * to_points, up * to_points), textcoords="offset points",
+            fontsize=8, color=label.get_color(), va="center", arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+        taken.append(box)
+
+
+def _offsets(width: float) -> Iterator[tuple[float, float]]:
+    """Where the left end of a name of ``width`` pixels may stand, seen from its point: nearest first."""
+    for distance in range(12, 150, 6):
+        yield distance, 0
+        yield -distance - width, 0
+        for up in (-distance, distance):
+            yield from ((distance / 2, up), (-distance / 2 - width, up), (-width / 2, up))
 
 
 def reader(table: pd.DataFrame, chance: float) -> Figure:

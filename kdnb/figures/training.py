@@ -49,17 +49,38 @@ def diagram() -> Figure:
     return figure
 
 
-def softened(probabilities: pd.DataFrame) -> Figure:
-    """Softened probabilities: a panel for each temperature; columns temperature, class, probability."""
+def softened(probabilities: pd.DataFrame, image: np.ndarray | None = None) -> Figure:
+    """Softened probabilities: a panel for each temperature, bars side by side for each model.
+
+    Args:
+        probabilities: columns temperature, class, probability and, for several models, model.
+        image: ``(H, W, 3)`` uint8, shown in a panel of its own before the others.
+    """
     theme()
     temperatures = list(dict.fromkeys(probabilities["temperature"]))
-    figure, panels = plt.subplots(1, len(temperatures), figsize=(2.1 * len(temperatures), 2.6), sharey=True, squeeze=False)
-    for axes, temperature in zip(panels[0], temperatures, strict=True):
+    several = "model" in probabilities
+    models = dict.fromkeys(probabilities["model"]) if several else ("student_ce",)
+    width = 0.8 / len(models)
+    first = image is not None
+    figure, panels = plt.subplots(1, len(temperatures) + first, figsize=(2.1 * (len(temperatures) + first), 3), squeeze=False)
+    if first:
+        panels[0, 0].imshow(image)
+        panels[0, 0].set(title="image", xticks=[], yticks=[])
+        panels[0, 0].grid(False)
+    for axes, temperature in zip(panels[0, int(first) :], temperatures, strict=True):
         part = probabilities[probabilities["temperature"] == temperature]
-        axes.bar(part["class"].astype(str), part["probability"], color="#0072B2")
+        for shift, model in enumerate(models):
+            own = part[part["model"] == model] if several else part
+            places = np.arange(len(own)) + (shift - (len(models) - 1) / 2) * width
+            axes.bar(places, own["probability"], width, color=COLOURS[model], label=NAMES[model])
         axes.set(title=f"T = {temperature:g}", ylim=(0, 1), xlabel="class")
-        axes.tick_params(axis="x", rotation=45)
-    panels[0][0].set_ylabel("probability")
+        axes.set_xticks(range(len(own)), own["class"].astype(str), rotation=45, ha="right", rotation_mode="anchor")
+        axes.grid(False, axis="x")
+        if axes is not panels[0, int(first)]:
+            axes.tick_params(labelleft=False)
+    panels[0, int(first)].set_ylabel("probability")
+    if several:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False, fontsize=9)
     return figure
 
 
@@ -125,6 +146,25 @@ def arms(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def ablation(table: pd.DataFrame) -> Figure:
+    """Test accuracy of students of other shapes against their operations; columns of ``ablation.csv``."""
+    theme()
+    figure, axes = plt.subplots(figsize=(7.5, 3.4))
+    for pool, marker, colour in (("max", "o", COLOURS["student_kd"]), ("average", "s", COLOURS["student_released"])):
+        part = table[table["pool"] == pool]
+        axes.scatter(part["macs"] / 1e6, 100 * part["test_accuracy"], marker=marker, color=colour, alpha=0.5)
+        means = part.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
+        axes.plot(means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling")
+        for row in means.itertuples():
+            axes.annotate(
+                f"{row.layers:.0f} layers", (row.macs / 1e6, 100 * row.test_accuracy), (0, 8), textcoords="offset points", ha="center"
+            )
+    axes.set(xlabel="million multiply-accumulates for one image", ylabel="test accuracy (%)")
+    axes.margins(y=0.2)
+    axes.legend(title="mean, and each seed")
+    return figure
+
+
 def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
     """The alpha x T map: mean over seeds in percent, a panel for each loss, one colour scale; cross-entropy's mean in the title."""
     theme()
@@ -168,12 +208,15 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
     """Left: the soft gradient's norm over cross-entropy's, against T. Right: the entropy of the teacher's softened probabilities."""
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    palette = {"without T^2": COLOURS["student_kd"], "with T^2": COLOURS["student_kd_t2"]}
-    sns.lineplot(norms, x="temperature", y="ratio", hue="loss", palette=palette, marker="o", ax=left)
-    left.set(yscale="log", xlabel="temperature T", ylabel="|soft gradient| / |CE gradient|")
+    palette = {"without T²": COLOURS["student_kd"], "with T²": COLOURS["student_kd_t2"]}
+    named = norms.assign(loss=norms["loss"].str.replace("^2", "²"))
+    sns.lineplot(named, x="temperature", y="ratio", hue="loss", palette=palette, marker="o", ax=left)
+    left.set(yscale="log", xlabel="temperature T", ylabel="soft gradient / CE gradient (norms)")
     left.legend(title=None)
     right.plot(entropies["temperature"], entropies["entropy_bits"], marker="o", color="#000000", label="teacher at T")
     right.axhline(entropies["maximum_bits"].iloc[0], color="#999999", linestyle="--", label="uniform")
     right.set(xlabel="temperature T", ylabel="entropy (bits)", ylim=(0, None))
     right.legend()
+    for axes in (left, right):
+        axes.set_xticks(range(0, int(norms["temperature"].max()) + 1, 5))
     return figure
