@@ -9,7 +9,10 @@ PYTHON   = python3
 ONLY     =
 RUN      =
 
-export DATASET PROFILE SEED SPLIT DATA_DIR RUNS ONLY RUN
+# What a user gives is text: make itself must not expand a $ in it.
+VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR RUNS ONLY RUN
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
 PY := .venv/bin/python
 READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS"

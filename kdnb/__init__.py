@@ -10,4 +10,9 @@ A floor imports only from floors below it::
 Importing ``kdnb`` itself costs nothing; each notebook imports the modules it uses.
 """
 
+import os
+
+# Downloaded weights are pickles, which can hold any code: torch shall take tensors out of them and nothing else.
+os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+
 __version__ = "0.1.0"

@@ -6,7 +6,9 @@ made from them.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class KdnbError(Exception):
@@ -72,11 +74,14 @@ class TrainingDivergedError(KdnbError):
     """
 
 
-class RunBusyError(KdnbError):
-    """Another process is working in the same run folder.
-
-    Cure: wait for it to end, or use another RUNS folder.
-    """
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while ``path`` is written into a :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{path} could not be written ({reason}): free space or mend the permission, then run again.") from error
 
 
 def exit_status(work: Callable[[], object]) -> int:

@@ -10,6 +10,7 @@
 """
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import kdnb.errors
-from kdnb.errors import ArtefactError, KdnbError
+from kdnb.errors import ArtefactError, KdnbError, writing
 from kdnb.settings import Settings, from_command_line
 from kdnb.sources import REPOSITORY, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+
+# What the system says when a disk is full or a folder may not be written to.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 # -- one run at a time ----------------------------------------------------------------------------------------------
 
@@ -39,9 +43,14 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     """Hold an exclusive lock on ``path``; wait for another process that holds it, saying so once.
 
     The system drops the lock when its holder dies, so a kill leaves nothing to clean up.
+
+    Raises:
+        StorageError: the folder may not be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("w")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,10 +76,11 @@ def write_stamp(path: Path, text: str) -> None:
     """Write ``text``, unless the file holds it already: its time of change is what make looks at."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def notebook_parameters(settings: Settings) -> dict[str, Any]:
@@ -101,9 +111,11 @@ def write_stamps(settings: Settings) -> None:
 
 
 def reproduce(arguments: list[str], command: list[str]) -> int:
-    """Lock the run's folder, write its stamps and run ``command`` (make) on it."""
+    """Lock the run's folder, remove what a killed write left, write the stamps and run ``command`` (make) on it."""
     settings, folder = from_command_line(arguments)
     with locked(folder / ".reproduce.lock", "another make reproduce"):
+        for left in folder.rglob(".*.part"):
+            left.unlink(missing_ok=True)
         write_stamps(settings)
         status = subprocess.run([*command, f"FOLDER={folder}"], check=False, close_fds=False).returncode
     if status == 0:
@@ -213,6 +225,10 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
         with Status(name, told):
             papermill.execute_notebook(str(notebook), escaped, parameters, cwd=str(REPOSITORY), **_PAPERMILL)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            running.unlink(missing_ok=True)  # cut off
+            with writing(running):
+                raise error
         if running.exists():
             running.replace(failed)
         raise KdnbError(failure_sentence(name, error, failed)) from error

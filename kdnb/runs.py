@@ -20,6 +20,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from safetensors import SafetensorError, safe_open
 
-from kdnb.errors import ArtefactError, StorageError
+from kdnb.errors import ArtefactError, ParameterError, writing
 from kdnb.settings import Settings, resolve
 from kdnb.sources import REPOSITORY
 
@@ -51,18 +53,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"{path} could not be written ({reason}): free space or mend the permission, then run again.") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                yield temporary
+            except SafetensorError as error:  # it wraps what the system said
+                raise OSError(str(error)) from error
+            temporary.chmod(0o644)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -136,18 +139,25 @@ class Run:
         path = self.folder / "run.json"
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ArtefactError(f"{path} is not valid JSON ({error}): delete the run folder and run again.") from error
 
     def record(self, section: str, values: dict[str, Any]) -> None:
         """Merge ``values`` into one section of ``run.json``; safe when two notebooks write at once."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".run.lock").open("w") as lock:
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            opened = (self.folder / ".run.lock").open("w")
+        with opened as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             info = self.info()
             info.setdefault(section, {}).update(values)
             with atomic_write(self.folder / "run.json") as path:
                 path.write_text(json.dumps(info, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+    def _place(self, kind: str, file: str) -> Path:
+        if not re.fullmatch(r"\w[\w.-]*", file):
+            raise ParameterError(f"the file name is {file!r}, but it must be made of letters, digits and . _ - only.")
+        return self.folder / kind / file
 
     def _sign(self, path: Path) -> None:
         name = path.relative_to(self.folder).as_posix()
@@ -168,7 +178,7 @@ class Run:
 
     def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write ``results/<name>.csv`` and return the table, so that a cell can end with it."""
-        path = self.folder / "results" / f"{name}.csv"
+        path = self._place("results", f"{name}.csv")
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.8g", lineterminator="\n")
         self._sign(path)
@@ -200,7 +210,7 @@ class Run:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
-        path = self.folder / "figures" / f"{name}.png"
+        path = self._place("figures", f"{name}.png")
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getvalue())
         self._sign(path)
@@ -210,7 +220,7 @@ class Run:
 
     def model_path(self, name: str) -> Path:
         """Where the model ``name`` lies or will lie."""
-        return self.folder / "models" / f"{name}.safetensors"
+        return self._place("models", f"{name}.safetensors")
 
     def save_model(self, name: str, model: "nn.Module", key: str) -> None:
         """Write the model's weights and buffers with ``key``, the :func:`content_key` of what they were made from."""
@@ -223,8 +233,6 @@ class Run:
 
     def has_model(self, name: str, key: str) -> bool:
         """Whether the run holds a sound model ``name`` made from exactly ``key``."""
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(self._checked(f"models/{name}.safetensors"), framework="pt") as file:
                 return (file.metadata() or {}).get("key") == key
@@ -237,7 +245,6 @@ class Run:
         Raises:
             ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
         """
-        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         path = self._checked(f"models/{name}.safetensors")
@@ -259,11 +266,21 @@ def start(notebook: str, **parameters: Any) -> Run:
     Args:
         notebook: the notebook's name, such as ``"02_teacher_training"``.
         parameters: the notebook's parameters, passed to :func:`kdnb.settings.resolve`.
+
+    Raises:
+        ParameterError, DataNotFoundError: as :func:`kdnb.settings.resolve`.
+        ArtefactError: the folder holds a run of another data set, profile, seed or split, whose results must not mix with this one's.
     """
     run = Run(resolve(**parameters), notebook)
     settings = run.settings
-    run.record("run", {"dataset": settings.dataset, "profile": settings.profile, "seed": settings.seed})
-    run.record("run", {"split_protocol": settings.split_protocol})
+    asked = {name: getattr(settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
+    held = run.info().get("run", asked)
+    for name, value in asked.items():
+        if held.get(name) != value:
+            raise ArtefactError(
+                f"{run.folder} holds a run whose {name} is {held.get(name)!r}, not {value!r}: delete it or use another folder."
+            )
+    run.record("run", asked)
     run.record("environment", environment())
     run.record("budget", {notebook: asdict(settings.budget)})
     return run

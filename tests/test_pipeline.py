@@ -196,7 +196,11 @@ def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(fini
         (["DATASET=brain_tumor", "DATA_DIR=nowhere"], "dataset 'brain_tumor' is not in nowhere: run `make data DATASET=brain_tumor`"),
         (["DATASET=folder:nowhere"], "there is no folder nowhere"),
         (["RUNS=a b"], "runs is 'a b'"),
-        (["DATASET=$$(touch injected)"], "dataset is '$(touch injected)'"),
+        (["DATASET=$(touch injected)"], "dataset is '$(touch injected)'"),
+        (["DATASET=$(shell touch injected)"], "dataset is '$(shell touch injected)'"),
+        (["DATASET=x'; touch injected; '"], 'dataset is "x\'; touch injected; \'"'),
+        (["DATASET=brain_tumor", "DATA_DIR=$(shell touch injected)"], "is not in $(shell touch injected): run"),
+        (["RUNS=$(shell touch injected)"], "runs is '$(shell touch injected)'"),
         (["SEED=0; touch injected"], "seed is '0; touch injected'"),
         (["PROFILE=`touch injected`"], "profile is '`touch injected`'"),
     ],
@@ -280,6 +284,25 @@ def test_a_killed_run_is_not_taken_for_a_finished_one_and_completes_later(small)
     small.write("01_data_prep")
     assert small.make().returncode == 0
     assert sorted(path.name for path in (small.run / "notebooks").glob("*.ipynb")) == ["01_data_prep.ipynb"]
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next_run(finished):
+    left = finished.run / "models" / ".teacher.safetensors.x1.part"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(bytes(100))
+    assert finished.make().returncode == 0
+    assert not left.exists() and finished.ran() == []
+
+
+def test_any_path_of_images_reaches_the_notebook_as_text(small):
+    images = small.folder / """it's {seed} "a" $HOME $(shell touch injected) \\ \n; touch injected"""
+    images.mkdir()
+    small.write("01_data_prep", "from pathlib import Path\nassert Path(dataset.removeprefix('folder:')).is_dir(), dataset\nprint(dataset)")
+    answer = small.make(f"DATASET=folder:{images}")
+    assert answer.returncode == 0, answer.stderr
+    (done,) = (small.folder / "runs").glob("*/notebooks/01_data_prep.ipynb")
+    assert nbformat.read(done, as_version=4).cells[-1].outputs[0].text == f"folder:{images}\n"
+    assert not (small.folder / "injected").exists()
 
 
 # -- what depends on what -------------------------------------------------------------------------------------------
