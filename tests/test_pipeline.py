@@ -198,7 +198,7 @@ def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(fini
         (["RUNS=a b"], "runs is 'a b'"),
         (["DATASET=$(touch injected)"], "dataset is '$(touch injected)'"),
         (["DATASET=$(shell touch injected)"], "dataset is '$(shell touch injected)'"),
-        (["DATASET=x'; touch injected; '"], 'dataset is "x\'; touch injected; \'"'),
+        (["DATASET=x'; touch injected; '"], "dataset is \"x'; touch injected; '\""),
         (["DATASET=brain_tumor", "DATA_DIR=$(shell touch injected)"], "is not in $(shell touch injected): run"),
         (["RUNS=$(shell touch injected)"], "runs is '$(shell touch injected)'"),
         (["SEED=0; touch injected"], "seed is '0; touch injected'"),
