@@ -14,7 +14,7 @@ from kdnb.runs import Run
 from kdnb.sources import REPOSITORY
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_TESTABLE = "reproduced", "not reproduced", "undecided", "not testable here"
-NON_INFERIORITY = 0.01  # a student that is at most one point below its teacher keeps up with it
+NON_INFERIORITY = 0.01  # what is at most one point behind keeps up: a student with its teacher, five layers with six
 EQUIVALENCE = 0.03  # two losses within three points either way are called equal
 
 
@@ -37,6 +37,12 @@ def published(name: str) -> pd.DataFrame:
 def above(value: float, lo: float, hi: float, threshold: float, detail: str = "") -> Measured:
     """Reproduced if the interval lies above the threshold."""
     verdict = REPRODUCED if lo > threshold else NOT_REPRODUCED if hi < threshold else UNDECIDED
+    return Measured(value, lo, hi, verdict, detail)
+
+
+def below(value: float, lo: float, hi: float, threshold: float, detail: str = "") -> Measured:
+    """Reproduced if the interval lies below the threshold."""
+    verdict = REPRODUCED if hi < threshold else NOT_REPRODUCED if lo > threshold else UNDECIDED
     return Measured(value, lo, hi, verdict, detail)
 
 
@@ -74,6 +80,17 @@ def _released_is_cross_entropy(run: Run) -> Measured:
     return within(
         row["difference"], row["lo"], row["hi"], -EQUIVALENCE, EQUIVALENCE, f"test accuracy over seeds, Holm p = {row['p_holm']:.3g}"
     )
+
+
+def _five_layers(run: Run) -> Measured:
+    row = _comparison(run, "shape", "6 layers", "5 layers")
+    detail = f"test accuracy, six layers minus five; {row['seeds']:.0f} seed(s)"
+    return below(row["difference"], row["lo"], row["hi"], NON_INFERIORITY, detail)
+
+
+def _max_pooling(run: Run) -> Measured:
+    row = _comparison(run, "shape", "average pooling", "5 layers")
+    return below(row["difference"], row["lo"], row["hi"], 0.0, f"test accuracy, average minus maximum; {row['seeds']:.0f} seed(s)")
 
 
 def _temperature_matters(run: Run) -> Measured:
@@ -148,6 +165,8 @@ CLAIMS = {
     "released_is_cross_entropy": Claim(
         "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy
     ),
+    "five_layers": Claim("five layers are enough", "six layers minus five below +1 point", _five_layers),
+    "max_pooling": Claim("maximum pooling is better than average pooling", "average minus maximum below 0", _max_pooling),
     "temperature_matters": Claim(
         "the temperature changes the result", "analysis of variance, p < 0.05 over the number of alphas", _temperature_matters
     ),

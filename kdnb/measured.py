@@ -1,4 +1,7 @@
-"""Recorded results: the tables of a full run, kept in ``data/measured`` with what they depend on, and the README's table made from them.
+"""Recorded results: the tables of full runs, kept in ``data/measured`` with what they depend on, and the README's table made from them.
+
+``data/measured/<run>/`` holds a run's contract tables and its provenance; ``data/measured/<dataset>-<profile>.csv`` sums up the runs of one
+data set and profile, a row for each split protocol and model. Only this program writes them.
 
 ``python -m kdnb.measured runs/brain_tumor-cpu-seed0`` (``make record RUN=...``) records a run and writes the README's table anew.
 """
@@ -7,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -19,16 +23,20 @@ from kdnb.sources import REPOSITORY
 MEASURED = REPOSITORY / "data" / "measured"
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 README = REPOSITORY / "README.md"
-_PROVENANCE = ("run", "environment", "data", "budget")
+_MEANS = [
+    *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
+    *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
+]
 
 
 def record(folder: Path, measured: Path = MEASURED) -> Path:
-    """Copy a finished run's contract tables and their provenance into ``data/measured`` and return the new folder.
+    """Copy a finished run's contract tables and their provenance into ``data/measured``, sum them up, and return the new folder.
 
     Raises:
         ArtefactError: the run is not finished, or a table was changed since a notebook wrote it.
     """
-    if not (folder / "report.html").exists():
+    report = folder / "report.html"
+    if not report.exists():
         raise ArtefactError(f"{folder} holds no finished run: run `make reproduce` first.")
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = measured / folder.name
@@ -36,9 +44,69 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
         if name in TABLES:
             with atomic_write(kept / f"{name}.csv") as path:
                 table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    provenance = {name: info.get(name, {}) for name in ("run", "environment", "data")}
+    provenance["budget"] = _budgets(info.get("budget", {}))
+    provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:
-        path.write_text(json.dumps({name: info.get(name, {}) for name in _PROVENANCE}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    for name, table in summaries(measured).items():
+        with atomic_write(measured / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     return kept
+
+
+def _budgets(by_notebook: dict[str, dict]) -> dict:
+    """What the notebooks had in common, once, and under each notebook's name what only it had."""
+    common = dict.fromkeys(next(iter(by_notebook.values()), {}))
+    common = {name: next(iter(by_notebook.values()))[name] for name in common if len({str(b.get(name)) for b in by_notebook.values()}) == 1}
+    own = {notebook: {name: value for name, value in values.items() if name not in common} for notebook, values in by_notebook.items()}
+    return common | {notebook: values for notebook, values in own.items() if values}
+
+
+def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
+    """``<dataset>-<profile>`` -> what its recorded runs say: a row for each split protocol and model.
+
+    Columns: ``seeds`` trained; ``n`` test images; ``accuracy`` and ``f1_macro``, means over seeds, each with ``_lo`` and ``_hi``, the means
+    over seeds of the 95% bootstrap limits, and ``_sd``, the standard deviation over seeds; ``balanced_accuracy``, ``ece`` and ``brier``,
+    means over seeds; ``parameters`` and ``macs`` of one network; commit, date, device and the hashes of data and split.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
+    for folder in sorted(path.parent for path in measured.glob("*/provenance.json")):
+        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        run, data = provenance["run"], provenance["data"]
+        by_model = pd.read_csv(folder / "classification.csv").groupby("model", sort=False)
+        mean = by_model[[name for name in _MEANS if name in by_model.obj]].mean()
+        spread = by_model[["accuracy", "f1_macro"]].std().add_suffix("_sd")
+        table = pd.concat([by_model.size().rename("seeds"), by_model["n"].first(), mean, spread], axis=1).reset_index()
+        table.insert(0, "split_protocol", run["split_protocol"])
+        table.insert(1, "run_seed", run["seed"])
+        facts = {
+            "commit": provenance["environment"].get("commit"),
+            "date": provenance["date"],
+            "device": provenance["environment"]["device"],
+        }
+        facts |= {"data_hash": data.get("data_hash"), "split_hash": data.get(f"split_hash_{run['split_protocol']}")}
+        name = f"{folder.name.split('-')[0]}-{run['profile']}"
+        found.setdefault(name, []).append(table.assign(**facts))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def recorded(measured: Path = MEASURED) -> pd.DataFrame:
+    """All summaries in one table, with ``dataset`` and ``profile`` in front; empty where no run is recorded."""
+    parts = [
+        table.assign(dataset=name.rpartition("-")[0], profile=name.rpartition("-")[2])
+        for name, table in sorted(summaries(measured).items())
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["dataset", "profile", "split_protocol", "model"])
+    table = pd.concat(parts, ignore_index=True)
+    return table[["dataset", "profile", *(name for name in table if name not in ("dataset", "profile"))]]
+
+
+def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
+    """The verdict on each claim (rows) in each recorded run (columns, named by the run's folder)."""
+    found = {path.parent.name: pd.read_csv(path).set_index("statement")["verdict"] for path in sorted(measured.glob("*/claims.csv"))}
+    return pd.DataFrame(found).rename_axis("claim")
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -47,20 +115,25 @@ def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
 
 
 def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
-    """Accuracy of teacher and student on the test set, measured (95% interval) beside published, one line a recorded run."""
+    """Accuracy on the test set, measured (95% interval) beside published, one line a recorded run."""
     known = pd.read_csv(published)
-    lines = ["| data, split | images | teacher, measured | paper | student, measured | paper |", "| --- | --- | --- | --- | --- | --- |"]
-    for folder in sorted(path.parent for path in measured.glob("*/provenance.json")):
-        run = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["run"]
-        scores = pd.read_csv(folder / "classification.csv").drop_duplicates("model").set_index("model")
-        cells = [f"`{run['dataset']}`, {run['split_protocol']}", f"{int(scores.loc['teacher', 'n'])}"]
-        for model in ("teacher", "student_kd"):
+    heads = ["data, split", "images", *(f"{name}, measured | paper" for name in ("teacher", "taught student")), "student without teacher"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * (len(heads) + 2) + "|"]
+    for (dataset, profile, protocol, _), rows in recorded(measured).groupby(
+        ["dataset", "profile", "split_protocol", "run_seed"], sort=False
+    ):
+        scores = rows.set_index("model")
+        cells = [f"`{dataset}`, {protocol} (`{profile}`)", f"{int(scores.loc['teacher', 'n'])}"]
+        for model in ("teacher", "student_kd", "student_ce"):
             row = scores.loc[model]
-            cells += [f"{row.accuracy:.3f} ({row.accuracy_lo:.3f} to {row.accuracy_hi:.3f})", _published(known, run["dataset"], model)]
+            cells.append(f"{row.accuracy:.3f} ({row.accuracy_lo:.3f} to {row.accuracy_hi:.3f})")
+            if model != "student_ce":
+                cells.append(_published(known, dataset, model))
         lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         return "No full run is recorded yet (`make record RUN=runs/...`)."
-    return "\n".join([*lines, "", "Accuracy on the test set, with 95% bootstrap intervals; one line a recorded run of `data/measured/`."])
+    note = "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of `data/measured/`."
+    return "\n".join([*lines, "", note])
 
 
 def with_table(readme: str, table: str) -> str:

@@ -31,6 +31,7 @@ class Budget:
     views: int
     batch_size: int
     seeds: tuple[int, ...]
+    ablation_seeds: int  # of these, how many for students of another depth or pooling
     alphas: tuple[float, ...]
     temperatures: tuple[float, ...]
     samples_per_class: int

@@ -34,6 +34,7 @@ from kdnb.runs import Run, atomic_write, content_key, source_key
 from kdnb.settings import check
 
 WIDTHS = (32, 64, 128, 256, 512)
+DEEPER = 512  # filters of each layer beyond the fifth
 ATTEMPTS = 5  # on a cluster that loses workers
 
 
@@ -112,6 +113,11 @@ def grid(arms: Sequence[str], alphas: Sequence[float], temperatures: Sequence[fl
     cells = [cell("ce", seed, 1, 1) for seed in seeds]
     cells += [cell(arm, seed, alpha, t) for seed, arm, alpha, t in itertools.product(seeds, arms, alphas, temperatures)]
     return list(dict.fromkeys(cells))
+
+
+def widths(depth: int) -> tuple[int, ...]:
+    """Filters of a student with ``depth`` convolutions: the five-layer student's, cut short or continued."""
+    return WIDTHS[:depth] + (DEEPER,) * (depth - len(WIDTHS))
 
 
 # -- training many ------------------------------------------------------------------------------------------------------

@@ -30,6 +30,13 @@ def test_within(lo, hi, verdict):
     assert claims.within(0.0, lo, hi, -0.03, 0.03).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"), [(0.0, 0.005, claims.REPRODUCED), (0.02, 0.03, claims.NOT_REPRODUCED), (0.0, 0.02, claims.UNDECIDED)]
+)
+def test_below(lo, hi, verdict):
+    assert claims.below(0.01, lo, hi, 0.01).verdict == verdict
+
+
 def test_every_published_claim_is_judged_and_every_release_note_belongs_to_a_claim():
     assert set(claims.published("paper")["claim"]) <= set(claims.CLAIMS)
     assert set(claims.published("release")["claim"]) <= set(claims.CLAIMS)
@@ -37,7 +44,16 @@ def test_every_published_claim_is_judged_and_every_release_note_belongs_to_a_cla
 
 
 def comparison(question: str, a: str, b: str, difference: float, half: float) -> dict:
-    return {"question": question, "a": a, "b": b, "difference": difference, "lo": difference - half, "hi": difference + half, "p_holm": 0.5}
+    return {
+        "question": question,
+        "a": a,
+        "b": b,
+        "difference": difference,
+        "lo": difference - half,
+        "hi": difference + half,
+        "p_holm": 0.5,
+        "seeds": 3,
+    }
 
 
 def finished_run(folder, gain: float) -> Run:
@@ -49,6 +65,8 @@ def finished_run(folder, gain: float) -> Run:
         comparison("one seed: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
+        comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
+        comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
     run.save_table("tests", pd.DataFrame(rows))
     run.save_table("temperature_against_luck", pd.DataFrame([{"loss": "kd", "alpha": 0.4, "sd_over_t_points": 0.3, "p": math.nan}]))
@@ -69,6 +87,8 @@ def test_judgement_of_a_finished_run(tmp_path):
         "student_against_teacher": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
+        "five_layers": claims.UNDECIDED,
+        "max_pooling": claims.REPRODUCED,
         "temperature_matters": claims.UNDECIDED,
         "best_cell": claims.NOT_TESTABLE,
         "flops_ratio": claims.REPRODUCED,

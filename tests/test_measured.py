@@ -6,17 +6,18 @@ import pandas as pd
 import pytest
 
 from kdnb.errors import ArtefactError
-from kdnb.measured import README, main, readme_table, record, with_table
+from kdnb.measured import MEASURED, README, main, readme_table, record, recorded, summaries, with_table
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
 SCORES = pd.DataFrame(
     {
-        "model": ["teacher", "student_kd"],
-        "n": [1311, 1311],
-        "accuracy": [0.98, 0.97123],
-        "accuracy_lo": [0.97, 0.96],
-        "accuracy_hi": [0.99, 0.98],
+        "model": ["teacher", "student_kd", "student_ce"],
+        "n": [1311, 1311, 1311],
+        "accuracy": [0.98, 0.97123, 0.95],
+        "accuracy_lo": [0.97, 0.96, 0.94],
+        "accuracy_hi": [0.99, 0.98, 0.96],
+        "f1_macro": [0.98, 0.97, 0.95],
     }
 )
 
@@ -24,7 +25,7 @@ SCORES = pd.DataFrame(
 @pytest.fixture
 def finished(tmp_path):
     run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "07_report")
-    run.record("run", {"dataset": "brain_tumor", "split_protocol": "official", "seed": 0})
+    run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": 0})
     run.record("environment", {"device": "cpu"})
     run.save_table("classification", SCORES)
     run.save_table("fidelity", pd.DataFrame({"image_id": ["a"]}))
@@ -35,6 +36,25 @@ def finished(tmp_path):
 def test_the_readme_shows_exactly_what_is_recorded():
     text = README.read_text(encoding="utf-8")
     assert with_table(text, readme_table()) == text, "make record RUN=... writes it"
+
+
+def test_every_summary_follows_from_the_recorded_tables():
+    made = summaries()
+    assert made and {f"{name}.csv" for name in made} == {path.name for path in MEASURED.glob("*.csv")}
+    for name, table in made.items():
+        stored = pd.read_csv(MEASURED / f"{name}.csv")
+        pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-5)
+
+
+def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
+    more = pd.concat([SCORES, SCORES[1:2].assign(accuracy=0.99, f1_macro=0.99)], ignore_index=True)
+    run = Run(resolve(run_dir=finished), "07_report")
+    run.save_table("classification", more)
+    record(finished, tmp_path / "measured")
+    student = pd.read_csv(tmp_path / "measured" / "brain_tumor-cpu.csv").set_index("model").loc["student_kd"]
+    assert student["seeds"] == 2 and student["accuracy"] == pytest.approx((0.97123 + 0.99) / 2)
+    assert student["f1_macro_sd"] == pytest.approx(0.02 / 2**0.5, rel=1e-4) and student["split_protocol"] == "official"
+    assert recorded(tmp_path / "measured")["dataset"].unique().tolist() == ["brain_tumor"]
 
 
 def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):
@@ -48,7 +68,8 @@ def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished,
 def test_measured_stands_beside_published(finished, tmp_path):
     record(finished, tmp_path / "measured")
     line = readme_table(tmp_path / "measured").splitlines()[2]
-    expected = ["`brain_tumor`, official", "1311", "0.980 (0.970 to 0.990)", "0.968", "0.971 (0.960 to 0.980)", "0.975"]
+    taught = "0.971 (0.960 to 0.980)"
+    expected = ["`brain_tumor`, official (`cpu`)", "1311", "0.980 (0.970 to 0.990)", "0.968", taught, "0.975", "0.950 (0.940 to 0.960)"]
     assert [cell.strip() for cell in line.strip("|").split("|")] == expected
 
 

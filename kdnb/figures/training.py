@@ -220,3 +220,27 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
     for axes in (left, right):
         axes.set_xticks(range(0, int(norms["temperature"].max()) + 1, 5))
     return figure
+
+
+def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Accuracy of teacher and students in each recorded run, with its interval; a cross where the paper reports one for the data set."""
+    theme()
+    models = ["teacher", "student_ce", "student_kd"]
+    keys = ["dataset", "profile", "split_protocol", "run_seed"]
+    runs = list(table.groupby(keys, sort=False))
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.75 * len(runs)))
+    for row, (key, part) in enumerate(runs):
+        paper = published[published["dataset"] == key[0]].set_index("model")["accuracy"]
+        for model, shift in zip(models, (-0.22, 0, 0.22), strict=True):
+            one = part[part["model"] == model].iloc[0]
+            label = NAMES[model] if row == 0 else None
+            axes.plot([100 * one["accuracy_lo"], 100 * one["accuracy_hi"]], [row + shift] * 2, color=COLOURS[model], linewidth=2)
+            axes.scatter(100 * one["accuracy"], row + shift, color=COLOURS[model], zorder=3, label=label)
+            if model in paper:
+                axes.scatter(100 * paper[model], row + shift, marker="x", color=COLOURS[model], zorder=4)
+    axes.set(
+        yticks=range(len(runs)), yticklabels=[f"{k[0]}, {k[2]}\n({k[1]})" for k, _ in runs], xlabel="test accuracy (%); cross: the paper's"
+    )
+    axes.invert_yaxis()
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
