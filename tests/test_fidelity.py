@@ -314,3 +314,19 @@ def test_head_takes_the_first_of_each_class(case):
     sample, _ = case
     assert list(sample.head(2).ids) == ["image_0", "image_1", "image_2", "image_3"]
     assert sample.head(2).masks.shape == (4, SIZE, SIZE)
+
+
+def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
+    sample, maps = case
+    table = fidelity.side_by_side(Patch(), sample, {"oracle": maps["oracle"], "reversed": maps["reversed"]})
+    assert list(table["image_id"]) == list(sample.ids) and list(table["class"]) == list(sample.classes)
+    np.testing.assert_allclose(table["spearman"], -1)
+    assert (table["overlap"] == 0).all() and (table["oracle_keeps"] == 1).all() and (table["reversed_keeps"] == 0).all()
+    same = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "b": 2 * maps["oracle"]})
+    np.testing.assert_allclose(same["spearman"], 1)
+    assert (same["overlap"] == 1).all()
+    other = torch.rand(maps["random"].shape, generator=torch.Generator().manual_seed(5))
+    chance = fidelity.side_by_side(Patch(), sample, {"a": maps["random"], "b": other})["overlap"]
+    assert chance.mean() == pytest.approx(0.3 / 1.7, abs=0.01)
+    flat = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "flat": torch.ones(24, SIZE, SIZE)})
+    assert flat["spearman"].isna().all() and flat["overlap"].notna().all()

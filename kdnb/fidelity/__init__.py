@@ -23,6 +23,7 @@ from kdnb.fidelity.tables import (
     localisation_rows,
     long_rows,
     paired,
+    side_by_side,
     summary,
 )
 
@@ -53,6 +54,7 @@ __all__ = [
     "road",
     "sensitivity_max",
     "shortcut_student",
+    "side_by_side",
     "spearman",
     "summary",
     "teacher_student_agreement",

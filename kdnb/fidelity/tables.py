@@ -14,10 +14,12 @@ from kdnb.evaluation import bootstrap_mean, holm
 from kdnb.explain import Method
 from kdnb.fidelity.localise import localisation
 from kdnb.fidelity.perturb import deletion_insertion, drop_increase, infidelity, probabilities, relevance_rank, road, sensitivity_max
+from kdnb.fidelity.sanity import spearman
 from kdnb.progress import progress
 
 # Which way each metric points; agreement_* and the metrics of a mask are better when higher.
 LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average_drop", "infidelity", "sensitivity_max")
+SIDE_BY_SIDE_SHARE = 0.3  # of the area, as in agreement_30
 LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
 
 
@@ -115,6 +117,27 @@ def long_rows(sample: Sample, model_name: str, method: str, values: pd.DataFrame
     wide = values.assign(**keys, model=model_name, method=method)
     long = wide.melt(id_vars=[*keys, "model", "method"], var_name="metric", value_name="value")
     return long[["image_id", "class", "model", "method", "metric", "value", "group", "correct"]]
+
+
+def side_by_side(model: nn.Module, sample: Sample, maps: dict[str, Tensor]) -> pd.DataFrame:
+    """Two methods on the same images, a row an image.
+
+    Args:
+        maps: two names with their ``(N, H, W)`` maps.
+
+    Returns:
+        image_id, class, group and correct; ``spearman``, the rank correlation of the two maps (NaN where one is constant);
+        ``overlap``, ``|A and B| / |A or B|`` of the 30% of the area that each ranks highest (chance: 0.18); and for each name
+        ``<name>_keeps``, 1 if the prediction stays when only that area is kept over the blurred image (``agreement_30``).
+    """
+    pair = list(maps.values())
+    ranks = [relevance_rank(of_method) for of_method in pair]
+    a, b = (rank < SIDE_BY_SIDE_SHARE for rank in ranks)
+    overlap = (a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2))
+    keeps = (deletion_insertion(model, sample.images, sample.targets, rank)["agreement_30"] for rank in ranks)
+    found = {"image_id": sample.ids, "class": sample.classes, "group": sample.groups, "correct": sample.correct}
+    found |= {"spearman": spearman(*(of_method.cpu().numpy() for of_method in pair)), "overlap": overlap.cpu().numpy()}
+    return pd.DataFrame(found | {f"{name}_keeps": kept.cpu().numpy() for name, kept in zip(maps, keeps, strict=True)})
 
 
 def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
