@@ -228,7 +228,7 @@ class Run:
 
         state = {part: value.detach().cpu().contiguous().clone() for part, value in model.state_dict().items()}
         with atomic_write(self.model_path(name)) as temporary:
-            save_file(state, temporary, metadata={"key": key, "notebook": self.notebook})
+            save_file(state, temporary, metadata={"key": key})  # one entry: several would be written in any order
         self._sign(self.model_path(name))
 
     def has_model(self, name: str, key: str) -> bool:

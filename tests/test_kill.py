@@ -1,5 +1,6 @@
-"""`make reproduce` killed at twenty moments and started again each time: nothing is lost, nothing repeated, nothing different."""
+"""Killed at twenty moments and started again each time: nothing is lost, nothing repeated, nothing different."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,14 +10,35 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
 MOMENTS = 20
 # What a clock measured differs from run to run; everything else must not.
-CLOCKED_TABLES = {"met", "met_paper"}
+CLOCKED_TABLES = ("met", "met_paper")
 CLOCKED_CLAIMS = ("met_ratio", "maps_over_shap")
-CLOCKED_COLUMNS = ("seconds", "ms_per_image_median", "ms_per_image_iqr", "forward_equivalents")
+CLOCKED_COLUMN = "seconds"
+
+
+def results(folder: Path) -> dict[str, object]:
+    """All tables as they were written, without what a clock measured, and the bytes of all models."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in sorted((folder / "models").glob("*.safetensors"))}
+    for path in sorted((folder / "results").glob("*.csv")):
+        if path.stem not in CLOCKED_TABLES:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            if path.stem == "claims":
+                table = table[~table["claim"].isin(CLOCKED_CLAIMS)]
+            found[path.name] = table.drop(columns=CLOCKED_COLUMN, errors="ignore").to_csv()
+    return found
+
+
+def assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:
+    assert set(found) == set(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+# -- the whole study ------------------------------------------------------------------------------------------------
 
 
 class Reproduce:
@@ -25,87 +47,158 @@ class Reproduce:
     def __init__(self, repository: Path, runs: Path):
         self.repository, self.runs = repository, runs
         self.folder = runs / "phantom-smoke-seed0"
-        hidden = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KDNB_PROGRESS")
+        hidden = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KDNB_PROGRESS", "DATASET", "SEED", "SPLIT", "DATA_DIR", "ONLY", "RUN")
         self.environment = {name: value for name, value in os.environ.items() if name not in hidden}
 
     def start(self) -> subprocess.Popen:
         command = ["make", "reproduce", "PROFILE=smoke", f"RUNS={self.runs}"]
-        log = (self.runs / "log").open("a")
-        return subprocess.Popen(command, cwd=self.repository, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        with (self.runs / "log").open("a") as log:
+            return subprocess.Popen(command, cwd=self.repository, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 
-    def finish(self) -> None:
-        assert self.start().wait() == 0, (self.runs / "log").read_text()[-2000:]
+    def log(self) -> str:
+        return (self.runs / "log").read_text()
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """Finished notebooks, each with what would change if it were written again."""
         found = sorted((self.folder / "notebooks").glob("??_*.ipynb"))
-        return {path.stem: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found if path.stem.count(".") == 0}
+        return {path.stem: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found if "." not in path.stem}
 
     def wait_for_start_of(self, name: str, process: subprocess.Popen) -> None:
         end = time.monotonic() + 600
         while not (self.folder / "notebooks" / f"{name}.running.ipynb").exists() and name not in self.finished():
-            assert process.poll() is None, (self.runs / "log").read_text()[-2000:]
+            assert process.poll() is None, self.log()[-2000:]
             assert time.monotonic() < end
             time.sleep(0.05)
 
 
-def results(folder: Path) -> dict[str, object]:
-    """All tables (without what a clock measured) and the bytes of all models."""
-    found: dict[str, object] = {}
-    for path in sorted((folder / "results").glob("*.csv")):
-        if path.stem not in CLOCKED_TABLES:
-            table = pd.read_csv(path)
-            if path.stem == "claims":
-                table = table[~table["claim"].isin(CLOCKED_CLAIMS)]
-            found[path.name] = table.drop(columns=[name for name in table if name.startswith(CLOCKED_COLUMNS)]).to_csv()
-    for path in sorted((folder / "models").glob("*.safetensors")):
-        found[path.name] = path.read_bytes()
-    return found
+class Whole(Reproduce):
+    """A run that nobody killed; two processes were asked for it at once."""
+
+    def __init__(self, repository: Path, runs: Path):
+        super().__init__(repository, runs)
+        began = time.time()
+        both = [self.start(), self.start()]
+        assert [process.wait() for process in both] == [0, 0], self.log()[-2000:]
+        # A finished notebook bears the time at which it was started, so these are the marks between which the run did something else.
+        self.marks = [began, *(mtime / 1e9 for _, mtime in self.finished().values()), (self.folder / "report.html").stat().st_mtime]
+
+    def place(self, moment: float) -> tuple[str | None, float]:
+        """What was at work ``moment`` seconds into the run, a notebook or (``None``) what comes before the first, and for how long."""
+        at = self.marks[0] + moment
+        number = max(k for k, mark in enumerate(self.marks) if mark <= at)
+        return [None, *self.finished()][number], at - self.marks[number]
 
 
 @pytest.fixture(scope="module")
 def whole(repository, tmp_path_factory):
-    """An uninterrupted run, and how long each of its notebooks took."""
-    run = Reproduce(repository, tmp_path_factory.mktemp("whole"))
-    run.finish()
-    lines = (run.runs / "log").read_text().splitlines()
-    said = [line.split(" done in ") for line in lines if " done in " in line]
-    durations = {name: 60 * int(clock.split(":")[0]) + int(clock.split(":")[1]) for name, clock in said}
-    return run, durations
+    return Whole(repository, tmp_path_factory.mktemp("whole"))
+
+
+def test_of_two_at_once_one_waits_and_finds_nothing_to_do(whole, repository):
+    said = whole.log()
+    assert said.count("another make reproduce is at work in") == 1
+    assert said.count("the run is complete") == 2
+    assert len(whole.finished()) == len(list((repository / "notebooks").glob("*.ipynb")))
+    for name in whole.finished():
+        assert said.count(f"{name} done in") == 1, name
 
 
 def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(whole, repository, tmp_path):
-    uninterrupted, durations = whole
     draw = random.Random(20)
-    position = sorted(draw.uniform(0, sum(durations.values())) for _ in range(MOMENTS))
     run = Reproduce(repository, tmp_path)
-    for moment in position:
+    for moment in sorted(draw.uniform(0, whole.marks[-1] - whole.marks[0]) for _ in range(MOMENTS)):
         before = run.finished()
         process = run.start()
-        name, into = _place(moment, durations)
-        run.wait_for_start_of(name, process)
+        name, into = whole.place(moment)
+        if name is not None:
+            run.wait_for_start_of(name, process)
         time.sleep(into)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         after = run.finished()
         assert {name: after[name] for name in before} == before, "a finished notebook was written again"
-        assert not (run.folder / "report.html").exists() or len(after) == len(durations)
+        assert not (run.folder / "report.html").exists() or len(after) == len(whole.finished())
     before = run.finished()
-    run.finish()
+    assert run.start().wait() == 0, run.log()[-2000:]
     after = run.finished()
-    assert {name: after[name] for name in before} == before
-    assert set(after) == set(durations)
+    assert {name: after[name] for name in before} == before, "a finished notebook was written again"
+    assert set(after) == set(whole.finished())
     assert not list((run.folder / "notebooks").glob("*.running.ipynb"))
     assert not list(run.folder.rglob("*.part")), "temporary files are left"
-    expected, found = results(uninterrupted.folder), results(run.folder)
-    assert set(found) == set(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+    assert_equal(results(run.folder), results(whole.folder))
 
 
-def _place(moment: float, durations: dict[str, int]) -> tuple[str, float]:
-    """The notebook that is at work at ``moment`` of an uninterrupted run, and how long it has been."""
-    for name, seconds in durations.items():
-        if moment < seconds:
-            return name, moment
-        moment -= seconds
-    return name, seconds
+# -- training alone, with a checkpoint an epoch ---------------------------------------------------------------------
+
+
+def train(folder: Path) -> None:
+    """Train a teacher and two students in ``folder``, as the notebooks do, in so small a form that it takes seconds."""
+    from torch.nn import functional as F
+
+    from kdnb import models, sweep, training, views
+    from kdnb.datasets import phantom
+    from kdnb.runs import Run
+    from kdnb.settings import resolve
+
+    training.CHECKPOINT_SECONDS = 0
+    run = Run(resolve(profile="smoke", run_dir=folder), "test")
+    made = phantom.generate(128, 32)
+    cuts = (slice(64), slice(64, 96), slice(96, 128))
+    learn, validation, test = (training.Examples(made.images[cut], made.labels[cut]) for cut in cuts)
+    (folder / "training").touch()
+    teacher = models.initialised(models.densenet121_teacher, 4, seed=0)
+    if run.has_model("teacher", "k"):
+        run.load_model("teacher", teacher, "k")
+    else:
+        recipe = training.Recipe(epochs=8, batch_size=32, views=2)
+        unfinished = folder / "models" / "unfinished.safetensors"
+        with training.threads(1):
+            training.fit(teacher, learn, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), seed=0, checkpoint=unfinished, key="k")
+        run.save_model("teacher", teacher, "k")
+    bank = views.teacher_bank(teacher, learn.images, 2)
+    material = sweep.Material(learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data")
+    cells = [sweep.cell(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
+    found = sweep.run_cells(run, cells, material, jobs=1)
+    run.save_table("sweep", sweep.sweep_table(found, material))
+
+
+def start_training(folder: Path) -> multiprocessing.Process:
+    """Start :func:`train` in a process of its own and return when it begins to train."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdnb.sweep"])  # imported once, not in each of many processes
+    folder.mkdir(exist_ok=True)
+    (folder / "training").unlink(missing_ok=True)
+    process = context.Process(target=train, args=(folder,))
+    process.start()
+    while not (folder / "training").exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    return process
+
+
+def cells(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every student's weights and logits; its file also holds the seconds that it took."""
+    found = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
+    return {name: {part: value.numpy().tobytes() for part, value in parts.items()} for name, parts in found.items()}
+
+
+def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start_training(whole)
+    began = time.monotonic()
+    process.join()
+    seconds = time.monotonic() - began
+    draw, cut = random.Random(4), []
+    for _ in range(MOMENTS):  # together they take as long as the whole, and each loses what came after its last checkpoint
+        process = start_training(killed)
+        time.sleep(draw.uniform(0, 2 * seconds / MOMENTS))
+        process.kill()
+        process.join()
+        cut.append(process.exitcode)
+    process = start_training(killed)
+    process.join()
+    assert process.exitcode == 0
+    assert cut.count(-signal.SIGKILL) >= 15, "most of the kills must find it at work"
+    assert_equal(results(killed), results(whole))
+    assert_equal(cells(killed), cells(whole))
+    assert list(killed.rglob("unfinished/*")) + list(killed.rglob("unfinished.safetensors")) == []
