@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import stat
 import threading
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import kdnb.runs
-from kdnb.errors import ArtefactError, StorageError
+from kdnb.errors import ArtefactError, ParameterError, StorageError
 from kdnb.runs import Run, atomic_write, content_key, source_key
 from kdnb.settings import resolve
 
@@ -83,6 +84,18 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["x.csv"]
 
 
+def test_a_model_that_finds_no_space_is_a_sentence_too_and_the_old_one_stays(run):
+    run.save_model("student", torch.nn.Linear(40, 40), key="old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large.*free space"):
+            run.save_model("student", torch.nn.Linear(40, 40), key="new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.has_model("student", "old") and os.listdir(run.folder / "models") == ["student.safetensors"]
+
+
 def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="could not be written"), atomic_write(tmp_path / "file" / "x.csv"):
@@ -123,6 +136,17 @@ def test_run_json_tells_where_the_numbers_come_from(started):
     assert info["budget"]["01_data_prep"]["image_size"] == 32
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 1), ("profile", "quick"), ("dataset", "phantom:volume"), ("split_protocol", "leak_free")]
+)
+def test_a_folder_that_holds_another_run_is_refused(started, name, value):
+    before = started.info()
+    with pytest.raises(ArtefactError, match=f"holds a run whose {name} is .*, not {value!r}: delete it or use another folder"):
+        kdnb.runs.start("02_teacher_training", **({"run_dir": started.folder, "profile": "smoke"} | {name: value}))
+    assert started.info() == before
+    kdnb.runs.start("02_teacher_training", run_dir=started.folder, profile="smoke", image_size=64)
+
+
 def test_a_model_comes_back_only_with_its_own_key(run):
     model = torch.nn.Linear(3, 2)
     run.save_model("student", model, key="k1")
@@ -147,6 +171,25 @@ def test_a_cut_off_model_is_refused(run, keep):
     with pytest.raises(ArtefactError):
         run.load_model("student", torch.nn.Linear(3, 2), key="k")
     assert not (keep >= 0 and run.has_model("student", "k"))
+
+
+def test_equal_models_are_equal_bytes(run):
+    model = torch.nn.Linear(3, 2)
+    for number in range(8):
+        run.save_model(f"copy_{number}", model, "k")
+    assert len({path.read_bytes() for path in (run.folder / "models").iterdir()}) == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "", ".hidden", "a\nb", "a\0b", "..\\x"])
+def test_no_name_leaves_the_folder_of_the_run(run, name):
+    for write in (
+        lambda: run.save_table(name, TABLE),
+        lambda: run.save_model(name, torch.nn.Linear(3, 2), "k"),
+        lambda: run.show(name, plt.figure(), "A picture."),
+    ):
+        with pytest.raises(ParameterError, match="file name"):
+            write()
+    assert not run.folder.exists()
 
 
 def test_no_pickle_is_loaded(run):
