@@ -136,16 +136,45 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     return "\n".join([*lines, "", note])
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with the part between its two markers replaced."""
-    return re.sub(r"(<!-- measured -->\n).*?(<!-- /measured -->)", lambda found: f"{found[1]}{table}\n{found[2]}", readme, flags=re.DOTALL)
+# Claim -> the question that it answers, and the factor and the unit of what was measured.
+_QUESTIONS = {
+    "student_against_teacher": ("Does the student keep up with its teacher?", 100, " points of accuracy"),
+    "distillation_adds": ("Does the teacher add to what the labels teach?", 100, " points of accuracy"),
+    "maps_over_shap": ("Are average maps on the student faster than SHAP on the teacher?", 1, " times"),
+}
+
+
+def answer(measured: Path = MEASURED) -> str:
+    """Does it hold? A line for each of the paper's three questions: measured value, interval and verdict in every recorded run."""
+    runs = {path.parent: pd.read_csv(path).set_index("claim") for path in sorted(measured.glob("*/claims.csv"))}
+    lines = []
+    for claim, (question, factor, unit) in _QUESTIONS.items():
+        said = []
+        for folder, claims in runs.items():
+            run = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["run"]
+            value, lo, hi = (factor * claims.loc[claim, column] for column in ("measured", "lo", "hi"))
+            interval = f" ({lo:+.1f} to {hi:+.1f})" if lo < hi else ""
+            number = f"{value:+.1f}{unit}{interval}" if factor != 1 else f"{value:.0f}{unit}"
+            said.append(f"`{run['dataset']}`, {run['split_protocol']}: *{claims.loc[claim, 'verdict']}*, {number}")
+        lines.append(f"- **{question}** {'; '.join(said)}.")
+    return "\n".join(lines) if runs else "No full run is recorded yet (`make record RUN=runs/...`)."
+
+
+def with_part(readme: str, name: str, text: str) -> str:
+    """The README with the part between the two markers of ``name`` replaced."""
+    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: f"{found[1]}{text}\n{found[2]}", readme, flags=re.DOTALL)
+
+
+def readme_now(readme: str, measured: Path = MEASURED) -> str:
+    """The README with its answer and its table as the recorded runs have them."""
+    return with_part(with_part(readme, "answer", answer(measured)), "measured", readme_table(measured))
 
 
 def _record_and_show(run: str) -> None:
     if not run:
         raise ArtefactError("RUN is empty: name a finished run, such as make record RUN=runs/phantom-quick-seed0.")
     print(f"kdnb: recorded in {record(Path(run)).relative_to(REPOSITORY)}")
-    text = with_table(README.read_text(encoding="utf-8"), readme_table())
+    text = readme_now(README.read_text(encoding="utf-8"))
     with atomic_write(README) as path:
         path.write_text(text, encoding="utf-8")
 

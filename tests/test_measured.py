@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdnb.errors import ArtefactError
-from kdnb.measured import MEASURED, README, main, readme_table, record, recorded, summaries, with_table
+from kdnb.measured import MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -35,7 +35,8 @@ def finished(tmp_path):
 
 def test_the_readme_shows_exactly_what_is_recorded():
     text = README.read_text(encoding="utf-8")
-    assert with_table(text, readme_table()) == text, "make record RUN=... writes it"
+    assert readme_now(text) == text, "make record RUN=... writes it"
+    assert answer() in text and readme_table() in text
 
 
 def test_every_summary_follows_from_the_recorded_tables():
@@ -55,6 +56,19 @@ def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
     assert student["seeds"] == 2 and student["accuracy"] == pytest.approx((0.97123 + 0.99) / 2)
     assert student["f1_macro_sd"] == pytest.approx(0.02 / 2**0.5, rel=1e-4) and student["split_protocol"] == "official"
     assert recorded(tmp_path / "measured")["dataset"].unique().tolist() == ["brain_tumor"]
+
+
+def test_the_answer_names_question_verdict_and_number(finished, tmp_path):
+    claims = {
+        "claim": ["student_against_teacher", "distillation_adds", "maps_over_shap"],
+        "verdict": ["reproduced", "undecided", "reproduced"],
+    }
+    numbers = {"measured": [0.012, 0.001, 431.2], "lo": [0.004, -0.01, 431.2], "hi": [0.02, 0.012, 431.2]}
+    Run(resolve(run_dir=finished), "07_report").save_table("claims", pd.DataFrame(claims | numbers))
+    record(finished, tmp_path / "measured")
+    first, second, third = answer(tmp_path / "measured").splitlines()
+    assert "keep up" in first and "`brain_tumor`, official: *reproduced*, +1.2 points of accuracy (+0.4 to +2.0)" in first
+    assert "*undecided*, +0.1 points of accuracy (-1.0 to +1.2)" in second and "*reproduced*, 431 times." in third
 
 
 def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):
