@@ -19,6 +19,9 @@ from kdnb.errors import DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".dcm", ".dicom"))
 MAX_PIXELS = 64_000_000  # a decoded image of this size takes 192 MB; more is refused before it is decoded
+MAX_BYTES = 1_000_000_000  # of a file
+# What the suffixes stand for. Pillow knows more kinds, and hands PostScript to another program, whatever the file is called.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SIGNATURE = 64  # side of the grey thumbnail that duplicates are looked for with
 _DEEP = ("I", "F")  # Pillow's modes with more than 8 bits a channel, besides "I;16..."
 
@@ -82,11 +85,13 @@ def decode(path: Path) -> tuple[Image.Image, str]:
             raise DataError("not a regular file")
         if status.st_size == 0:
             raise DataError("empty file")
+        if status.st_size > MAX_BYTES:
+            raise DataError(f"the file has more than {MAX_BYTES // 1_000_000} MB")
         if is_dicom(path):
             return _dicom(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about metadata and sizes; the size is checked here
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 _check_size(*opened.size)
                 kind = f"{opened.format} {opened.mode}"
                 opened.load()
@@ -132,10 +137,14 @@ def _stretched(values: np.ndarray) -> Image.Image:
 
 def _dicom(path: Path) -> tuple[Image.Image, str]:
     import pydicom
+    from pydicom.filereader import read_file_meta_info
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise DataError("deflated DICOM, which may unfold without limit")
         file = pydicom.dcmread(path)
         _check_size(int(file.Columns), int(file.Rows) * int(file.get("NumberOfFrames", 1) or 1))
         pixels = file.pixel_array
