@@ -8,10 +8,12 @@ finished cell lies in ``cells/<name>.safetensors`` under a key made of all that 
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -182,7 +184,8 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
         try:
             with _engine(scheduler, jobs, material):
                 parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
-                done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints)) for one in waiting)
+                train = train_cell if scheduler else partial(_train_for, os.getpid())
+                done = parallel(joblib.delayed(train)(one, material, str(checkpoints)) for one in waiting)
                 for trained in progress(done, f"{len(waiting)} students", len(waiting)):
                     _store(run, trained, material)
                     finished[trained.cell] = trained
@@ -190,6 +193,23 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
             # Dask trains a dead worker's cells again, unless the only copy of the material died with it: then we send it anew.
             if attempt == ATTEMPTS:
                 raise
+
+
+def _train_for(parent: int, one: Cell, material: Material, checkpoints: str) -> Trained:
+    """:func:`train_cell` in a worker process that leaves when ``parent``, who asked for the cell, is gone: killed, say."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(1):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    if os.getpid() != parent:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        return train_cell(one, material, checkpoints)
+    finally:
+        done.set()
 
 
 def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:

@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -108,6 +110,44 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, m
     serial = sweep.run_cells(run_at(tmp_path / "a"), small_grid(), material, jobs=1)
     parallel = sweep.run_cells(run_at(tmp_path / "b"), small_grid(), material, jobs=2)
     assert all(same(serial[one], parallel[one]) for one in small_grid())
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from kdnb import sweep, training
+from kdnb.runs import Run
+from kdnb.settings import resolve
+
+images, labels = np.zeros((64, 32, 32, 3), np.uint8), np.arange(64) % 4
+some = training.Examples(images, labels)
+material = sweep.Material(some, some, some, np.zeros((1, 64, 4), np.float32), training.Recipe(epochs=1_000_000, views=1), 4, "endless")
+sweep.run_cells(Run(resolve(profile="smoke", run_dir=Path(sys.argv[1])), "test"), sweep.grid(["kd"], [0.4], [5.0], [0]), material, jobs=2)
+"""
+
+
+def test_workers_leave_when_the_run_that_started_them_is_killed(tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], stderr=subprocess.DEVNULL)
+    workers = []
+    try:
+        deadline = time.monotonic() + 120
+        while run.poll() is None and time.monotonic() < deadline:
+            workers = [child for child in psutil.Process(run.pid).children(recursive=True) if "LokyProcess" in " ".join(child.cmdline())]
+            if len(workers) == 2 and all(worker.num_threads() > 1 and worker.cpu_times().user > 6 for worker in workers):
+                break
+            time.sleep(0.2)
+        assert len(workers) == 2 and run.poll() is None
+        run.kill()
+        assert not psutil.wait_procs(workers, timeout=20)[1], "a worker trains on for nobody"
+    finally:
+        run.kill()
+        run.wait()
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, material):
