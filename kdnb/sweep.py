@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache as once
 from functools import partial
 from pathlib import Path
 
@@ -197,19 +198,19 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
 
 def _train_for(parent: int, one: Cell, material: Material, checkpoints: str) -> Trained:
     """:func:`train_cell` in a worker process that leaves when ``parent``, who asked for the cell, is gone: killed, say."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(1):
-            if os.getppid() != parent:
-                os._exit(1)
-
     if os.getpid() != parent:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        return train_cell(one, material, checkpoints)
-    finally:
-        done.set()
+        _leave_with(parent)
+    return train_cell(one, material, checkpoints)
+
+
+@once
+def _leave_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
