@@ -12,24 +12,25 @@ from kdnb.errors import KdnbError
 from kdnb.sources import REPOSITORY
 
 
-def _resident(process: psutil.Process) -> int:
+def _in_use(process: psutil.Process) -> int:
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
-            total += member.memory_info().rss
-        except psutil.NoSuchProcess:
+            memory = member.memory_full_info()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+        total += getattr(memory, "pss", memory.uss)  # only Linux knows a process's share of what several use
     return total
 
 
-def peak_of(command: list[str], every: float = 0.1) -> float:
-    """Peak of the summed resident memory of a command and all its children, GiB (shared pages count once a process)."""
+def peak_of(command: list[str], every: float = 0.25) -> float:
+    """Peak memory of a command and all its children, GiB; pages that several of them share count once (on Linux)."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     started = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
     process, peak = psutil.Process(started.pid), 0
     while started.poll() is None:
         try:
-            peak = max(peak, _resident(process))
+            peak = max(peak, _in_use(process))
         except psutil.NoSuchProcess:
             break
         time.sleep(every)

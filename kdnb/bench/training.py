@@ -74,7 +74,9 @@ class _Tutorial(Dataset):
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.RandomHorizontalFlip(),
-            v2.RandomAffine(views.ROTATION_DEGREES, (views.SHIFT,) * 2, (1 - views.SCALE, 1 + views.SCALE), v2.InterpolationMode.BILINEAR),
+            v2.RandomAffine(
+                views.ROTATION_DEGREES, (views.SHIFT,) * 2, (1 - views.SCALE, 1 + views.SCALE), interpolation=v2.InterpolationMode.BILINEAR
+            ),
         ]
     )
 
