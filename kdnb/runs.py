@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +31,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from kdnb.errors import ArtefactError, ParameterError, writing
@@ -38,6 +38,7 @@ from kdnb.settings import Settings, resolve
 from kdnb.sources import REPOSITORY
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
     from torch import nn
 
@@ -69,6 +70,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well and vanishes when it does not.
+
+    Raises:
+        StorageError: the disk is full, the place may not be written to, or ``folder`` exists and is not empty.
+    """
+    part = None
+    try:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+            yield part
+            part.chmod(0o755)
+            part.replace(folder)
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def file_hash(path: Path) -> str:
@@ -176,7 +197,7 @@ class Run:
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
-    def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    def save_table(self, name: str, table: "pd.DataFrame") -> "pd.DataFrame":
         """Write ``results/<name>.csv`` and return the table, so that a cell can end with it."""
         path = self._place("results", f"{name}.csv")
         with atomic_write(path) as temporary:
@@ -184,12 +205,14 @@ class Run:
         self._sign(path)
         return table
 
-    def load_table(self, name: str) -> pd.DataFrame:
+    def load_table(self, name: str) -> "pd.DataFrame":
         """Read ``results/<name>.csv``.
 
         Raises:
             ArtefactError: missing, or changed since the notebook wrote it.
         """
+        import pandas as pd  # here: processes that only decode images import this module too
+
         return pd.read_csv(self._checked(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
 
     def has_table(self, name: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 import kdnb.runs
 from kdnb.errors import ArtefactError, ParameterError, StorageError
-from kdnb.runs import Run, atomic_write, content_key, source_key
+from kdnb.runs import Run, atomic_folder, atomic_write, content_key, source_key
 from kdnb.settings import resolve
 
 
@@ -100,6 +100,29 @@ def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="could not be written"), atomic_write(tmp_path / "file" / "x.csv"):
         pass
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_folder(tmp_path / "deep" / "set") as temporary:
+        (temporary / "x").write_text("x")
+        assert not (tmp_path / "deep" / "set").exists()
+    assert (tmp_path / "deep" / "set" / "x").read_text() == "x" and os.listdir(tmp_path / "deep") == ["set"]
+    assert stat.S_IMODE((tmp_path / "deep" / "set").stat().st_mode) == 0o755
+
+
+def test_a_failing_block_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "set") as temporary:
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "mine").write_text("mine")
+    with pytest.raises(StorageError, match="set could not be written .*not empty"), atomic_folder(tmp_path / "set") as temporary:
+        (temporary / "x").write_text("x")
+    assert os.listdir(tmp_path) == ["set"] and os.listdir(tmp_path / "set") == ["mine"]
 
 
 def test_written_files_can_be_read_by_others(run):

@@ -9,10 +9,10 @@ import contextlib
 import io
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, StorageError, exit_status
+from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, exit_status
+from kdnb.runs import atomic_folder
 from kdnb.sources import REPOSITORY, check_name, locate, table
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
@@ -52,25 +52,8 @@ def _kaggle(kind: str, target: Path) -> None:
         raise DownloadError(f"{kind} could not be downloaded ({type(error).__name__}): {by_hand}.") from error
     if not all((came / name).is_dir() for name in source["expected_folders"]):
         raise DownloadError(f"what Kaggle serves as {source['kaggle']!r} has other folders than {source['expected_folders']}: {by_hand}.")
-    with _whole(target) as part:
+    with atomic_folder(target) as part:
         shutil.copytree(came, part, dirs_exist_ok=True)
-
-
-@contextlib.contextmanager
-def _whole(target: Path):
-    """Yield a folder beside ``target`` that takes its place when the block ends well and vanishes when it does not."""
-    part = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        yield part
-        part.chmod(0o755)
-        part.replace(target)
-    except OSError as error:
-        raise StorageError(f"{target} could not be written ({error.strerror or error}): free space or mend the permission.") from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
@@ -95,7 +78,7 @@ def _unpacked(flag: str, size: int, data_dir: Path, check: bool = True) -> Path:
     """The folder that one published size is unpacked to. ``check``: download it where it is missing, and check the file's MD5 sum."""
     target = data_dir / "medmnist" / f"{flag}_{size}"
     if not target.is_dir():
-        with _whole(target) as part:
+        with atomic_folder(target) as part:
             for split in ("train", "val", "test"):
                 _unpack_medmnist(flag, split, size, part, check)
     return target
