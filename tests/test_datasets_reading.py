@@ -295,3 +295,15 @@ def test_transparency_is_laid_on_black(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "x.png")
     square = reading.read(tmp_path / "x.png", 32).square
     assert (square[:16] == 0).all() and (square[16:] == 255).all()
+
+
+def test_grey_stored_in_three_channels_is_the_same_image(tmp_path):
+    grey = picture(1, "L")
+    tinted = grey.convert("RGB")
+    tinted.putpixel((3, 3), (1, 0, 0))
+    for name, image in (("grey", grey), ("three", grey.convert("RGB")), ("tinted", tinted)):
+        image.save(tmp_path / f"{name}.png")
+    one, three, colour = (reading.read(tmp_path / f"{name}.png", SIZE) for name in ("grey", "three", "tinted"))
+    assert one.digest == three.digest != colour.digest
+    assert (one.square == three.square).all() and (one.signature == three.signature).all()
+    assert (one.kind, three.kind) == ("PNG L", "PNG RGB")

@@ -1,6 +1,10 @@
 """Splits and groups, duplicates, the cache, and the audit of the real data sets."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from PIL import Image
 from kdnb import datasets
 from kdnb.datasets import audit, cache, duplicates, fetch, groups, splits
 from kdnb.datasets.folders import scan
-from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, StorageError
+from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, StorageError
 from kdnb.settings import SPLIT_PROTOCOLS
 from kdnb.sources import REPOSITORY
 
@@ -179,21 +183,65 @@ def test_split_does_not_depend_on_the_image_size(tmp_path, own_cache):
     assert len({datasets.load(f"folder:{folder}", size).split_hash for size in (32, 48, 128)}) == 1
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path, own_cache, monkeypatch):
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Few images are read as many are: by two processes, in small batches."""
+    for name, value in (("_WORTH_A_PROCESS", 1), ("_BATCH", 2), ("_WINDOW", 7)):
+        monkeypatch.setattr(cache, name, value)
+    monkeypatch.setattr(cache.joblib, "cpu_count", lambda: 2)
+
+
+def test_two_processes_read_what_one_reads(tmp_path, own_cache, monkeypatch, request):
     folder = make_set(tmp_path / "set")
-    read, calls = cache.reading.read, []
+    (folder / "cat" / "empty.png").touch()
+    alone = datasets.load(f"folder:{folder}", 32)
+    shutil.rmtree(own_cache)
+    request.getfixturevalue("two_processes")
+    monkeypatch.setattr(cache.reading, "read", lambda *_: pytest.fail("read in this process"))
+    shared = datasets.load(f"folder:{folder}", 32)
+    assert shared.data_hash == alone.data_hash and (shared.images == alone.images).all()
+    assert shared.notes["skipped"] == alone.notes["skipped"] == {"cat/empty.png": "empty file"}
+    assert all((shared.notes["metadata"][name] == column).all() for name, column in alone.notes["metadata"].items())
 
-    def interrupted(path, size):
-        calls.append(path)
-        if len(calls) == 10:
+
+def test_processes_follow_a_change_of_folder(tmp_path, own_cache, monkeypatch, two_processes):
+    for place in ("here", "there"):
+        make_set(tmp_path / place / "set")
+        monkeypatch.chdir(tmp_path / place)
+        assert len(datasets.load("folder:set", 32)) == 24
+
+
+def test_a_process_that_reads_images_starts_without_pandas_and_torch():
+    question = "import sys, kdnb.datasets.cache; print({'pandas', 'torch', 'scipy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def interrupted(items, *_):
+    for number, item in enumerate(items):
+        if number == 9:
             raise KeyboardInterrupt
-        return read(path, size)
+        yield item
 
-    monkeypatch.setattr(cache.reading, "read", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_build_leaves_nothing(processes, tmp_path, own_cache, monkeypatch, request):
+    folder = make_set(tmp_path / "set")
+    if processes == 2:
+        request.getfixturevalue("two_processes")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache, "progress", interrupted)
         datasets.load(f"folder:{folder}", 32)
     assert [path for path in own_cache.iterdir() if path.suffix != ".lock"] == []
-    monkeypatch.setattr(cache.reading, "read", read)
+    assert len(datasets.load(f"folder:{folder}", 32)) == 24
+
+
+def test_a_process_that_is_killed_is_one_sentence(tmp_path, own_cache, monkeypatch, two_processes):
+    folder = make_set(tmp_path / "set")
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="a process that read images was ended") as caught:
+        patch.setattr(cache, "_read", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        datasets.load(f"folder:{folder}", 32)
+    assert "\n" not in str(caught.value)
+    assert [path for path in own_cache.iterdir() if path.suffix != ".lock"] == []
     assert len(datasets.load(f"folder:{folder}", 32)) == 24
 
 

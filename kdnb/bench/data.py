@@ -42,7 +42,7 @@ def resized(path: Path) -> np.ndarray:
 def _cache_over_pillow() -> tuple[Side, Side]:
     listing = scan(_folder() / "files")
     pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    list(pool.map(resized, listing.files[:64], chunksize=16))  # the processes have started and imported what they need
+    list(pool.map(resized, listing.files[:64], chunksize=16))  # the processes have started; the warm-up starts those of the other side
 
     def build() -> None:
         cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")

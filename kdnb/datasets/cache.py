@@ -7,28 +7,31 @@ that exists is complete; an interrupted build is built again. Only a window of i
 
 import fcntl
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
+import joblib
 import numpy as np
 
 from kdnb.datasets import reading
 from kdnb.datasets.folders import Listing
 from kdnb.errors import DataError, StorageError
 from kdnb.progress import progress
-from kdnb.runs import atomic_write, content_key, source_key
+from kdnb.runs import atomic_folder, atomic_write, content_key, source_key
 from kdnb.sources import REPOSITORY
 
 FOLDER = REPOSITORY / "data" / "cache"
 _WINDOW = 1024  # images decoded but not yet written, at most
+_BATCH = 32  # files that a process reads at a time
+_WORTH_A_PROCESS = 128  # files: a process takes as long to start as some hundred small images to read
 _COLUMNS = ("kept", "digests", "square_digests", "width", "height", "kind", "bytes", "brightness", "border")
+Row = tuple[str, str, int, int, str, int, float, float]  # the columns but the first
+Batch = tuple[bytes, bytes, list[Row | str]]  # squares, signatures, and for each file its row or why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -130,34 +133,25 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
 
 
 def build(name: str, listing: Listing, image_size: int, folder: Path) -> None:
-    """Decode every file of ``listing`` into ``folder``, which appears only when it is complete."""
-    part = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    """Decode every file of ``listing`` into ``folder``, which appears only when it is complete.
+
+    Raises:
+        DataError: not one file could be read, or a process that read them died. StorageError: the disk is full.
+    """
+    with atomic_folder(folder) as part:
         np.savez(part / "index.npz", **_decode_all(name, listing, image_size, part))
-        part.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    except OSError as error:
-        raise StorageError(f"{folder} could not be written ({error.strerror or error}): free space, then run again.") from error
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
 
 
 def _decode_all(name: str, listing: Listing, image_size: int, part: Path) -> dict[str, np.ndarray]:
     """Write ``images`` and ``signatures`` into ``part`` and return the index."""
     rows, bad = [], {}
-    with (part / "images").open("wb") as images, (part / "signatures").open("wb") as signatures:
-        for position, answer in enumerate(progress(_decoded(listing.files, image_size), f"reading {name}", len(listing.files))):
-            if isinstance(answer, str):
-                bad[listing.ids[position]] = answer
-                continue
-            decoded, row = answer
-            images.write(decoded.square)
-            signatures.write(decoded.signature)
-            rows.append((position, *row))
+    answers = _written(_decoded(listing.files, image_size), part)
+    for position, answer in enumerate(progress(answers, f"reading {name}", len(listing.files))):
+        if isinstance(answer, str):
+            bad[listing.ids[position]] = answer
+        else:
+            rows.append((position, *answer))
     if not rows:
         reason = next(iter(bad.values()), "there are none")
         raise DataError(f"not one of the {len(listing.files)} images of {name!r} could be read ({reason}): look at the files.")
@@ -165,18 +159,39 @@ def _decode_all(name: str, listing: Listing, image_size: int, part: Path) -> dic
     return index | {"bad_ids": np.array(list(bad), str), "bad_reasons": np.array(list(bad.values()), str)}
 
 
-def _decoded(files: list[Path], image_size: int) -> Iterator[tuple[reading.Decoded, tuple] | str]:
-    """Each file's image and index row, or why it has none, in order; decoded by as many threads as there are processors."""
+def _written(batches: Iterator[Batch], part: Path) -> Iterator[Row | str]:
+    """Write images and signatures into ``part`` as they come and pass on what the index needs."""
+    with (part / "images").open("wb") as images, (part / "signatures").open("wb") as signatures:
+        for squares, thumbnails, answers in batches:
+            images.write(squares)
+            signatures.write(thumbnails)
+            yield from answers
 
-    def one(path: Path) -> tuple[reading.Decoded, tuple] | str:
+
+def _decoded(files: list[Path], image_size: int) -> Iterator[Batch]:
+    """All files in order; many are read by several processes, since threads would wait for one another at the interpreter's lock."""
+    jobs = max(1, min(16, joblib.cpu_count(), len(files) // _WORTH_A_PROCESS))
+    try:
+        with joblib.Parallel(jobs, return_as="generator") as parallel:
+            for first in range(0, len(files), _WINDOW):
+                window = [path.absolute() for path in files[first : first + _WINDOW]]  # a process keeps the folder that it started in
+                batches = (window[start : start + _BATCH] for start in range(0, len(window), _BATCH))
+                yield from parallel(joblib.delayed(_read)(batch, image_size) for batch in batches)
+    except BrokenExecutor as error:
+        raise DataError("a process that read images was ended, most likely for want of memory: close other programs.") from error
+
+
+def _read(files: list[Path], image_size: int) -> Batch:
+    """What one process reads at a time; the rest of the data set's images never is in its memory."""
+    squares, signatures, answers = [], [], []
+    for path in files:
         try:
             decoded = reading.read(path, image_size)
         except DataError as error:
-            return str(error)
-        square = hashlib.sha256(decoded.square).hexdigest()[:32]
-        shape = (decoded.width, decoded.height, decoded.kind, path.stat().st_size, decoded.brightness, decoded.border)
-        return decoded, (decoded.digest.hex(), square, *shape)
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for first in range(0, len(files), _WINDOW):
-            yield from pool.map(one, files[first : first + _WINDOW])
+            answers.append(str(error))
+            continue
+        squares.append(decoded.square.tobytes())
+        signatures.append(decoded.signature.tobytes())
+        digests = decoded.digest.hex(), hashlib.sha256(squares[-1]).hexdigest()[:32]
+        answers.append((*digests, decoded.width, decoded.height, decoded.kind, path.stat().st_size, decoded.brightness, decoded.border))
+    return b"".join(squares), b"".join(signatures), answers

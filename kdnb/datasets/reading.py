@@ -32,7 +32,8 @@ class Decoded:
 
     Attributes:
         square: ``(size, size, 3)`` uint8. signature: ``(64, 64)`` uint8, the whole image in grey, squeezed to a square.
-        digest: hash of the decoded RGB pixels at full size. width, height: pixels as stored upright. kind: such as ``"JPEG L"``.
+        digest: hash of the decoded pixels at full size, the same for grey in one channel and in three. width, height: pixels as
+            stored upright. kind: such as ``"JPEG L"``.
         brightness, border: mean grey value of the image and of its outermost pixels, 0..255.
     """
 
@@ -53,13 +54,23 @@ def read(path: Path, size: int) -> Decoded:
         DataError: the reason in a few words, whatever is wrong with the file.
     """
     image, kind = decode(path)
-    rgb = image.convert("RGB")
-    grey = image if image.mode == "L" else rgb.convert("L")
+    image = _one_channel(image)
+    grey = image if image.mode == "L" else image.convert("L")
     signature = np.asarray(grey.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX))
     border = np.concatenate([signature[0], signature[-1], signature[:, 0], signature[:, -1]])
-    digest = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).digest()[:16]
-    square = fit(image if image.mode == "L" else rgb, size)
-    return Decoded(square, signature, digest, *rgb.size, kind, float(signature.mean()), float(border.mean()))
+    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    digest.update(image.tobytes())
+    square = fit(image, size)
+    return Decoded(square, signature, digest.digest()[:16], *image.size, kind, float(signature.mean()), float(border.mean()))
+
+
+def _one_channel(image: Image.Image) -> Image.Image:
+    """The grey image that an RGB image with three equal channels is: most brain MRI are stored so, and it is a third of the work."""
+    if image.mode == "RGB":
+        red, green, blue = image.split()
+        if red == green == blue:
+            return red
+    return image
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
