@@ -25,9 +25,12 @@ from kdnb.sources import REPOSITORY
 TITLE = "Knowledge distillation for transparent classifiers"
 STYLE = """
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", math, serif; font-size: 1.06em; }
-div.math { overflow-x: auto; overflow-y: hidden; margin: 1rem 0; text-align: center; }
+div.math { overflow-x: auto; overflow-y: hidden; margin: 1rem 0; justify-content: center; text-align: center; }
 div.math .eqno { float: right; }
 .cell_output img { max-width: 100%; height: auto; }
+.cell pre { white-space: pre-wrap; font-size: 0.8em; }
+.cell_output .dataframe { display: block; width: fit-content; max-width: 100%; overflow-x: auto; font-size: 0.8em; }
+.cell_output .dataframe :is(td, th) { padding: 0.15em 0.5em; white-space: nowrap; }
 """
 # Five layers, narrowing: without an icon of its own the browser asks for one and logs that there is none.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="#1f5fa8"><rect x="2" y="2" width="4" height="28"/>

@@ -216,7 +216,7 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
     right.plot(entropies["temperature"], entropies["entropy_bits"], marker="o", color="#000000", label="teacher at T")
     right.axhline(entropies["maximum_bits"].iloc[0], color="#999999", linestyle="--", label="uniform")
     right.set(xlabel="temperature T", ylabel="entropy (bits)", ylim=(0, None))
-    right.legend()
+    right.legend(loc="lower right")
     for axes in (left, right):
         axes.set_xticks(range(0, int(norms["temperature"].max()) + 1, 5))
     return figure
