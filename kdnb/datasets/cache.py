@@ -94,9 +94,12 @@ def remembered(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
     with _locked(path):
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, BadZipFile):
-            arrays = make()
+                arrays = {name: stored[name] for name in stored.files}
+            if all(isinstance(array, np.ndarray) for array in arrays.values()):  # another archive's files are bytes
+                return arrays
+        except (OSError, ValueError, TypeError, EOFError, BadZipFile):
+            pass
+        arrays = make()
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     return arrays
@@ -125,7 +128,7 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
         if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
             return None
         arrays = {name: np.memmap(folder / name, np.uint8, "r", shape=shape) for name, shape in shapes.items()}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         return None
     unreadable = dict(zip(columns.pop("bad_ids").tolist(), columns.pop("bad_reasons").tolist(), strict=True))
     own = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}
