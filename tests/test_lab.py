@@ -80,7 +80,7 @@ def test_notebook_00_runs_to_the_end_and_its_slider_changes_the_figure(lab, tmp_
 def _move_the_slider(page) -> None:
     handle = page.locator(".widget-slider .noUi-handle").first
     handle.scroll_into_view_if_needed(timeout=30_000)
-    picture = page.locator(".jupyter-widgets .jp-OutputArea img").first
+    picture = page.locator("img.widget-image").first
     before = picture.get_attribute("src", timeout=30_000)
     handle.focus()
     for _ in range(6):
