@@ -193,15 +193,6 @@ def test_links_between_notebooks_resolve(notebook, repository):
             assert (repository / "notebooks" / target).exists(), target
 
 
-def test_what_widgets_draw_was_drawn(notebook):
-    """A widget shows the errors of its function in itself, and the run goes on: so an executed copy's widgets are looked at."""
-    if not notebook.executed_copy or not any("interactive_output(" in source(cell) for cell in notebook.of("code")):
-        return
-    states = notebook.whole["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()
-    drawn = [output for state in states if state["model_name"] == "OutputModel" for output in state["state"]["outputs"]]
-    assert drawn and all("image/png" in output.get("data", {}) for output in drawn), drawn
-
-
 # -- the checks themselves can fail ---------------------------------------------------------------------------------
 
 
