@@ -72,10 +72,17 @@ CONFIGURATION: dict[str, Any] = {
 
 
 def mathml(latex: str, display: str) -> str:
-    """A formula as MathML, ``display`` being ``"inline"`` or ``"block"``."""
+    """A formula as MathML, ``display`` being ``"inline"`` or ``"block"``.
+
+    Raises:
+        ArtefactError: the formula holds a command that the converter does not know and would print as it is.
+    """
     from latex2mathml.converter import convert
 
-    return convert(latex.strip(), display=display)
+    made = convert(latex.strip(), display=display)
+    if unknown := re.search(r"\\[a-zA-Z]+", made):
+        raise ArtefactError(f"the book cannot show {unknown.group()} in the formula {latex.strip()!r}: write it with other commands.")
+    return made
 
 
 def _inline(translator: Any, node: Any) -> None:

@@ -183,6 +183,11 @@ def test_formulas_become_mathml(latex):
     assert "\\" not in made
 
 
+def test_a_formula_with_a_command_that_would_be_printed_is_refused():
+    with pytest.raises(ArtefactError, match=r"cannot show \\arg in the formula"):
+        mathml(r"\arg\max f(x)", "inline")
+
+
 def _notebook(folder: Path) -> Path:
     picture = new_output("display_data", data={"image/png": PNG, "text/plain": "A rising line."}, metadata={})
     live = new_output(
