@@ -103,3 +103,9 @@ def test_judgement_of_a_finished_run(tmp_path):
 def test_a_harmful_teacher_is_not_reproduced(tmp_path):
     judged = claims.judge(finished_run(tmp_path, gain=-0.03)).set_index("claim")
     assert judged.loc["distillation_adds", "verdict"] == claims.NOT_REPRODUCED
+
+
+def test_one_seed_decides_nothing_about_shapes(tmp_path):
+    run = finished_run(tmp_path, gain=0.03)
+    run.save_table("tests", run.load_table("tests").assign(seeds=1))
+    assert claims.judge(run).set_index("claim").loc[["five_layers", "max_pooling"], "verdict"].eq(claims.UNDECIDED).all()

@@ -241,6 +241,6 @@ def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     axes.set(
         yticks=range(len(runs)), yticklabels=[f"{k[0]}, {k[2]}\n({k[1]})" for k, _ in runs], xlabel="test accuracy (%); cross: the paper's"
     )
-    axes.invert_yaxis()
+    axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
