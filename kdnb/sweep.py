@@ -6,7 +6,6 @@ finished cell lies in ``cells/<name>.safetensors`` under a key made of all that 
 """
 
 import itertools
-import json
 import os
 import threading
 import time
@@ -21,23 +20,22 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy.stats import entropy
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from torch import Tensor
 
-from kdnb import losses, models, training, views
+from kdnb import losses, models, tensors, training, views
 from kdnb.datasets import ImageSet
 from kdnb.errors import ParameterError
 from kdnb.evaluation import compare_over_seeds, f1_macro, per_class_scores, predict
 from kdnb.progress import progress
-from kdnb.runs import Run, atomic_write, content_key, source_key
+from kdnb.runs import Run, content_key, source_key
 from kdnb.settings import check
 
 WIDTHS = (32, 64, 128, 256, 512)
 DEEPER = 512  # filters of each layer beyond the fifth
+_LOGITS = ("val_logits", "test_logits", "test_logits_best")
 ATTEMPTS = 5  # on a cluster that loses workers
 
 
@@ -255,27 +253,25 @@ def _path(run: Run, one: Cell) -> Path:
     return run.folder / "cells" / f"{one.name}.safetensors"
 
 
+def _checkpoint(run: Run, one: Cell) -> Path:
+    return run.folder / "cells" / "unfinished" / f"{one.name}.safetensors"
+
+
 def _store(run: Run, trained: Trained, material: Material) -> None:
-    tensors = {f"weights/{name}": value.contiguous() for name, value in trained.weights.items()}
-    for name in ("val_logits", "test_logits", "test_logits_best"):
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(getattr(trained, name)))
+    parts = {f"weights/{name}": value for name, value in trained.weights.items()}
+    parts |= {name: torch.from_numpy(getattr(trained, name)) for name in _LOGITS}
     facts = {"history": trained.history.to_dict("list"), "best_epoch": trained.best_epoch, "seconds": trained.seconds}
-    with atomic_write(_path(run, trained.cell)) as temporary:
-        save_file(tensors, temporary, metadata={"key": cell_key(trained.cell, material), "facts": json.dumps(facts)})
+    tensors.save(_path(run, trained.cell), parts, cell_key(trained.cell, material), facts)
+    _checkpoint(run, trained.cell).unlink(missing_ok=True)
 
 
 def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
-    try:
-        with safe_open(_path(run, one), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != cell_key(one, material):
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (FileNotFoundError, SafetensorError):
+    found = tensors.load(_path(run, one), cell_key(one, material))
+    if found is None:
         return None
-    facts = json.loads(metadata["facts"])
-    weights = {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
-    val, test, best = (tensors[name].numpy() for name in ("val_logits", "test_logits", "test_logits_best"))
+    parts, facts = found
+    weights = {name.removeprefix("weights/"): value for name, value in parts.items() if name.startswith("weights/")}
+    val, test, best = (parts[name].numpy() for name in _LOGITS)
     return Trained(one, weights, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
 
 
@@ -298,16 +294,12 @@ def _bank(run: Run, train: training.Examples, teacher: torch.nn.Module, count: i
     path = run.model_path("bank")
     weights = joblib.hash({name: value.cpu().numpy() for name, value in teacher.state_dict().items()})
     key = content_key(key, weights, count)
-    try:
-        with safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("key") == key:
-                return file.get_tensor("logits")
-    except (FileNotFoundError, SafetensorError):
-        pass
-    bank = views.teacher_bank(teacher, train.images, count)
-    with atomic_write(path) as temporary:
-        save_file({"logits": torch.from_numpy(bank)}, temporary, metadata={"key": key})
-    return bank
+    found = tensors.load(path, key)
+    if found is None:
+        bank = torch.from_numpy(views.teacher_bank(teacher, train.images, count))
+        tensors.save(path, {"logits": bank}, key)
+        return bank.numpy()
+    return found[0]["logits"].numpy()
 
 
 # -- tables and statistics ----------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ What an epoch does depends only on ``(seed, epoch)``, never on what ran before i
 resumed from its checkpoint ends with the same bytes as one that was not.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -16,15 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kdnb import tensors
 from kdnb.datasets import to_tensor
 from kdnb.errors import TrainingDivergedError
 from kdnb.evaluation import predict
 from kdnb.progress import progress
-from kdnb.runs import atomic_write
 from kdnb.views import render, view_transforms
 
 CHECKPOINT_SECONDS = 30.0
@@ -128,7 +125,8 @@ def fit(
         loss: ``loss(student_logits, teacher_logits or None, targets) -> scalar``.
         seed: decides the order of the images (the caller decides the initial weights).
         bank: the teacher's logits ``(views, N, C)`` on the training images (:func:`kdnb.views.teacher_bank`).
-        checkpoint: where to keep the state of an unfinished run; removed at the end. Resumed from if its ``key`` is the same.
+        checkpoint: where to keep the state of an unfinished run, which is taken up again if its ``key`` is the same. Whoever stores the
+            result removes it then: a kill in between loses nothing.
         what: the name shown with the progress.
 
     Raises:
@@ -155,8 +153,6 @@ def fit(
             saved = time.monotonic()
     model.load_state_dict(averaged)
     model.eval()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return Fitted(averaged, state.best, pd.DataFrame(state.history))
 
 
@@ -219,25 +215,18 @@ class _State:
         return {"model": self.model.state_dict(), "averaged": self.averaged, "best": self.best, "optimiser": moments}
 
     def save(self, path: Path, key: str) -> None:
-        tensors = {
-            f"{part}/{name}": value.cpu().contiguous().clone() for part, values in self._parts().items() for name, value in values.items()
-        }
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata={"key": key, "history": json.dumps(self.history)})
+        parts = {f"{part}/{name}": value for part, values in self._parts().items() for name, value in values.items()}
+        tensors.save(path, parts, key, self.history)
 
     def resume(self, path: Path, key: str) -> None:
         """Take up the state in ``path``; a missing, damaged or foreign checkpoint is ignored and training starts anew."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != key:
-                    return
-                parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
-                for full in file.keys():  # noqa: SIM118 - not a dict
-                    part, _, name = full.partition("/")
-                    parts[part][name] = file.get_tensor(full)
-        except (FileNotFoundError, SafetensorError):
+        found = tensors.load(path, key)
+        if found is None:
             return
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "averaged": {}, "best": {}, "optimiser": {}}
+        for full, value in found[0].items():
+            part, _, name = full.partition("/")
+            parts[part][name] = value
         self.model.load_state_dict(parts["model"])
         for mine, stored in ((self.averaged, parts["averaged"]), (self.best, parts["best"])):
             for name, value in mine.items():
@@ -247,4 +236,4 @@ class _State:
             number, _, moment = name.partition(".")
             moments.setdefault(int(number), {})[moment] = value
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.history.extend(json.loads(metadata["history"]))
+        self.history.extend(found[1])

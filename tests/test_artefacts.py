@@ -102,6 +102,28 @@ def test_other_images_under_the_same_names_sizes_and_times_are_read_again(tmp_pa
     assert (second.images != pixels).any() and second.data_hash != first.data_hash
 
 
+def test_a_cache_of_other_images_in_the_place_of_this_one_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    folders, pixels = [], []
+    for seed in (0, 100):
+        paint(tmp_path / f"set{seed}", seed=seed)
+        pixels.append(np.array(load(f"folder:{tmp_path / f'set{seed}'}", SIZE).images))
+        folders += [path for path in cache.FOLDER.glob(f"*-{SIZE}") if path not in folders]
+    shutil.rmtree(folders[0])
+    shutil.copytree(folders[1], folders[0])
+    assert (load(f"folder:{tmp_path / 'set0'}", SIZE).images == pixels[0]).all() and (pixels[0] != pixels[1]).any()
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    paint(tmp_path / "set", seed=0)
+    load(f"folder:{tmp_path / 'set'}", SIZE)
+    (folder,) = cache.FOLDER.glob(f"*-{SIZE}")
+    folder.rename(folder.with_name(f".{folder.name}.abc.part"))
+    load(f"folder:{tmp_path / 'set'}", SIZE)
+    assert folder.exists() and not list(cache.FOLDER.glob(".*.part"))
+
+
 # -- models and tables ----------------------------------------------------------------------------------------------
 
 
@@ -146,7 +168,15 @@ def trained(tmp_path_factory, material):
     return run.folder, students, sweep.run_cells(run, students, material, jobs=1)
 
 
+def flipped(path: Path) -> None:
+    """One bit of one weight is another."""
+    content = bytearray(path.read_bytes())
+    content[-2000] ^= 1
+    path.write_bytes(content)
+
+
 FOREIGN = {
+    "changed by a bit": lambda first, second: flipped(first),
     "another seed's": lambda first, second: shutil.copy(second, first),
     "cut off": lambda first, second: first.write_bytes(first.read_bytes()[:-9]),
     "of an older version": lambda first, second: older(first),

@@ -119,10 +119,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
-    """The cache in ``folder``, or ``None`` where there is none or it is damaged."""
+    """The cache in ``folder``, or ``None`` where there is none, or it is damaged or was made of other files."""
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as index:
             columns = {name: index[name] for name in index.files}
+        if columns.pop("made_for") != folder.name:
+            return None
         count = len(columns["kept"])
         shapes = {"images": (count, image_size, image_size, 3), "signatures": (count, reading.SIGNATURE, reading.SIGNATURE)}
         if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
@@ -141,8 +143,10 @@ def build(name: str, listing: Listing, image_size: int, folder: Path) -> None:
     Raises:
         DataError: not one file could be read, or a process that read them died. StorageError: the disk is full.
     """
+    for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with atomic_folder(folder) as part:
-        np.savez(part / "index.npz", **_decode_all(name, listing, image_size, part))
+        np.savez(part / "index.npz", made_for=np.array(folder.name), **_decode_all(name, listing, image_size, part))
         shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
 
 

@@ -1,0 +1,46 @@
+"""Tensors on disk that know what they were made from and whether they are whole: checkpoints, finished students, the teacher's answers."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdnb.runs import atomic_write
+
+
+def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) -> None:
+    """Write ``tensors`` and ``facts`` (anything that JSON holds) under ``key``, with a hash of the content, atomically.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    about = json.dumps({"key": key, "facts": facts, "sha256": _content(tensors)})
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"about": about})  # one entry: several would be written in any order
+
+
+def load(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
+    """Tensors and facts in ``path``; ``None`` where there are none, they are damaged or changed, or have another key."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            if about["key"] != key:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return (tensors, about["facts"]) if about["sha256"] == _content(tensors) else None
+    except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _content(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
