@@ -62,7 +62,7 @@ def finished_run(folder, gain: float) -> Run:
     f1 = {"f1_macro": 0.97, "f1_macro_lo": 0.95, "f1_macro_hi": 0.99}
     run.save_table("classification", pd.DataFrame([{"model": "student_kd", **f1}]))
     rows = [
-        comparison("one seed: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
+        comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
