@@ -47,6 +47,7 @@ CONFIGURATION: dict[str, Any] = {
     "myst_dmath_double_inline": True,
     "myst_heading_anchors": 3,
     "nb_execution_mode": "off",
+    "nb_render_markdown_format": "myst",  # tables in Markdown that a cell displays; the default prints their bars
     "nb_ipywidgets_js": {},  # the default loads require.js and the widgets from a CDN
     "nb_mime_priority_overrides": [("html", "application/vnd.jupyter.widget-view+json", None)],
     "html_theme": "sphinx_book_theme",

@@ -157,6 +157,12 @@ def test_the_pages_name_no_other_host_for_scripts_styles_or_pictures(book):
         assert not [a or b for a, b in loaded if re.match(r"(https?:)?//", a or b)], path.name
 
 
+def test_tables_in_markdown_are_tables(book):
+    for path in book.glob("*.html"):
+        assert not re.search(r"<p>\s*\|", path.read_text(encoding="utf-8")), f"{path.name}: the bars of a table are printed"
+    assert (book / "07_report.html").read_text(encoding="utf-8").count("<table") >= 3
+
+
 # -- without a browser ----------------------------------------------------------------------------------------------
 
 
