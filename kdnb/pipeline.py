@@ -28,7 +28,7 @@ from typing import Any
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
 from kdnb.settings import Settings, from_command_line
-from kdnb.sources import REPOSITORY, locate
+from kdnb.sources import REPOSITORY, from_home, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 
@@ -86,7 +86,7 @@ def write_stamp(path: Path, text: str) -> None:
 def notebook_parameters(settings: Settings) -> dict[str, Any]:
     """The parameters that every notebook of a run is given: whole paths, so that they hold in any working directory."""
     kind, _, rest = settings.dataset.partition(":")
-    dataset = f"folder:{Path(rest).expanduser().absolute()}" if kind == "folder" else settings.dataset
+    dataset = f"folder:{from_home(rest).absolute()}" if kind == "folder" else settings.dataset
     return {
         "dataset": dataset,
         "profile": settings.profile,

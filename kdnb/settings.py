@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnb.errors import ParameterError, exit_status
-from kdnb.sources import REPOSITORY, check_name, locate
+from kdnb.sources import REPOSITORY, check_name, from_home, locate
 
 SPLIT_PROTOCOLS = ("official", "leak_free", "regrouped")
 
@@ -151,9 +151,9 @@ def resolve(
     if overrides.get("seeds") is None:
         spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
     check("split_protocol", split_protocol)
-    data = Path(data_dir).expanduser() if data_dir else REPOSITORY / "data" / "raw"
+    data = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
-    run = Path(run_dir).expanduser() if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
+    run = from_home(run_dir) if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
     return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent)
 
 

@@ -3,6 +3,7 @@
 Standard library only, so that ``make`` can check a data set before anything is installed.
 """
 
+import os
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,11 @@ from kdnb.errors import DataNotFoundError, ParameterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHANTOM_VARIANTS = ("", "shortcut", "fundus", "volume")
+
+
+def from_home(path: str | Path) -> Path:
+    """The path with ``~`` or ``~user`` in front replaced; one of an unknown user stays as it is (pathlib raises RuntimeError)."""
+    return Path(os.path.expanduser(path))
 
 
 @cache
@@ -55,7 +61,7 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
     if kind in ("phantom", "medmnist"):
         return None
     if kind == "folder":
-        folder = Path(rest).expanduser()
+        folder = from_home(rest)
         if not folder.is_dir():
             raise DataNotFoundError(f"dataset is {dataset!r}, but there is no folder {folder}: name a folder of class folders.")
         return folder

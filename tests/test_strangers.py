@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_datasets_reading import dicom
@@ -472,6 +472,7 @@ def test_any_folder_is_a_data_set_or_refused_in_one_sentence(tree, protocol):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(["--dataset", "--profile", "--seed", "--split", "--data-dir", "--runs"]), st.text()), max_size=4))
+@example([("--data-dir", "~0")])
 def test_any_command_line_is_settings_inside_the_runs_folder_or_refused(words):
     try:
         asked, folder = from_command_line([f"{name}={value}" for name, value in words])

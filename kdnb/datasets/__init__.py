@@ -25,7 +25,7 @@ from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.errors import DataError
 from kdnb.runs import source_key
 from kdnb.settings import Settings, check
-from kdnb.sources import REPOSITORY, check_name, locate, table
+from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ def load(
     if name.startswith("phantom"):
         data = _phantom(name, image_size, split_protocol, check("phantom_images", phantom_images))
     else:
-        data = _from_files(name, image_size, Path(data_dir).expanduser() if data_dir else RAW, split_protocol)
+        data = _from_files(name, image_size, from_home(data_dir) if data_dir else RAW, split_protocol)
     return _hashed(subset(data, max_images))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, exit_status
 from kdnb.runs import atomic_folder
-from kdnb.sources import REPOSITORY, check_name, locate, table
+from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="phantom")
     parser.add_argument("--data-dir", default="")
     given = parser.parse_args(arguments)
-    data_dir = Path(given.data_dir).expanduser() if given.data_dir else REPOSITORY / "data" / "raw"
+    data_dir = from_home(given.data_dir) if given.data_dir else REPOSITORY / "data" / "raw"
     return exit_status(lambda: print(f"kdnb: {fetch(given.dataset, data_dir.absolute())}"))
 
 

@@ -17,6 +17,7 @@ from kdnb.explain.maps import as_found, collecting
 from kdnb.explain.methods import explain_all, methods
 from kdnb.models import StudentCNN, feature_layers
 from kdnb.runs import Run
+from kdnb.sources import from_home
 
 UNLIKE_LEVEL = 99.0  # per cent of the validation images are nearer to the training images than the limit
 SHOWN = (
@@ -72,7 +73,7 @@ def explain_image(run: Run, path: str | Path, model_name: str = "student_kd") ->
     data = load_for(run.settings)
     model = run.load_model(model_name, StudentCNN(len(data.classes)))
     try:
-        image = read(Path(path).expanduser(), run.budget.image_size).square
+        image = read(from_home(path), run.budget.image_size).square
     except DataError as error:
         raise DataError(f"image {path} cannot be used ({error}): give the path of a PNG, JPEG, TIFF or DICOM file.") from error
     return explain_arrays(model, data, image[None], background=run.budget.shap_background, samples=run.budget.shap_samples)[0]
