@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -112,8 +113,10 @@ def test_twenty_kills_lose_nothing_repeat_nothing_and_change_nothing(whole, repo
         name, into = whole.place(moment)
         if name is not None:
             run.wait_for_start_of(name, process)
-        time.sleep(into)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):  # it may be done sooner than the run that set the moments
+            process.wait(into)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         after = run.finished()
         assert {name: after[name] for name in before} == before, "a finished notebook was written again"
