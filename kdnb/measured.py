@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,11 +19,14 @@ import pandas as pd
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write
+from kdnb.settings import run_name
 from kdnb.sources import REPOSITORY
 
 MEASURED = REPOSITORY / "data" / "measured"
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 README = REPOSITORY / "README.md"
+# Column of the summary -> parameter of the run.
+_RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
@@ -57,56 +61,66 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
 
 def _budgets(by_notebook: dict[str, dict]) -> dict:
     """What the notebooks had in common, once, and under each notebook's name what only it had."""
-    common = dict.fromkeys(next(iter(by_notebook.values()), {}))
-    common = {name: next(iter(by_notebook.values()))[name] for name in common if len({str(b.get(name)) for b in by_notebook.values()}) == 1}
+    first = next(iter(by_notebook.values()), {})
+    common = {name: value for name, value in first.items() if all(budget.get(name) == value for budget in by_notebook.values())}
     own = {notebook: {name: value for name, value in values.items() if name not in common} for notebook, values in by_notebook.items()}
     return common | {notebook: values for notebook, values in own.items() if values}
 
 
-def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
-    """``<dataset>-<profile>`` -> what its recorded runs say: a row for each split protocol and model.
+def _runs(measured: Path) -> Iterator[tuple[Path, dict]]:
+    """The recorded runs in the order of their names: each one's folder and provenance."""
+    for path in sorted(measured.glob("*/provenance.json")):
+        yield path.parent, json.loads(path.read_text(encoding="utf-8"))
+
+
+def recorded(measured: Path = MEASURED) -> pd.DataFrame:
+    """What the recorded runs say: a row for each data set, profile, split protocol and model; empty where none is recorded.
 
     Columns: ``seeds`` trained; ``n`` test images; ``accuracy`` and ``f1_macro``, means over seeds, each with ``_lo`` and ``_hi``, the means
     over seeds of the 95% bootstrap limits, and ``_sd``, the standard deviation over seeds; ``balanced_accuracy``, ``ece`` and ``brier``,
     means over seeds; ``parameters`` and ``macs`` of one network; commit, date, device and the hashes of data and split.
     """
-    found: dict[str, list[pd.DataFrame]] = {}
-    for folder in sorted(path.parent for path in measured.glob("*/provenance.json")):
-        provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    found = [pd.DataFrame(columns=["dataset", "profile", "split_protocol", "model"])]
+    for folder, provenance in _runs(measured):
         run, data = provenance["run"], provenance["data"]
         by_model = pd.read_csv(folder / "classification.csv").groupby("model", sort=False)
         mean = by_model[[name for name in _MEANS if name in by_model.obj]].mean()
         spread = by_model[["accuracy", "f1_macro"]].std().add_suffix("_sd")
         table = pd.concat([by_model.size().rename("seeds"), by_model["n"].first(), mean, spread], axis=1).reset_index()
-        table.insert(0, "split_protocol", run["split_protocol"])
-        table.insert(1, "run_seed", run["seed"])
+        for position, (column, name) in enumerate(_RUN.items()):
+            table.insert(position, column, run[name])
         facts = {
             "commit": provenance["environment"].get("commit"),
             "date": provenance["date"],
             "device": provenance["environment"]["device"],
         }
         facts |= {"data_hash": data.get("data_hash"), "split_hash": data.get(f"split_hash_{run['split_protocol']}")}
-        name = f"{folder.name.split('-')[0]}-{run['profile']}"
-        found.setdefault(name, []).append(table.assign(**facts))
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+        found.append(table.assign(**facts))
+    return pd.concat(found[1:] or found, ignore_index=True)
 
 
-def recorded(measured: Path = MEASURED) -> pd.DataFrame:
-    """All summaries in one table, with ``dataset`` and ``profile`` in front; empty where no run is recorded."""
-    parts = [
-        table.assign(dataset=name.rpartition("-")[0], profile=name.rpartition("-")[2])
-        for name, table in sorted(summaries(measured).items())
-    ]
-    if not parts:
-        return pd.DataFrame(columns=["dataset", "profile", "split_protocol", "model"])
-    table = pd.concat(parts, ignore_index=True)
-    return table[["dataset", "profile", *(name for name in table if name not in ("dataset", "profile"))]]
+def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
+    """``<dataset>-<profile>``, as a run's folder begins -> the rows of :func:`recorded` for that data set and profile."""
+    groups = recorded(measured).groupby(["dataset", "profile"])
+    return {
+        run_name(dataset, profile, seed=0).removesuffix("-seed0"): rows.drop(columns=["dataset", "profile"]).reset_index(drop=True)
+        for (dataset, profile), rows in groups
+    }
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
     """The verdict on each claim (rows) in each recorded run (columns, named by the run's folder)."""
-    found = {path.parent.name: pd.read_csv(path).set_index("statement")["verdict"] for path in sorted(measured.glob("*/claims.csv"))}
+    found = {folder.name: claims.set_index("statement")["verdict"] for folder, _, claims in _claims(measured)}
     return pd.DataFrame(found).rename_axis("claim")
+
+
+def _claims(measured: Path) -> list[tuple[Path, dict, pd.DataFrame]]:
+    """Folder, parameters and ``claims.csv`` of each recorded run that has one."""
+    return [
+        (folder, provenance["run"], pd.read_csv(folder / "claims.csv"))
+        for folder, provenance in _runs(measured)
+        if (folder / "claims.csv").exists()
+    ]
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -146,12 +160,11 @@ _QUESTIONS = {
 
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each of the paper's three questions: measured value, interval and verdict in every recorded run."""
-    runs = {path.parent: pd.read_csv(path).set_index("claim") for path in sorted(measured.glob("*/claims.csv"))}
+    runs = [(run, claims.set_index("claim")) for _, run, claims in _claims(measured)]
     lines = []
     for claim, (question, factor, unit) in _QUESTIONS.items():
         said = []
-        for folder, claims in runs.items():
-            run = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["run"]
+        for run, claims in runs:
             value, lo, hi = (factor * claims.loc[claim, column] for column in ("measured", "lo", "hi"))
             interval = f" ({lo:+.1f} to {hi:+.1f})" if lo < hi else ""
             number = f"{value:+.1f}{unit}{interval}" if factor != 1 else f"{value:.0f}{unit}"

@@ -150,7 +150,7 @@ def train_cell(one: Cell, material: Material, checkpoints: str | None = None) ->
             loss,
             seed=one.seed,
             bank=None if one.arm in losses.WITHOUT_TEACHER else material.bank,
-            checkpoint=Path(checkpoints) / f"{one.name}.safetensors" if checkpoints and Path(checkpoints).is_dir() else None,
+            checkpoint=_unfinished(Path(checkpoints), one) if checkpoints and Path(checkpoints).is_dir() else None,
             key=cell_key(one, material),
             what=one.name,
         )
@@ -187,6 +187,7 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
                 done = parallel(joblib.delayed(train)(one, material, str(checkpoints)) for one in waiting)
                 for trained in progress(done, f"{len(waiting)} students", len(waiting)):
                     _store(run, trained, material)
+                    _unfinished(checkpoints, trained.cell).unlink(missing_ok=True)
                     finished[trained.cell] = trained
         except lost_worker:
             # Dask trains a dead worker's cells again, unless the only copy of the material died with it: then we send it anew.
@@ -249,12 +250,12 @@ def cell_key(one: Cell, material: Material) -> str:
     return content_key(asdict(one), asdict(material.recipe), material.key, bank)
 
 
+def _unfinished(checkpoints: Path, one: Cell) -> Path:
+    return checkpoints / f"{one.name}.safetensors"
+
+
 def _path(run: Run, one: Cell) -> Path:
     return run.folder / "cells" / f"{one.name}.safetensors"
-
-
-def _checkpoint(run: Run, one: Cell) -> Path:
-    return run.folder / "cells" / "unfinished" / f"{one.name}.safetensors"
 
 
 def _store(run: Run, trained: Trained, material: Material) -> None:
@@ -262,7 +263,6 @@ def _store(run: Run, trained: Trained, material: Material) -> None:
     parts |= {name: torch.from_numpy(getattr(trained, name)) for name in _LOGITS}
     facts = {"history": trained.history.to_dict("list"), "best_epoch": trained.best_epoch, "seconds": trained.seconds}
     tensors.save(_path(run, trained.cell), parts, cell_key(trained.cell, material), facts)
-    _checkpoint(run, trained.cell).unlink(missing_ok=True)
 
 
 def _stored(run: Run, one: Cell, material: Material) -> Trained | None:

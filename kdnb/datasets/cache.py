@@ -20,7 +20,7 @@ import numpy as np
 
 from kdnb.datasets import reading
 from kdnb.datasets.folders import Listing
-from kdnb.errors import DataError, StorageError
+from kdnb.errors import DataError, StorageError, writing
 from kdnb.progress import progress
 from kdnb.runs import atomic_folder, atomic_write, content_key, source_key
 from kdnb.sources import REPOSITORY
@@ -108,11 +108,9 @@ def remembered(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time build ``folder``."""
-    try:
+    with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise StorageError(f"{folder.parent} could not be written ({error.strerror}): mend its permissions.") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
