@@ -48,7 +48,7 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
         if name in TABLES:
             with atomic_write(kept / f"{name}.csv") as path:
                 table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    provenance = {name: info.get(name, {}) for name in ("run", "environment", "data")}
+    provenance = {name: info.get(name, {}) for name in ("run", "environment", "data", "teacher")}
     provenance["budget"] = _budgets(info.get("budget", {}))
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:

@@ -5,39 +5,36 @@ each view once, its raw logits are kept in a bank ``(views, N, C)``, and every s
 from it while teacher and student still see the same picture (Beyer et al. 2022).
 """
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdnb.datasets import to_tensor
 from kdnb.progress import progress
 
-ROTATION_DEGREES, SCALE, SHIFT = 6.0, 0.10, 0.06
+SHIFT = 0.02  # of the side
 
 
-def view_transforms(count: int, view: int) -> Tensor:
-    """Affine maps of view ``view`` for ``count`` images, ``(count, 2, 3)``, in :func:`torch.nn.functional.affine_grid`'s convention.
+def view_moves(count: int, view: int, side: int) -> Tensor:
+    """How view ``view`` moves ``count`` images of ``side`` pixels: ``(count, 3)`` int64, mirrored (0 or 1), rows down, columns right.
 
-    A left-right flip with probability 1/2, rotation by up to 6 degrees, scale within 10%, shift within 6% of the side.
+    Left and right are exchanged with probability 1/2; shifts are whole pixels up to 2% of the side. Moves that interpolate (small turns
+    and scalings) blur what is trained on while test images stay sharp: on real data they cost accuracy in trainings as short as these.
     """
     rng = np.random.default_rng([20250215, view])
-    draw = torch.from_numpy(rng.uniform(-1, 1, size=(5, count)).astype(np.float32))
-    flip = torch.where(draw[0] < 0, -1.0, 1.0)
-    angle = draw[1] * math.radians(ROTATION_DEGREES)
-    scale = 1 + SCALE * draw[2]
-    shift = 2 * SHIFT * draw[3:5]  # the grid runs from -1 to 1, so a side is 2 long
-    cosine, sine = angle.cos() * scale, angle.sin() * scale
-    rows = [torch.stack([cosine * flip, -sine, shift[0]], 1), torch.stack([sine * flip, cosine, shift[1]], 1)]
-    return torch.stack(rows, 1)
+    reach = max(1, round(SHIFT * side))
+    drawn = [rng.integers(0, 2, count), *rng.integers(-reach, reach + 1, (2, count))]
+    return torch.from_numpy(np.stack(drawn, axis=1))
 
 
-def render(images: Tensor, transforms: Tensor) -> Tensor:
-    """Apply affine maps ``(N, 2, 3)`` to images ``(N, 3, H, W)`` in [0, 1]; the border is repeated outwards."""
-    grid = F.affine_grid(transforms, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def render(images: Tensor, moves: Tensor) -> Tensor:
+    """Mirror images ``(N, 3, H, W)`` and shift them by ``moves`` ``(N, 3)``; the border is repeated outwards."""
+    height, width = images.shape[2:]
+    rows = (torch.arange(height, device=images.device) - moves[:, 1:2]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - moves[:, 2:3]).clamp(0, width - 1)
+    columns = torch.where(moves[:, :1] == 1, width - 1 - columns, columns)
+    which = torch.arange(len(images), device=images.device)
+    return images.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -50,9 +47,9 @@ def teacher_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size:
     device = next(teacher.parameters()).device
     logits = []
     for view in progress(range(views), "Teacher's logits", views):
-        transforms = view_transforms(len(images), view)
+        moves = view_moves(len(images), view, images.shape[1])
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            batch = render(to_tensor(images[part]).to(device), transforms[part].to(device))
+            batch = render(to_tensor(images[part]).to(device), moves[part].to(device))
             logits.append(teacher(batch).cpu())
     return torch.cat(logits).reshape(views, len(images), -1).numpy()

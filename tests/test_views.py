@@ -1,6 +1,7 @@
 """Augmented views: replayable, shared by teacher and students, and what they claim to be."""
 
 import numpy as np
+import pytest
 import torch
 
 from kdnb import models, views
@@ -8,34 +9,43 @@ from kdnb.datasets import phantom, to_tensor
 
 
 def test_views_are_a_fixed_function_of_view_and_image():
-    assert torch.equal(views.view_transforms(10, 3), views.view_transforms(10, 3))
-    assert not torch.equal(views.view_transforms(10, 3), views.view_transforms(10, 4))
+    assert torch.equal(views.view_moves(10, 3, 48), views.view_moves(10, 3, 48))
+    assert not torch.equal(views.view_moves(10, 3, 48), views.view_moves(10, 4, 48))
 
 
-def test_views_stay_within_their_bounds():
-    transforms = views.view_transforms(5000, 0)
-    linear = transforms[:, :, :2]
-    scale = torch.linalg.det(linear).abs().sqrt()
-    assert scale.min() > 1 - views.SCALE - 1e-5 and scale.max() < 1 + views.SCALE + 1e-5
-    angle = torch.atan2(-linear[:, 0, 1], linear[:, 1, 1]).rad2deg()
-    assert angle.abs().max() < views.ROTATION_DEGREES + 1e-3 and angle.abs().max() > 0.95 * views.ROTATION_DEGREES
-    assert (transforms[:, :, 2].abs() < 2 * views.SHIFT + 1e-6).all()
-    flipped = (torch.linalg.det(linear) < 0).float().mean()
-    assert 0.45 < flipped < 0.55
+@pytest.mark.parametrize(("side", "reach"), [(12, 1), (32, 1), (48, 1), (64, 1), (224, 4)])
+def test_every_move_within_the_bounds_occurs_and_none_beyond(side, reach):
+    moves = views.view_moves(5000, 0, side)
+    for column in (1, 2):
+        assert moves[:, column].unique().tolist() == list(range(-reach, reach + 1))
+    assert moves[:, 0].unique().tolist() == [0, 1] and 0.45 < moves[:, 0].float().mean() < 0.55
 
 
-def test_identity_renders_the_image_itself():
+def test_standing_still_renders_the_image_itself():
     images = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(views.render(images, torch.eye(2, 3).repeat(2, 1, 1)), images)
+    assert torch.equal(views.render(images, torch.zeros(2, 3, dtype=torch.int64)), images)
 
 
-def test_flip_and_shift_move_pixels_where_they_should():
-    image = torch.zeros(1, 3, 8, 8)
+def test_mirror_and_shift_move_pixels_where_they_should():
+    image = torch.zeros(1, 3, 8, 6)
     image[..., 2, 1] = 1
-    flip = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
-    assert views.render(image, flip)[0, 0, 2, 6] == 1
-    right = torch.tensor([[[1.0, 0, -2 / 8], [0, 1, 0]]])  # look one pixel to the left: the picture moves to the right
-    torch.testing.assert_close(views.render(image, right)[0, 0, 2, 2], torch.tensor(1.0))
+    for move, (row, column) in {(1, 0, 0): (2, 4), (0, 3, 0): (5, 1), (0, 0, 2): (2, 3), (1, -1, 1): (1, 5)}.items():
+        moved = views.render(image, torch.tensor([move]))
+        assert moved.shape == image.shape and moved.sum() == 3 and moved[0, 0, row, column] == 1, move
+
+
+def test_the_border_is_repeated_outwards():
+    image = torch.arange(4.0).reshape(1, 1, 1, 4).expand(1, 3, 4, 4)
+    assert views.render(image, torch.tensor([[0, 0, 2]]))[0, 0, 0].tolist() == [0, 0, 0, 1]
+
+
+def test_a_view_is_as_sharp_as_its_image():
+    """Only pixels of the image occur: nothing is interpolated."""
+    made = phantom.generate(4, 32)
+    images = to_tensor(made.images)
+    seen = views.render(images, views.view_moves(4, 0, 32))
+    assert not torch.equal(seen, images)
+    assert all(set(one.flatten().tolist()) <= set(whole.flatten().tolist()) for one, whole in zip(seen, images, strict=True))
 
 
 def test_bank_replays_the_same_logits_after_shuffling():
@@ -45,9 +55,9 @@ def test_bank_replays_the_same_logits_after_shuffling():
     assert bank.shape == (3, 24, 4)
     order = np.random.default_rng(0).permutation(24)
     for view in range(3):
-        transforms = views.view_transforms(24, view)[order]
+        moves = views.view_moves(24, view, 32)[order]
         with torch.no_grad():
-            again = teacher(views.render(to_tensor(made.images[order]), transforms)).numpy()
+            again = teacher(views.render(to_tensor(made.images[order]), moves)).numpy()
         np.testing.assert_allclose(again, bank[view, order], atol=1e-5)
     assert np.abs(bank[0] - bank[1]).max() > 1e-3  # another view is another picture
     assert not teacher.training

@@ -14,7 +14,7 @@ from PIL import Image
 from kdnb.bench import Row, Side
 from kdnb.datasets import cache, phantom, to_tensor
 from kdnb.datasets.folders import scan
-from kdnb.views import ROTATION_DEGREES, SCALE, SHIFT, render, view_transforms
+from kdnb.views import SHIFT, render, view_moves
 
 IMAGES, FILE_SIZE, IMAGE_SIZE, BATCH = 1500, 224, 64, 64
 
@@ -59,7 +59,7 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
     from torchvision.datasets import ImageFolder
 
     steps = [transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), transforms.RandomHorizontalFlip()]
-    steps += [transforms.RandomAffine(ROTATION_DEGREES, (SHIFT, SHIFT), (1 - SCALE, 1 + SCALE)), transforms.ToTensor()]
+    steps += [transforms.RandomCrop(IMAGE_SIZE, padding=round(SHIFT * IMAGE_SIZE), padding_mode="edge"), transforms.ToTensor()]
     usual = DataLoader(ImageFolder(str(_folder() / "files"), transforms.Compose(steps)), BATCH, shuffle=True, num_workers=2)
     listing = scan(_folder() / "files")
     cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")
@@ -70,11 +70,11 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
             pass
 
     def cached() -> None:
-        turned = view_transforms(IMAGES, view=0)
+        moves = view_moves(IMAGES, 0, IMAGE_SIZE)
         order = np.random.default_rng(0).permutation(IMAGES)
         for start in range(0, IMAGES, BATCH):
             part = order[start : start + BATCH]
-            render(to_tensor(images[part]), turned[part])
+            render(to_tensor(images[part]), moves[part])
 
     return loaded, cached
 

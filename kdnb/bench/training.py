@@ -46,7 +46,9 @@ def _cached_over_resident() -> tuple[Side, Side]:
     def resident() -> None:
         current = state.model.train().state_dict()
         for step in range(len(train) // recipe.batch_size):
-            loss = F.cross_entropy(state.model(images), targets)
+            with training.mixed_precision(images.device):
+                logits = state.model(images)
+            loss = F.cross_entropy(logits.float(), targets)
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             state.optimiser.step()
@@ -74,9 +76,7 @@ class _Tutorial(Dataset):
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.RandomHorizontalFlip(),
-            v2.RandomAffine(
-                views.ROTATION_DEGREES, (views.SHIFT,) * 2, (1 - views.SCALE, 1 + views.SCALE), interpolation=v2.InterpolationMode.BILINEAR
-            ),
+            v2.RandomCrop(IMAGE_SIZE, padding=round(views.SHIFT * IMAGE_SIZE), padding_mode="edge"),
         ]
     )
 
