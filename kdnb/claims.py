@@ -82,6 +82,16 @@ def _released_is_cross_entropy(run: Run) -> Measured:
     )
 
 
+def _new_images(run: Run) -> Measured:
+    table = run.load_table("known_and_new").query("model == 'student_kd'").set_index("part")
+    if "new minus known" not in table.index:
+        part = "known to training" if "known" in table.index else "new to training"
+        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, f"all {table['n'].iloc[0]} test images are {part}")
+    row = table.loc["new minus known"]
+    share = table.loc["known", "n"] / row["n"]
+    return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, new minus known; {share:.0%} are known")
+
+
 def _shape(run: Run, shape: str, threshold: float, words: str) -> Measured:
     row = _comparison(run, "shape", shape, "5 layers")
     if row["seeds"] < 2:  # its interval knows nothing of the luck of training
@@ -165,6 +175,9 @@ class Claim:
 CLAIMS = {
     "student_f1": Claim("the student's F1 is above 0.94", "interval of macro F1 above 0.94", _student_f1, True),
     "student_against_teacher": Claim("the student keeps up with the teacher", "difference above -1 point", _student_against_teacher),
+    "new_images": Claim(
+        "the accuracy holds for test images of which training knows no copy and no person", "new minus known above -1 point", _new_images
+    ),
     "distillation_adds": Claim("the teacher adds to what labels teach", "paper's loss minus cross-entropy above 0", _distillation_adds),
     "released_is_cross_entropy": Claim(
         "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy

@@ -52,18 +52,45 @@ def _resamples(group_count: int, samples: int, seed: int) -> np.ndarray:
     return rng.multinomial(group_count, np.full(group_count, 1 / group_count), size=samples).astype(float)
 
 
+def _resampled_means(values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int) -> np.ndarray:
+    codes, count = _codes(groups, len(values))
+    drawn = _resamples(count, samples, seed)
+    return drawn @ np.bincount(codes, values, count) / (drawn @ np.bincount(codes, minlength=count))
+
+
 def bootstrap_mean(values: np.ndarray, groups: np.ndarray | None = None, samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """Mean of ``values`` ``(N,)`` and its 95% interval ``(mean, lo, hi)``, resampling groups; NaN values are left out."""
     values = np.asarray(values, dtype=float)
     kept = ~np.isnan(values)
     if not kept.any():
         return float("nan"), float("nan"), float("nan")
-    values = values[kept]
-    codes, count = _codes(None if groups is None else np.asarray(groups)[kept], len(values))
-    drawn = _resamples(count, samples, seed)
-    means = drawn @ np.bincount(codes, values, count) / (drawn @ np.bincount(codes, minlength=count))
-    lo, hi = np.percentile(means, LEVELS)
-    return float(values.mean()), float(lo), float(hi)
+    lo, hi = np.percentile(_resampled_means(values[kept], None if groups is None else np.asarray(groups)[kept], samples, seed), LEVELS)
+    return float(values[kept].mean()), float(lo), float(hi)
+
+
+def known_and_new(values: np.ndarray, groups: np.ndarray, training_groups: np.ndarray, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Means of ``values`` ``(N,)`` over test images whose group is in training (``known``), over the others (``new``), and the difference.
+
+    Args:
+        groups: ``(N,)``, the test images' groups. training_groups: the training images' groups.
+
+    Returns:
+        Rows ``known``, ``new`` and ``new minus known``, as far as there are such images: ``part``, ``n``, ``groups``, ``mean`` and the 95%
+        interval ``lo``, ``hi`` of a bootstrap over groups. The parts share no group, so they are resampled independently.
+    """
+    known = np.isin(groups, training_groups)
+    rows, means = [], {}
+    for number, (part, which) in enumerate({"known": known, "new": ~known}.items()):
+        if which.any():
+            means[part] = values[which].mean(), _resampled_means(values[which], groups[which], samples, seed + number)
+            rows.append({"part": part, "n": int(which.sum()), "groups": len(np.unique(groups[which])), "means": means[part]})
+    if len(means) == 2:
+        difference = tuple(new - old for new, old in zip(means["new"], means["known"], strict=True))
+        rows.append({"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference})
+    table = pd.DataFrame(rows)
+    table["mean"], resampled = zip(*table.pop("means"), strict=True)
+    table["lo"], table["hi"] = np.percentile(np.stack(resampled), LEVELS, axis=1)
+    return table
 
 
 # -- classification -----------------------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ TABLES = {
             "macs",
         ),
     ),
+    "known_and_new": (
+        "Known and new images",
+        "the hits of one model on test images that training knows a copy or the person of, or not",
+        (),
+    ),
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep_summary": ("The grid of alpha and T", "one cell of the grid over all seeds", ()),

@@ -61,6 +61,8 @@ def finished_run(folder, gain: float) -> Run:
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     f1 = {"f1_macro": 0.97, "f1_macro_lo": 0.95, "f1_macro_hi": 0.99}
     run.save_table("classification", pd.DataFrame([{"model": "student_kd", **f1}]))
+    parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
+    run.save_table("known_and_new", pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}))
     rows = [
         comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
@@ -85,6 +87,7 @@ def test_judgement_of_a_finished_run(tmp_path):
     expected = {
         "student_f1": claims.NOT_TESTABLE,  # the phantom is none of the paper's data sets
         "student_against_teacher": claims.NOT_REPRODUCED,
+        "new_images": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
         "five_layers": claims.UNDECIDED,
@@ -98,6 +101,7 @@ def test_judgement_of_a_finished_run(tmp_path):
     }
     assert judged["verdict"].to_dict() == expected
     assert judged.loc["maps_over_shap", "measured"] == pytest.approx(1000)
+    assert judged.loc["new_images", "detail"].endswith("30% are known")
 
 
 def test_a_harmful_teacher_is_not_reproduced(tmp_path):
@@ -109,3 +113,10 @@ def test_one_seed_decides_nothing_about_shapes(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").assign(seeds=1))
     assert claims.judge(run).set_index("claim").loc[["five_layers", "max_pooling"], "verdict"].eq(claims.UNDECIDED).all()
+
+
+def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    run.save_table("known_and_new", pd.DataFrame([{"part": "new", "n": 100, "mean": 0.9, "lo": 0.85, "hi": 0.95, "model": "student_kd"}]))
+    judged = claims.judge(run).set_index("claim").loc["new_images"]
+    assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"] == "all 100 test images are new to training"

@@ -136,3 +136,20 @@ def test_predict_keeps_the_mode_and_needs_no_gradient():
         model.eval()
         whole = evaluation.predict(model, images, batch_size=5)
     np.testing.assert_allclose(logits, whole, atol=1e-6)
+
+
+def test_known_images_are_those_whose_group_is_in_training():
+    values = np.array([1, 1, 1, 0, 1, 0, 0, 0], float)
+    groups = np.array(list("aabbcdef"))
+    table = evaluation.known_and_new(values, groups, np.array(["a", "b", "x"]), samples=2000).set_index("part")
+    assert table["n"].tolist() == [4, 4, 8] and table["groups"].tolist() == [2, 4, 6]
+    assert table["mean"].tolist() == [0.75, 0.25, -0.5]
+    assert (table["lo"] <= table["mean"]).all() and (table["mean"] <= table["hi"]).all()
+    # Two groups with means 1 and .5: a resample of them has mean .5, .75 or 1, each end with probability 1/4.
+    assert table.loc["known", ["lo", "hi"]].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(("training", "part"), [(["z"], "new"), (["a", "b"], "known")])
+def test_without_known_or_new_images_there_is_no_difference(training, part):
+    table = evaluation.known_and_new(np.array([1.0, 0.0, 1.0]), np.array(["a", "a", "b"]), np.array(training))
+    assert table["part"].tolist() == [part] and table["n"].tolist() == [3]
