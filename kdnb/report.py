@@ -49,7 +49,7 @@ TABLES = {
     ),
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
-    "sweep_summary": ("The grid of alpha and T", "one cell of the grid over all seeds", ()),
+    "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),
     "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all questions", ()),
     "met": ("Time for an explanation", "one method on one model (mean execution time, MET)", ()),
     "fidelity_summary": ("Fidelity", "one method by one metric in one class; intervals are 95% bootstrap intervals", ()),

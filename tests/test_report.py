@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kdnb.errors import ArtefactError
-from kdnb.report import main, number, page, verdicts
+from kdnb.report import TABLES, main, number, page, verdicts
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -151,3 +151,9 @@ def test_numbers_are_readable(value, shown):
 def test_an_empty_run_gives_a_page(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"run": {"dataset": "phantom"}}))
     assert Reader(page(tmp_path)).open == []
+
+
+def test_every_table_of_the_page_is_written_by_a_notebook(repository):
+    cells = [cell for path in (repository / "notebooks").glob("*.ipynb") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    written = {name for cell in cells for name in re.findall(r'save_table\(\s*"(\w+)"', "".join(cell["source"]))}
+    assert set(TABLES) <= written
