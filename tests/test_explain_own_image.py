@@ -92,7 +92,7 @@ def test_a_student_of_the_shortcut_relies_on_the_marker_and_its_maps_show_it():
     from kdnb.settings import budget
 
     student, marked, drop = fidelity.shortcut_student(budget("smoke", phantom_images=640, student_epochs=4), seed=0)
-    assert drop > 0.1
+    assert drop > 0.4
     sample = fidelity.draw_sample(student, marked, 8)
     markers = marked.notes["shortcut_masks"][[list(marked.ids).index(name) for name in sample.ids]]
     maps = {"feature_maps_layer3": explain.METHODS["feature_maps_layer3"](student, sample.images, sample.targets)}

@@ -8,6 +8,7 @@ from kdnb.evaluation import predict
 from kdnb.models import StudentCNN, initialised
 from kdnb.settings import Budget
 from kdnb.training import Examples, Recipe, fit
+from kdnb.views import view_moves
 
 IMAGES = 1000  # enough for the student to find the marker, few enough for a minute on two cores
 EPOCHS = 4
@@ -28,6 +29,9 @@ def shortcut_student(budget: Budget, seed: int) -> tuple[nn.Module, ImageSet, fl
     clean = load("phantom", budget.image_size, phantom_images=count)
     without_lesion = phantom.generate(count, budget.image_size, "shortcut", lesions=False).images
     train, validation, test = (marked.index(split) for split in ("train", "val", "test"))
+    # A view mirrors half of the images, which would move the marker into another class's corner: undone beforehand.
+    mirrored = train[view_moves(len(train), view=0, side=budget.image_size)[:, 0].numpy() == 1]
+    without_lesion[mirrored] = without_lesion[mirrored, :, ::-1]
     student = initialised(StudentCNN, len(marked.classes), seed=seed)
     fit(
         student,
