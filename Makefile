@@ -98,7 +98,7 @@ lab: setup ## open JupyterLab on the notebooks, on localhost with a token
 	@JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
-outputs: setup ## copy the outputs of the default run into notebooks/
+outputs: setup ## copy the outputs of the default run into notebooks/, and its picture into the README
 	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
 
 data: setup ## download DATASET into DATA_DIR

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from kdnb.settings import Settings, from_command_line
 from kdnb.sources import REPOSITORY, from_home, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
+README_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
 
 # What the system says when a disk is full or a folder may not be written to.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -272,7 +274,7 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
 
 
 def copy_outputs(folder: Path) -> None:
-    """Copy the outputs of a run's executed notebooks into ``notebooks/``."""
+    """Copy the outputs of a run's executed notebooks into ``notebooks/``, and its picture of the student's layers into the README."""
     import nbformat
 
     from kdnb.runs import atomic_write
@@ -285,6 +287,8 @@ def copy_outputs(folder: Path) -> None:
         with atomic_write(notebook) as path:
             nbformat.write(nbformat.from_dict(merged), path)
         print(f"{notebook.name}: outputs of {executed.parent.parent.name}")
+    with atomic_write(README_PICTURE) as path:
+        shutil.copyfile(folder / "figures" / "student_layers.png", path)
 
 
 def verify(folder: Path) -> int:

@@ -16,7 +16,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kdnb.errors import ArtefactError
-from kdnb.pipeline import cells_hash, with_outputs, write_stamp
+from kdnb.pipeline import cells_hash, copy_outputs, with_outputs, write_stamp
 
 PARAMETERS = """dataset: str = "phantom"
 profile: str = "quick"
@@ -429,3 +429,18 @@ def test_outputs_of_other_cells_are_refused():
     done["cells"][0]["source"] = "# another"
     with pytest.raises(ArtefactError, match="other cells"):
         with_outputs(source, done)
+
+
+def test_the_picture_in_the_readme_is_the_run_s(tmp_path, monkeypatch):
+    source = json.loads(nbformat.writes(notebook("01")))
+    ours, run = tmp_path / "ours", tmp_path / "run"
+    for folder in (ours, run / "notebooks", run / "figures"):
+        folder.mkdir(parents=True)
+    (ours / "01.ipynb").write_text(json.dumps(source), encoding="utf-8")
+    (run / "notebooks" / "01.ipynb").write_text(json.dumps(_executed(source)), encoding="utf-8")
+    (run / "figures" / "student_layers.png").write_bytes(b"a picture")
+    monkeypatch.setattr("kdnb.pipeline.NOTEBOOKS", ours)
+    monkeypatch.setattr("kdnb.pipeline.README_PICTURE", tmp_path / "shown.png")
+    copy_outputs(run)
+    assert (tmp_path / "shown.png").read_bytes() == b"a picture"
+    assert json.loads((ours / "01.ipynb").read_text(encoding="utf-8"))["cells"][2]["outputs"]
