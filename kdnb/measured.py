@@ -108,19 +108,16 @@ def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     }
 
 
+def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
+    """Run's folder -> its table ``name``, for each recorded run that has it."""
+    found = {folder.name: folder / f"{name}.csv" for folder, _ in _runs(measured)}
+    return {run: pd.read_csv(path, keep_default_na=False, na_values=[""]) for run, path in found.items() if path.exists()}
+
+
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
     """The verdict on each claim (rows) in each recorded run (columns, named by the run's folder)."""
-    found = {folder.name: claims.set_index("statement")["verdict"] for folder, _, claims in _claims(measured)}
+    found = {run: claims.set_index("statement")["verdict"] for run, claims in tables_of("claims", measured).items()}
     return pd.DataFrame(found).rename_axis("claim")
-
-
-def _claims(measured: Path) -> list[tuple[Path, dict, pd.DataFrame]]:
-    """Folder, parameters and ``claims.csv`` of each recorded run that has one."""
-    return [
-        (folder, provenance["run"], pd.read_csv(folder / "claims.csv"))
-        for folder, provenance in _runs(measured)
-        if (folder / "claims.csv").exists()
-    ]
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -160,15 +157,16 @@ _QUESTIONS = {
 
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each of the paper's three questions: measured value, interval and verdict in every recorded run."""
-    runs = [(run, claims.set_index("claim")) for _, run, claims in _claims(measured)]
+    claims = {run: table.set_index("claim") for run, table in tables_of("claims", measured).items()}
+    runs = [(provenance["run"], claims[folder.name]) for folder, provenance in _runs(measured) if folder.name in claims]
     lines = []
     for claim, (question, factor, unit) in _QUESTIONS.items():
         said = []
-        for run, claims in runs:
-            value, lo, hi = (factor * claims.loc[claim, column] for column in ("measured", "lo", "hi"))
+        for run, judged in runs:
+            value, lo, hi = (factor * judged.loc[claim, column] for column in ("measured", "lo", "hi"))
             interval = f" ({lo:+.1f} to {hi:+.1f})" if lo < hi else ""
             number = f"{value:+.1f}{unit}{interval}" if factor != 1 else f"{value:.0f}{unit}"
-            said.append(f"`{run['dataset']}`, {run['split_protocol']}: *{claims.loc[claim, 'verdict']}*, {number}")
+            said.append(f"`{run['dataset']}`, {run['split_protocol']}: *{judged.loc[claim, 'verdict']}*, {number}")
         lines.append(f"- **{question}** {'; '.join(said)}.")
     return "\n".join(lines) if runs else "No full run is recorded yet (`make record RUN=runs/...`)."
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdnb.errors import ArtefactError
-from kdnb.measured import MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries
+from kdnb.measured import MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries, tables_of
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -95,3 +95,10 @@ def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path, capsys
     with pytest.raises(ArtefactError, match="no finished run"):
         record(finished, tmp_path / "measured")
     assert main([""]) == 2 and "RUN is empty" in capsys.readouterr().err
+
+
+def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):
+    record(finished, tmp_path / "measured")
+    found = tables_of("classification", tmp_path / "measured")
+    assert list(found) == ["brain_tumor-cpu-seed0"] and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
+    assert tables_of("sweep", tmp_path / "measured") == {}
