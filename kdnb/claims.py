@@ -109,6 +109,8 @@ def _max_pooling(run: Run) -> Measured:
 
 def _temperature_matters(run: Run) -> Measured:
     luck = run.load_table("temperature_against_luck").query("loss == 'kd'")
+    if luck["temperatures"].max() == 1:
+        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "the grid of this run has one temperature")
     p = luck["p"].min()
     verdict = UNDECIDED if math.isnan(p) else REPRODUCED if p < 0.05 / len(luck) else NOT_REPRODUCED
     detail = f"points between means over T; smallest p of {len(luck)}: {p:.3g}"
@@ -119,8 +121,12 @@ def _best_cell(run: Run) -> Measured:
     chosen = run.load_table("choice").iloc[0]
     found = f"alpha {chosen['alpha']:g}, T {chosen['temperature']:g}"
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
+    detail = f"chosen on validation: {chosen['loss']}, {found}"
+    cells = run.load_table("sweep").query("loss == 'kd'")[["alpha", "temperature"]].drop_duplicates()
+    if len(cells) == 1:  # nothing to choose from
+        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "the grid of this run is one cell")
     verdict = NOT_TESTABLE if paper.empty else REPRODUCED if paper.iloc[0] == found else NOT_REPRODUCED
-    return Measured(math.nan, math.nan, math.nan, verdict, f"chosen on validation: {chosen['loss']}, {found}")
+    return Measured(math.nan, math.nan, math.nan, verdict, detail)
 
 
 def _flops_ratio(run: Run) -> Measured:

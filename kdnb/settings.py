@@ -99,8 +99,8 @@ def _profiles() -> dict[str, dict]:
     return tomllib.loads((Path(__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
 
 
-def budget(profile: str, dataset: str = "phantom", **overrides: Any) -> Budget:
-    """The budget of ``profile`` for ``dataset``, with every override that is not ``None`` put in its place.
+def budget(profile: str, dataset: str = "phantom", split_protocol: str = "official", **overrides: Any) -> Budget:
+    """The budget of ``profile`` for ``dataset`` and its split, with every override that is not ``None`` put in its place.
 
     Raises:
         ParameterError: an unknown profile, or a value that is not allowed.
@@ -109,6 +109,9 @@ def budget(profile: str, dataset: str = "phantom", **overrides: Any) -> Budget:
         raise ParameterError(f"profile is {profile!r}, but it must be one of: {', '.join(_profiles())}.")
     values = dict(_profiles()[profile])
     special = values.pop("datasets", {}).get(dataset.partition(":")[0], {})
+    without_leaks = values.pop("without_leaks", {})
+    if split_protocol != "official":
+        special = special | without_leaks
     values |= special | {name: value for name, value in overrides.items() if value is not None}
     names = {field.name for field in fields(Budget)}
     unknown = sorted(set(values) - names)
@@ -147,10 +150,10 @@ def resolve(
     """
     check_name(dataset)
     check("seed", seed)
-    spent = budget(profile, dataset, **overrides)
+    check("split_protocol", split_protocol)
+    spent = budget(profile, dataset, split_protocol, **overrides)
     if overrides.get("seeds") is None:
         spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
-    check("split_protocol", split_protocol)
     data = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
     run = from_home(run_dir) if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)

@@ -71,7 +71,9 @@ def finished_run(folder, gain: float) -> Run:
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
     run.save_table("tests", pd.DataFrame(rows))
-    run.save_table("temperature_against_luck", pd.DataFrame([{"loss": "kd", "alpha": 0.4, "sd_over_t_points": 0.3, "p": math.nan}]))
+    luck = {"loss": "kd", "alpha": 0.4, "temperatures": 2, "sd_over_t_points": 0.3, "p": math.nan}
+    run.save_table("temperature_against_luck", pd.DataFrame([luck]))
+    run.save_table("sweep", pd.DataFrame({"loss": ["ce", "kd", "kd"], "alpha": [1, 0.4, 0.4], "temperature": [1.0, 5.0, 10.0]}))
     run.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.7, "temperature": 10.0}]))
     run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
     times = [("student_kd", "shap", 100.0), ("teacher", "shap", 450.0), ("student_kd", "feature_maps_mean", 0.45)]
@@ -113,6 +115,14 @@ def test_one_seed_decides_nothing_about_shapes(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").assign(seeds=1))
     assert claims.judge(run).set_index("claim").loc[["five_layers", "max_pooling"], "verdict"].eq(claims.UNDECIDED).all()
+
+
+def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    run.save_table("temperature_against_luck", run.load_table("temperature_against_luck").assign(temperatures=1))
+    run.save_table("sweep", run.load_table("sweep").query("temperature != 5"))
+    judged = claims.judge(run).set_index("claim").loc[["temperature_matters", "best_cell"]]
+    assert judged["verdict"].eq(claims.NOT_TESTABLE).all() and judged["detail"].str.contains("the grid of this run").all()
 
 
 def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):

@@ -24,7 +24,7 @@ def one_sentence(error: Exception) -> bool:
 @pytest.mark.parametrize("profile", ["smoke", "quick", "cpu", "paper"])
 def test_profiles_set_every_budget_value(profile, repository):
     raw = tomllib.loads((repository / "kdnb" / "profiles.toml").read_text())[profile]
-    raw.pop("datasets", None)
+    raw.pop("datasets", None), raw.pop("without_leaks", None)
     assert set(raw) == {field.name for field in fields(Budget)}
     assert budget(profile).image_size % 16 == 0
 
@@ -38,6 +38,14 @@ def test_the_default_profile_holds_the_grid_of_the_paper():
     assert budget("quick").alphas == (0.4, 0.7)
     assert budget("quick").temperatures == (5.0, 10.0, 15.0)
     assert len(budget("quick").seeds) >= 3
+
+
+def test_a_split_without_leaks_spends_less_and_a_parameter_has_the_last_word():
+    official, regrouped = budget("cpu", "eye_disease"), budget("cpu", "eye_disease", "regrouped")
+    assert regrouped.samples_per_class < official.samples_per_class and len(regrouped.temperatures) < len(official.temperatures)
+    assert regrouped.student_epochs == official.student_epochs and regrouped.seeds == official.seeds, "but trains alike"
+    assert resolve("phantom", "cpu", split_protocol="leak_free", samples_per_class=7).budget.samples_per_class == 7
+    assert budget("cpu", "eye_disease") == official and budget("quick", "phantom", "leak_free") == budget("quick")
 
 
 @pytest.mark.parametrize(
