@@ -1,12 +1,13 @@
 """Recorded results: kept with their provenance, and shown in the README as they are."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 
 from kdnb.errors import ArtefactError
-from kdnb.measured import MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries, tables_of
+from kdnb.measured import _QUESTIONS, MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries, tables_of
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -58,17 +59,48 @@ def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
     assert recorded(tmp_path / "measured")["dataset"].unique().tolist() == ["brain_tumor"]
 
 
-def test_the_answer_names_question_verdict_and_number(finished, tmp_path):
+def test_the_answer_counts_verdicts_and_gives_each_run_a_line(finished, tmp_path):
     claims = {
-        "claim": ["student_against_teacher", "distillation_adds", "maps_over_shap"],
-        "verdict": ["reproduced", "undecided", "reproduced"],
+        "claim": ["student_against_teacher", "distillation_adds", "new_images", "maps_over_shap"],
+        "verdict": ["reproduced", "undecided", "not testable here", "reproduced"],
     }
-    numbers = {"measured": [0.012, 0.001, 431.2], "lo": [0.004, -0.01, 431.2], "hi": [0.02, 0.012, 431.2]}
-    Run(resolve(run_dir=finished), "07_report").save_table("claims", pd.DataFrame(claims | numbers))
+    numbers = {"measured": [0.012, 0.001, None, 431.2], "lo": [0.004, -0.01, None, 431.2], "hi": [0.02, 0.012, None, 431.2]}
+    other = {"verdict": ["reproduced", "not reproduced", "not testable here", "reproduced"], "measured": [-0.002, -0.03, None, 431.3]}
+    measured = tmp_path / "measured"
+    for seed, table in enumerate([claims | numbers, claims | numbers | other]):
+        folder = finished.with_name(f"brain_tumor-cpu-seed{seed}")
+        if folder != finished:
+            shutil.copytree(finished, folder)
+        run = Run(resolve(run_dir=folder), "07_report")
+        run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": seed})
+        run.save_table("claims", pd.DataFrame(table))
+        record(folder, measured)
+    first, second, third, _, _, _, line, _ = answer(measured).splitlines()
+    assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *reproduced* in 2; -0.2 to +1.2 points of accuracy.")
+    assert second.endswith("Of 2 recorded runs: *undecided* in 1, *not reproduced* in 1; -3.0 to +0.1 points of accuracy.")
+    assert third.endswith("*reproduced* in 2; 431 times."), "a claim that no run can test has no line"
+    cells = [
+        "`brain_tumor`, official",
+        "*reproduced*, +1.2 (+0.4 to +2.0)",
+        "*undecided*, +0.1 (-1.0 to +1.2)",
+        "–",
+        "*reproduced*, 431 times",
+    ]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == cells
+
+
+def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
+    claims = pd.DataFrame({"claim": ["distillation_adds"], "verdict": ["undecided"], "measured": [0.0], "lo": [0.0], "hi": [0.0]})
+    every = pd.concat([claims.assign(claim=name) for name in _QUESTIONS], ignore_index=True)
+    Run(resolve(run_dir=finished), "07_report").save_table("claims", every)
     record(finished, tmp_path / "measured")
-    first, second, third = answer(tmp_path / "measured").splitlines()
-    assert "keep up" in first and "`brain_tumor`, official: *reproduced*, +1.2 points of accuracy (+0.4 to +2.0)" in first
-    assert "*undecided*, +0.1 points of accuracy (-1.0 to +1.2)" in second and "*reproduced*, 431 times." in third
+    assert "without leaks" not in answer(tmp_path / "measured")
+    grouped = shutil.copytree(finished, finished.with_name("brain_tumor-cpu-seed0-regrouped"))
+    run = Run(resolve(run_dir=grouped), "07_report")
+    run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "regrouped", "seed": 0})
+    run.save_table("classification", SCORES.assign(accuracy=0.5))
+    record(grouped, tmp_path / "measured")
+    assert "without leaks?** Taught student: `brain_tumor` 0.971, regrouped 0.500.\n" in answer(tmp_path / "measured")
 
 
 def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):
