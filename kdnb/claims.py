@@ -75,6 +75,11 @@ def _distillation_adds(run: Run) -> Measured:
     return above(row["difference"], row["lo"], row["hi"], 0.0, f"test accuracy over seeds, Holm p = {row['p_holm']:.3g}")
 
 
+def _few_labels(run: Run) -> Measured:
+    row = _comparison(run, "few images", "student_kd_t2", "ce")
+    return above(row["difference"], row["lo"], row["hi"], 0.0, f"test accuracy over seeds, {row['question'].partition(':')[0]}")
+
+
 def _released_is_cross_entropy(run: Run) -> Measured:
     row = _comparison(run, "all seeds", "student_released", "ce")
     return within(
@@ -185,6 +190,11 @@ CLAIMS = {
         "the accuracy holds for test images of which training knows no copy and no person", "new minus known above -1 point", _new_images
     ),
     "distillation_adds": Claim("the teacher adds to what labels teach", "paper's loss minus cross-entropy above 0", _distillation_adds),
+    "few_labels": Claim(
+        "positive control: where the student has few labels and the teacher had many, it adds",
+        "loss with T^2 minus cross-entropy above 0",
+        _few_labels,
+    ),
     "released_is_cross_entropy": Claim(
         "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy
     ),

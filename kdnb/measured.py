@@ -153,17 +153,23 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 _QUESTIONS = {
     "student_against_teacher": ("Does the student keep up with its teacher?", "student minus teacher", 100, " points of accuracy"),
     "distillation_adds": ("Does the teacher add to what the labels teach?", "taught minus untaught student", 100, " points of accuracy"),
+    "few_labels": (
+        "Would an effect have been seen? Few labels, and a teacher that learned from many (loss with T²):",
+        "with few labels, taught minus untaught",
+        100,
+        " points of accuracy",
+    ),
     "new_images": ("Does the accuracy hold for persons that training does not know?", "new minus known test images", 100, " points"),
     "maps_over_shap": ("Are average maps on the student faster than SHAP on the teacher?", "SHAP over maps, time", 1, " times"),
 }
 
 
-def _cell(judged: pd.Series, factor: float) -> str:
-    value, lo, hi = (factor * judged[column] for column in ("measured", "lo", "hi"))
-    if pd.isna(value):
+def _cell(judged: pd.DataFrame, claim: str, factor: float) -> str:
+    if claim not in judged.index or pd.isna(judged.loc[claim, "measured"]):
         return "–"
+    value, lo, hi = (factor * judged.loc[claim, column] for column in ("measured", "lo", "hi"))
     number = f"{value:+.1f}" + (f" ({lo:+.1f} to {hi:+.1f})" if lo < hi else "") if factor != 1 else f"{value:.0f} times"
-    return f"*{judged['verdict']}*, {number}"
+    return f"*{judged.loc[claim, 'verdict']}*, {number}"
 
 
 def _without_leaks(runs: pd.DataFrame) -> list[str]:
@@ -188,7 +194,7 @@ def answer(measured: Path = MEASURED) -> str:
         return "No full run is recorded yet (`make record RUN=runs/...`)."
     lines = []
     for claim, (question, _, factor, unit) in _QUESTIONS.items():
-        tested = [judged.loc[claim] for _, judged in runs if judged.loc[claim, "verdict"] != NOT_TESTABLE]
+        tested = [judged.loc[claim] for _, judged in runs if claim in judged.index and judged.loc[claim, "verdict"] != NOT_TESTABLE]
         if tested:
             counts = Counter(row["verdict"] for row in tested)
             values = [factor * row["measured"] for row in tested]
@@ -199,7 +205,7 @@ def answer(measured: Path = MEASURED) -> str:
     heads = ["data, split", *(head for _, head, _, _ in _QUESTIONS.values())]
     lines += ["", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for run, judged in runs:
-        cells = [_cell(judged.loc[claim], factor) for claim, (_, _, factor, _) in _QUESTIONS.items()]
+        cells = [_cell(judged, claim, factor) for claim, (_, _, factor, _) in _QUESTIONS.items()]
         lines.append("| " + " | ".join([f"`{run['dataset']}`, {run['split_protocol']}", *cells]) + " |")
     return "\n".join(lines)
 

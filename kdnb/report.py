@@ -47,6 +47,7 @@ TABLES = {
         "the hits of one model on test images that training knows a copy or the person of, or not",
         (),
     ),
+    "few_images": ("Few labelled images", "one student of the positive control: it saw a few images, its teacher all", ()),
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ class Material:
     recipe: training.Recipe
     num_classes: int
     key: str
+    folder: str = "cells"  # of the run, where its finished cells lie
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
         ParameterError: no Dask scheduler answers at that address.
     """
     finished = {one: found for one in cells if (found := _stored(run, one, material)) is not None}
-    checkpoints = run.folder / "cells" / "unfinished"
+    checkpoints = run.folder / material.folder / "unfinished"
     lost_worker = _lost_worker(scheduler)
     for attempt in itertools.count(1):
         waiting = [one for one in cells if one not in finished]
@@ -254,19 +255,19 @@ def _unfinished(checkpoints: Path, one: Cell) -> Path:
     return checkpoints / f"{one.name}.safetensors"
 
 
-def _path(run: Run, one: Cell) -> Path:
-    return run.folder / "cells" / f"{one.name}.safetensors"
+def _path(run: Run, one: Cell, material: Material) -> Path:
+    return run.folder / material.folder / f"{one.name}.safetensors"
 
 
 def _store(run: Run, trained: Trained, material: Material) -> None:
     parts = {f"weights/{name}": value for name, value in trained.weights.items()}
     parts |= {name: torch.from_numpy(getattr(trained, name)) for name in _LOGITS}
     facts = {"history": trained.history.to_dict("list"), "best_epoch": trained.best_epoch, "seconds": trained.seconds}
-    tensors.save(_path(run, trained.cell), parts, cell_key(trained.cell, material), facts)
+    tensors.save(_path(run, trained.cell, material), parts, cell_key(trained.cell, material), facts)
 
 
 def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
-    found = tensors.load(_path(run, one), cell_key(one, material))
+    found = tensors.load(_path(run, one, material), cell_key(one, material))
     if found is None:
         return None
     parts, facts = found
@@ -287,11 +288,29 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     budget = run.budget
     recipe = training.Recipe(budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs))
     key = content_key(data.data_hash, data.split_hash, source_key(models, losses, training, views))
-    return Material(train, validation, test, _bank(run, train, teacher, recipe.views, key), recipe, len(data.classes), key)
+    return Material(train, validation, test, _bank(run, "bank", train, teacher, recipe.views, key), recipe, len(data.classes), key)
 
 
-def _bank(run: Run, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
-    path = run.model_path("bank")
+def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_class: int) -> Material:
+    """The material with only ``per_class`` training images of each class, drawn once, each repeated until there are as many as before.
+
+    So its students take as many steps as those on all images, of which the teacher has seen every one.
+
+    Raises:
+        ParameterError: ``per_class`` is not a whole number of at least 1.
+    """
+    check("few_per_class", per_class)
+    rng = np.random.default_rng([20250215, per_class])
+    labels = whole.train.labels
+    drawn = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(whole.num_classes)])
+    where = np.resize(rng.permutation(drawn), len(labels))
+    train = training.Examples(whole.train.images[where], labels[where])
+    key = content_key(whole.key, per_class)
+    return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
+
+
+def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
+    path = run.model_path(name)
     weights = joblib.hash({name: value.cpu().numpy() for name, value in teacher.state_dict().items()})
     key = content_key(key, weights, count)
     found = tensors.load(path, key)

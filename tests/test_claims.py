@@ -67,6 +67,7 @@ def finished_run(folder, gain: float) -> Run:
         comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
+        comparison("few images, 5 a class: does it differ from ce?", "student_kd_t2", "ce", 0.1, 0.05),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
@@ -91,6 +92,7 @@ def test_judgement_of_a_finished_run(tmp_path):
         "student_against_teacher": claims.NOT_REPRODUCED,
         "new_images": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
+        "few_labels": claims.REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
         "five_layers": claims.UNDECIDED,
         "max_pooling": claims.REPRODUCED,

@@ -84,6 +84,7 @@ def test_the_answer_counts_verdicts_and_gives_each_run_a_line(finished, tmp_path
         "*reproduced*, +1.2 (+0.4 to +2.0)",
         "*undecided*, +0.1 (-1.0 to +1.2)",
         "–",
+        "–",
         "*reproduced*, 431 times",
     ]
     assert [cell.strip() for cell in line.strip("|").split("|")] == cells

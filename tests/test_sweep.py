@@ -208,6 +208,28 @@ def _kill_when_one_is_stored(process, folder):
     return thread
 
 
+# -- few images ---------------------------------------------------------------------------------------------------------
+
+
+def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(material, tmp_path):
+    run, teacher = run_at(tmp_path), models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
+    few = sweep.with_few_images(run, material, teacher, per_class=2)
+    assert len(few.train) == len(material.train) and few.recipe == material.recipe
+    seen = {image.tobytes(): label for image, label in zip(few.train.images, few.train.labels, strict=True)}
+    assert len(seen) == 8 and sorted(seen.values()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    known = {image.tobytes(): label for image, label in zip(material.train.images, material.train.labels, strict=True)}
+    assert all(known[image] == label for image, label in seen.items())
+    assert np.array_equal(few.bank, views.teacher_bank(teacher, few.train.images, 2))
+    again = sweep.with_few_images(run, material, teacher, per_class=2)
+    assert np.array_equal(again.train.images, few.train.images) and np.array_equal(again.bank, few.bank)
+    one = narrow([sweep.cell("kd", 0, 0.4, 5.0)])
+    whole_student, few_student = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, few))
+    assert not same(whole_student, few_student)
+    assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], whole_student), "stored beside, not over"
+    with pytest.raises(ParameterError, match="few_per_class is 0"):
+        sweep.with_few_images(run, material, teacher, per_class=0)
+
+
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
 
 
