@@ -35,6 +35,7 @@ from kdnb.settings import check
 
 WIDTHS = (32, 64, 128, 256, 512)
 DEEPER = 512  # filters of each layer beyond the fifth
+FEW_SEEN = 1400  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 ATTEMPTS = 5  # on a cluster that loses workers
 
@@ -292,9 +293,9 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
 
 
 def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_class: int) -> Material:
-    """The material with only ``per_class`` training images of each class, drawn once, each repeated until there are as many as before.
+    """The material with only ``per_class`` training images of each class, drawn once and repeated up to :data:`FEW_SEEN` an epoch.
 
-    So its students take as many steps as those on all images, of which the teacher has seen every one.
+    The teacher has seen every training image: what it knows of the others reaches these students through its logits alone.
 
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
@@ -303,7 +304,7 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
     rng = np.random.default_rng([20250215, per_class])
     labels = whole.train.labels
     drawn = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(whole.num_classes)])
-    where = np.resize(rng.permutation(drawn), len(labels))
+    where = np.resize(rng.permutation(drawn), min(len(labels), FEW_SEEN))
     train = training.Examples(whole.train.images[where], labels[where])
     key = content_key(whole.key, per_class)
     return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
