@@ -200,7 +200,7 @@ def answer(measured: Path = MEASURED) -> str:
             values = [factor * row["measured"] for row in tested]
             said = ", ".join(f"*{verdict}* in {count}" for verdict, count in counts.most_common())
             ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (min(values), max(values)))
-            lines.append(f"- **{question}** Of {len(tested)} recorded runs: {said}; {' to '.join(ends)}{unit}.")
+            lines.append(f"- **{question}** Of {len(tested)} recorded run{'s' * (len(tested) > 1)}: {said}; {' to '.join(ends)}{unit}.")
     lines += _without_leaks(recorded(measured))
     heads = ["data, split", *(head for _, head, _, _ in _QUESTIONS.values())]
     lines += ["", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
