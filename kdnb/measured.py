@@ -117,9 +117,17 @@ def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
-    """The verdict on each claim (rows) in each recorded run (columns, named by the run's folder)."""
-    found = {run: claims.set_index("statement")["verdict"] for run, claims in tables_of("claims", measured).items()}
-    return pd.DataFrame(found).rename_axis("claim")
+    """Verdict, value and interval of each claim (rows) in each recorded run (columns, named by the run's folder)."""
+    found = {run: claims.set_index("statement").apply(_verdict, axis=1) for run, claims in tables_of("claims", measured).items()}
+    in_order = dict.fromkeys(statement for claims in found.values() for statement in claims.index)
+    return pd.DataFrame(found).reindex(list(in_order)).fillna("").rename_axis("claim")
+
+
+def _verdict(claim: pd.Series) -> str:
+    if pd.isna(claim["measured"]):
+        return claim["verdict"]
+    interval = f" [{claim['lo']:.3g}, {claim['hi']:.3g}]" if claim["lo"] < claim["hi"] else ""
+    return f"{claim['verdict']}: {claim['measured']:.3g}{interval}"
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -149,27 +157,21 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     return "\n".join([*lines, "", note])
 
 
-# Claim -> the question that it answers, the head of its column, and the factor and the unit of what was measured.
+# Claim -> the question that it answers, and the factor and the unit of what was measured.
 _QUESTIONS = {
-    "student_against_teacher": ("Does the student keep up with its teacher?", "student minus teacher", 100, " points of accuracy"),
-    "distillation_adds": ("Does the teacher add to what the labels teach?", "taught minus untaught student", 100, " points of accuracy"),
+    "student_against_teacher": ("Does the student keep up with its teacher?", 100, " points of accuracy"),
+    "distillation_adds": ("Does the teacher add to what the labels teach?", 100, " points of accuracy"),
     "few_labels": (
-        "Would an effect have been seen? Few labels, and a teacher that learned from many (loss with T²):",
-        "with few labels, taught minus untaught",
+        "Would it have been seen? Few labels, and a teacher that learned from many (loss with T²):",
         100,
         " points of accuracy",
     ),
-    "new_images": ("Does the accuracy hold for persons that training does not know?", "new minus known test images", 100, " points"),
-    "maps_over_shap": ("Are average maps on the student faster than SHAP on the teacher?", "SHAP over maps, time", 1, " times"),
+    "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
+    "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", 100, " points of agreement"),
+    "maps_as_shap": ("Are they as faithful as SHAP?", 100, " points of agreement"),
+    "maps_over_untrained": ("Do they show more than those of an untrained network?", 100, " points of agreement"),
+    "maps_over_shap": ("Are average maps on the student faster than SHAP on the teacher?", 1, " times"),
 }
-
-
-def _cell(judged: pd.DataFrame, claim: str, factor: float) -> str:
-    if claim not in judged.index or pd.isna(judged.loc[claim, "measured"]):
-        return "–"
-    value, lo, hi = (factor * judged.loc[claim, column] for column in ("measured", "lo", "hi"))
-    number = f"{value:+.1f}" + (f" ({lo:+.1f} to {hi:+.1f})" if lo < hi else "") if factor != 1 else f"{value:.0f} times"
-    return f"*{judged.loc[claim, 'verdict']}*, {number}"
 
 
 def _without_leaks(runs: pd.DataFrame) -> list[str]:
@@ -187,27 +189,19 @@ def _without_leaks(runs: pd.DataFrame) -> list[str]:
 
 
 def answer(measured: Path = MEASURED) -> str:
-    """Does it hold? A line for each question: in how many recorded runs, and the range of what was measured; then each run's numbers."""
-    claims = {run: table.set_index("claim") for run, table in tables_of("claims", measured).items()}
-    runs = [(provenance["run"], claims[folder.name]) for folder, provenance in _runs(measured) if folder.name in claims]
-    if not runs:
-        return "No full run is recorded yet (`make record RUN=runs/...`)."
+    """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
+    claims = [table.set_index("claim") for table in tables_of("claims", measured).values()]
     lines = []
-    for claim, (question, _, factor, unit) in _QUESTIONS.items():
-        tested = [judged.loc[claim] for _, judged in runs if claim in judged.index and judged.loc[claim, "verdict"] != NOT_TESTABLE]
+    for claim, (question, factor, unit) in _QUESTIONS.items():
+        tested = [table.loc[claim] for table in claims if claim in table.index and table.loc[claim, "verdict"] != NOT_TESTABLE]
         if tested:
             counts = Counter(row["verdict"] for row in tested)
             values = [factor * row["measured"] for row in tested]
             said = ", ".join(f"*{verdict}* in {count}" for verdict, count in counts.most_common())
             ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (min(values), max(values)))
-            lines.append(f"- **{question}** Of {len(tested)} recorded run{'s' * (len(tested) > 1)}: {said}; {' to '.join(ends)}{unit}.")
-    lines += _without_leaks(recorded(measured))
-    heads = ["data, split", *(head for _, head, _, _ in _QUESTIONS.values())]
-    lines += ["", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    for run, judged in runs:
-        cells = [_cell(judged, claim, factor) for claim, (_, _, factor, _) in _QUESTIONS.items()]
-        lines.append("| " + " | ".join([f"`{run['dataset']}`, {run['split_protocol']}", *cells]) + " |")
-    return "\n".join(lines)
+            runs = f"{len(tested)} recorded run{'s' * (len(tested) > 1)}"
+            lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}.")
+    return "\n".join(lines + _without_leaks(recorded(measured))) or "No full run is recorded yet (`make record RUN=runs/...`)."
 
 
 def with_part(readme: str, name: str, text: str) -> str:

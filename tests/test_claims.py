@@ -71,6 +71,14 @@ def finished_run(folder, gain: float) -> Run:
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
+    faithful = {"a": "feature_maps_mean", "metric": "agreement_30", "class": "all", "n": 100}
+    for question, other, difference, half in [
+        ("average map against other methods", "grad_cam", 0.2, 0.05),
+        ("average map against other methods", "shap", -0.04, 0.05),
+        ("average map against controls", "untrained", -0.1, 0.05),
+    ]:
+        rows.append(comparison(question, faithful["a"], other, difference, half) | faithful)
+        rows.append(comparison(question, faithful["a"], other, 0.0, 0.0) | faithful | {"class": "none"})
     run.save_table("tests", pd.DataFrame(rows))
     luck = {"loss": "kd", "alpha": 0.4, "temperatures": 2, "sd_over_t_points": 0.3, "p": math.nan}
     run.save_table("temperature_against_luck", pd.DataFrame([luck]))
@@ -101,6 +109,9 @@ def test_judgement_of_a_finished_run(tmp_path):
         "flops_ratio": claims.REPRODUCED,
         "met_ratio": claims.REPRODUCED,
         "maps_over_shap": claims.REPRODUCED,
+        "maps_as_grad_cam": claims.REPRODUCED,
+        "maps_as_shap": claims.UNDECIDED,
+        "maps_over_untrained": claims.NOT_REPRODUCED,
         "fidelity": claims.NOT_TESTABLE,
     }
     assert judged["verdict"].to_dict() == expected

@@ -7,7 +7,20 @@ import pandas as pd
 import pytest
 
 from kdnb.errors import ArtefactError
-from kdnb.measured import _QUESTIONS, MEASURED, README, answer, main, readme_now, readme_table, record, recorded, summaries, tables_of
+from kdnb.measured import (
+    _QUESTIONS,
+    MEASURED,
+    README,
+    answer,
+    main,
+    readme_now,
+    readme_table,
+    record,
+    recorded,
+    summaries,
+    tables_of,
+    verdicts,
+)
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -59,7 +72,7 @@ def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
     assert recorded(tmp_path / "measured")["dataset"].unique().tolist() == ["brain_tumor"]
 
 
-def test_the_answer_counts_verdicts_and_gives_each_run_a_line(finished, tmp_path):
+def test_the_answer_counts_verdicts(finished, tmp_path):
     claims = {
         "claim": ["student_against_teacher", "distillation_adds", "new_images", "maps_over_shap"],
         "verdict": ["reproduced", "undecided", "not testable here", "reproduced"],
@@ -75,19 +88,10 @@ def test_the_answer_counts_verdicts_and_gives_each_run_a_line(finished, tmp_path
         run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": seed})
         run.save_table("claims", pd.DataFrame(table))
         record(folder, measured)
-    first, second, third, _, _, _, line, _ = answer(measured).splitlines()
+    first, second, third = answer(measured).splitlines()
     assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *reproduced* in 2; -0.2 to +1.2 points of accuracy.")
     assert second.endswith("Of 2 recorded runs: *undecided* in 1, *not reproduced* in 1; -3.0 to +0.1 points of accuracy.")
     assert third.endswith("*reproduced* in 2; 431 times."), "a claim that no run can test has no line"
-    cells = [
-        "`brain_tumor`, official",
-        "*reproduced*, +1.2 (+0.4 to +2.0)",
-        "*undecided*, +0.1 (-1.0 to +1.2)",
-        "–",
-        "–",
-        "*reproduced*, 431 times",
-    ]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == cells
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
@@ -101,7 +105,24 @@ def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "regrouped", "seed": 0})
     run.save_table("classification", SCORES.assign(accuracy=0.5))
     record(grouped, tmp_path / "measured")
-    assert "without leaks?** Taught student: `brain_tumor` 0.971, regrouped 0.500.\n" in answer(tmp_path / "measured")
+    assert "without leaks?** Taught student: `brain_tumor` 0.971, regrouped 0.500." in answer(tmp_path / "measured")
+
+
+def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
+    claims = pd.DataFrame(
+        {
+            "claim": ["distillation_adds", "flops_ratio", "fidelity"],
+            "statement": ["it adds", "ratio", "faithful"],
+            "verdict": ["undecided", "reproduced", "not testable here"],
+            "measured": [0.0012, 2.44, None],
+            "lo": [-0.01, 2.44, None],
+            "hi": [0.02, 2.44, None],
+        }
+    )
+    Run(resolve(run_dir=finished), "07_report").save_table("claims", claims)
+    record(finished, tmp_path / "measured")
+    shown = verdicts(tmp_path / "measured")["brain_tumor-cpu-seed0"]
+    assert shown.tolist() == ["undecided: 0.0012 [-0.01, 0.02]", "reproduced: 2.44", "not testable here"]
 
 
 def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):
