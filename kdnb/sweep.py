@@ -422,7 +422,11 @@ def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_temperature_per_class(results: dict[Cell, Trained], material: Material, classes: Sequence[str]) -> pd.DataFrame:
-    """For each (loss, alpha, class) the T with the best mean validation F1, with that cell's mean test F1."""
+    """For each (loss, alpha, class) the T with the best mean validation F1, with that cell's mean test F1.
+
+    A class without validation images has no best T and no row.
+    """
+    present = np.unique(material.validation.labels)
     rows = []
     for one, trained in results.items():
         if one.arm in losses.WITHOUT_TEACHER:
@@ -431,10 +435,8 @@ def best_temperature_per_class(results: dict[Cell, Trained], material: Material,
             per_class_scores(part.labels, logits, classes)["f1"]
             for part, logits in ((material.validation, trained.val_logits), (material.test, trained.test_logits))
         ]
-        for name, val_f1, test_f1 in zip(classes, *scores, strict=True):
-            rows.append(
-                {"loss": one.arm, "alpha": one.alpha, "class": name, "temperature": one.temperature, "val_f1": val_f1, "test_f1": test_f1}
-            )
+        of_one = {"loss": one.arm, "alpha": one.alpha, "temperature": one.temperature}
+        rows += [of_one | {"class": classes[c], "val_f1": scores[0][c], "test_f1": scores[1][c]} for c in present]
     means = pd.DataFrame(rows).groupby(["loss", "alpha", "class", "temperature"], as_index=False)[["val_f1", "test_f1"]].mean()
     return means.loc[means.groupby(["loss", "alpha", "class"])["val_f1"].idxmax()].reset_index(drop=True)
 

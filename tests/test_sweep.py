@@ -286,3 +286,19 @@ def test_teacher_entropy_by_hand():
     # Equal logits are 2 bits at any T; logits far apart are 0 bits at T = 1.
     bank = np.array([[[0.0, 0, 0, 0], [1000.0, 0, 0, 0]]], np.float32)
     assert sweep.teacher_entropy(bank, [1.0])["entropy_bits"].iloc[0] == pytest.approx(1.0)
+
+
+def test_a_class_without_validation_images_has_no_best_temperature(material):
+    results = {}
+    for one in sweep.grid(["kd"], [0.4], [5.0, 10.0], [0]):
+        val, test = (3 * np.eye(4, dtype=np.float32)[part.labels] for part in (material.validation, material.test))
+        if one.temperature == 5.0:
+            val = np.roll(val, 1, axis=1)  # every image wrong
+        results[one] = sweep.Trained(one, {}, val, test, pd.DataFrame(), 1, test, 0.0)
+    best = sweep.best_temperature_per_class(results, material, CLASSES)
+    assert list(best["class"]) == sorted(CLASSES) and (best["temperature"] == 10).all() and (best["val_f1"] == 1).all()
+    kept = material.validation.labels != 2
+    lacking = replace(material, validation=training.Examples(material.validation.images[kept], material.validation.labels[kept]))
+    results = {one: replace(trained, val_logits=trained.val_logits[kept]) for one, trained in results.items()}
+    best = sweep.best_temperature_per_class(results, lacking, CLASSES)
+    assert list(best["class"]) == sorted(set(CLASSES) - {CLASSES[2]})
