@@ -76,6 +76,7 @@ def finished_run(folder, gain: float) -> Run:
         ("average map against other methods", "grad_cam", 0.2, 0.05),
         ("average map against other methods", "shap", -0.04, 0.05),
         ("average map against controls", "untrained", -0.1, 0.05),
+        ("average map against controls", "random", 0.3, 0.05),
     ]:
         rows.append(comparison(question, faithful["a"], other, difference, half) | faithful)
         rows.append(comparison(question, faithful["a"], other, 0.0, 0.0) | faithful | {"class": "none"})
@@ -128,6 +129,15 @@ def test_one_seed_decides_nothing_about_shapes(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").assign(seeds=1))
     assert claims.judge(run).set_index("claim").loc[["five_layers", "max_pooling"], "verdict"].eq(claims.UNDECIDED).all()
+
+
+def test_equal_faithfulness_proves_nothing_where_random_maps_score_alike(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    tests = run.load_table("tests")
+    tests.loc[tests["b"] == "random", ["difference", "lo"]] = [0.0, -0.05]
+    run.save_table("tests", tests)
+    judged = claims.judge(run).set_index("claim").loc["maps_as_grad_cam"]
+    assert judged["verdict"] == claims.UNDECIDED and "cannot tell" in judged["detail"] and judged["measured"] == pytest.approx(0.2)
 
 
 def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
