@@ -16,8 +16,8 @@ from kdnb.sources import REPOSITORY
 REPRODUCED, NOT_REPRODUCED, UNDECIDED, NOT_TESTABLE = "reproduced", "not reproduced", "undecided", "not testable here"
 NON_INFERIORITY = 0.01  # what is at most one point behind keeps up: a student with its teacher, five layers with six
 EQUIVALENCE = 0.03  # two losses within three points either way are called equal
-# The rules on faithfulness and the positive control came when the phantom, eye disease and brain MRI had been seen: what is recorded
-# after these is their test.
+# The rules on faithfulness and the positive control came when the phantom, eye disease and brain MRI had been seen, and that maps must beat
+# random ones when Alzheimer MRI had been, too: what is recorded after these is their test.
 FAITHFULNESS = 0.05  # an explanation whose best 30% keep the prediction in at most five of 100 images fewer is as faithful
 
 
