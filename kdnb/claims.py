@@ -129,12 +129,11 @@ def _best_cell(run: Run) -> Measured:
     chosen = run.load_table("choice").iloc[0]
     found = f"alpha {chosen['alpha']:g}, T {chosen['temperature']:g}"
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
-    detail = f"chosen on validation: {chosen['loss']}, {found}"
     cells = run.load_table("sweep").query("loss == 'kd'")[["alpha", "temperature"]].drop_duplicates()
     if len(cells) == 1:  # nothing to choose from
         return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "the grid of this run is one cell")
     verdict = NOT_TESTABLE if paper.empty else REPRODUCED if paper.iloc[0] == found else NOT_REPRODUCED
-    return Measured(math.nan, math.nan, math.nan, verdict, detail)
+    return Measured(math.nan, math.nan, math.nan, verdict, f"chosen on validation: {chosen['loss']}, {found}")
 
 
 def _flops_ratio(run: Run) -> Measured:

@@ -108,7 +108,7 @@ def _naive_over_ours() -> tuple[Side, Side]:
     recipe = training.Recipe(spent.student_epochs, spent.batch_size, spent.views)
     teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0)
     training.fit(teacher, train, validation, training.Recipe(epochs=3, batch_size=32, learning_rate=2e-3), _cross_entropy, seed=0)
-    one = training.Examples(validation.images[:1], validation.labels[:1])  # the tutorial's loop reads no test images either
+    hardly_any = training.Examples(validation.images[:1], validation.labels[:1])  # test images: the tutorial's loop reads none
     reached: dict[str, float] = {}
 
     def naive() -> None:
@@ -117,7 +117,7 @@ def _naive_over_ours() -> tuple[Side, Side]:
 
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
-        material = sweep.Material(train, validation, one, bank, recipe, CLASSES, "bench")
+        material = sweep.Material(train, validation, hardly_any, bank, recipe, CLASSES, "bench")
         with sweep._engine(None, 0, material):
             cells = [sweep.cell("kd", 0, alpha, temperature) for alpha, temperature in GRID]
             trained = joblib.Parallel()(joblib.delayed(sweep.train_cell)(one, material) for one in cells)
