@@ -87,6 +87,8 @@ def known_and_new(values: np.ndarray, groups: np.ndarray, training_groups: np.nd
     if len(means) == 2:
         difference = tuple(new - old for new, old in zip(means["new"], means["known"], strict=True))
         rows.append({"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference})
+    if not rows:
+        return pd.DataFrame(columns=["part", "n", "groups", "mean", "lo", "hi"])
     table = pd.DataFrame(rows)
     table["mean"], resampled = zip(*table.pop("means"), strict=True)
     table["lo"], table["hi"] = np.percentile(np.stack(resampled), LEVELS, axis=1)

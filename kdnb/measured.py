@@ -167,6 +167,11 @@ _QUESTIONS = {
         " points of accuracy",
     ),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
+    "relatives": (
+        "Training learns from the images of validation too: do new images gain as much as those that become known?",
+        100,
+        " points",
+    ),
     "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", 100, " points of agreement"),
     "maps_as_shap": ("Are they as faithful as SHAP?", 100, " points of agreement"),
     "maps_over_untrained": ("Do they show more than those of an untrained network?", 100, " points of agreement"),

@@ -48,6 +48,12 @@ TABLES = {
         (),
     ),
     "few_images": ("Few labelled images", "one student of the positive control: it saw a few images, its teacher all", ()),
+    "with_validation": ("With the images of validation", "one student that learned from the images of training and validation", ()),
+    "gains": (
+        "What the images of validation add",
+        "one loss: gain in hits on test images that become known with them, and on those that stay new",
+        (),
+    ),
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),

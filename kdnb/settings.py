@@ -32,6 +32,7 @@ class Budget:
     batch_size: int
     seeds: tuple[int, ...]
     ablation_seeds: int  # of these, how many for students of another depth or pooling
+    refit_seeds: int  # of these, how many for students that also learn from the validation images; 0: none
     alphas: tuple[float, ...]
     temperatures: tuple[float, ...]
     samples_per_class: int
@@ -62,6 +63,7 @@ _COUNT = (lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0
 _RULES = {
     "image_size": (lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0, "a multiple of 16 from 32 to 1024"),
     "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
+    "refit_seeds": _COUNT,
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
     "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
     "alpha": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),

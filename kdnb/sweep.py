@@ -310,6 +310,19 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
     return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
 
 
+def with_validation(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
+    """The material with the images of validation among those of training; the teacher is the same and has not learned from them.
+
+    What its students say of validation is no measure any more: nothing may be chosen by it.
+    """
+    train = training.Examples(
+        *(np.concatenate([getattr(part, name) for part in (whole.train, whole.validation)]) for name in ("images", "labels"))
+    )
+    key = content_key(whole.key, "with validation")
+    bank = _bank(run, "bank_with_validation", train, teacher, whole.recipe.views, key)
+    return replace(whole, train=train, bank=bank, key=key, folder="cells_with_validation")
+
+
 def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
     path = run.model_path(name)
     weights = joblib.hash({name: value.cpu().numpy() for name, value in teacher.state_dict().items()})

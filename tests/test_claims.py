@@ -63,6 +63,8 @@ def finished_run(folder, gain: float) -> Run:
     run.save_table("classification", pd.DataFrame([{"model": "student_kd", **f1}]))
     parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
     run.save_table("known_and_new", pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}))
+    gains = {"part": ["known", "new", "new minus known"], "n": [20, 50, 70], "mean": [0.05, 0.01, -0.04]}
+    run.save_table("gains", pd.DataFrame(gains | {"lo": [0.03, 0.0, -0.06], "hi": [0.07, 0.02, -0.02], "model": "student_kd"}))
     rows = [
         comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
@@ -100,6 +102,7 @@ def test_judgement_of_a_finished_run(tmp_path):
         "student_f1": claims.NOT_TESTABLE,  # the phantom is none of the paper's data sets
         "student_against_teacher": claims.NOT_REPRODUCED,
         "new_images": claims.NOT_REPRODUCED,
+        "relatives": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
         "few_labels": claims.REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
@@ -153,3 +156,17 @@ def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
     run.save_table("known_and_new", pd.DataFrame([{"part": "new", "n": 100, "mean": 0.9, "lo": 0.85, "hi": 0.95, "model": "student_kd"}]))
     judged = claims.judge(run).set_index("claim").loc["new_images"]
     assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"] == "all 100 test images are new to training"
+
+
+def test_what_relatives_are_worth_needs_images_that_become_known_and_others_that_stay_new(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    judged = claims.judge(run).set_index("claim").loc["relatives"]
+    assert judged["detail"].endswith("50 that stay new minus 20 that become known")
+    run.save_table("gains", run.load_table("gains").query("part == 'new'"))
+    assert claims.judge(run).set_index("claim").loc["relatives", "verdict"] == claims.NOT_TESTABLE
+
+
+def test_a_run_without_students_of_all_images_says_so(tmp_path):
+    unfinished = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
+    measured = claims.CLAIMS["relatives"].measure(unfinished)
+    assert measured.verdict == claims.NOT_TESTABLE and "no student" in measured.detail

@@ -153,3 +153,8 @@ def test_known_images_are_those_whose_group_is_in_training():
 def test_without_known_or_new_images_there_is_no_difference(training, part):
     table = evaluation.known_and_new(np.array([1.0, 0.0, 1.0]), np.array(["a", "a", "b"]), np.array(training))
     assert table["part"].tolist() == [part] and table["n"].tolist() == [3]
+
+
+def test_without_any_images_there_are_no_parts():
+    nothing = evaluation.known_and_new(np.array([]), np.array([], str), np.array(["a"]))
+    assert nothing.empty and {"part", "n", "mean", "lo", "hi"} <= set(nothing)

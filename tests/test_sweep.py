@@ -230,6 +230,19 @@ def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(mat
         sweep.with_few_images(run, material, teacher, per_class=0)
 
 
+def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tmp_path):
+    run, teacher = run_at(tmp_path), models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
+    both = sweep.with_validation(run, material, teacher)
+    assert np.array_equal(both.train.images, np.concatenate([material.train.images, material.validation.images]))
+    assert np.array_equal(both.train.labels, np.concatenate([material.train.labels, material.validation.labels]))
+    assert np.array_equal(both.bank, views.teacher_bank(teacher, both.train.images, 2))
+    assert both.test is material.test and both.recipe == material.recipe
+    one = narrow([sweep.cell("kd", 0, 0.4, 5.0)])
+    without, with_both = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, both))
+    assert not same(without, with_both)
+    assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], without), "stored beside, not over"
+
+
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
 
 
