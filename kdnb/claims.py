@@ -105,12 +105,11 @@ def _relatives(run: Run) -> Measured:
     if not run.has_table("gains"):
         return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "no student of this run learned from the images of validation")
     gains = run.load_table("gains").query("model == 'student_kd'").set_index("part")
-    if "new minus known" not in gains.index:
-        return Measured(
-            math.nan, math.nan, math.nan, NOT_TESTABLE, "test images that become known and ones that stay new are not both there"
-        )
-    row, known = gains.loc["new minus known"], gains.loc["known"]
-    detail = f"gain in test accuracy, {gains.loc['new', 'n']} that stay new minus {known['n']} that become known"
+    if "stay new minus become known" not in gains.index:
+        missing = "become known" if "stay new" in gains.index else "stay new"
+        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, f"no test images {missing} with the images of validation")
+    row, counts = gains.loc["stay new minus become known"], gains["n"]
+    detail = f"gain in test accuracy, {counts['stay new']} that stay new minus {counts['become known']} that become known"
     return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, detail)
 
 
