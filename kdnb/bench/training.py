@@ -19,6 +19,7 @@ from kdnb.settings import budget
 
 IMAGE_SIZE, CLASSES, GOAL_ACCURACY = 64, 4, 0.95
 ACCURACY_NOISE = 0.03  # the standard error of 400 validation images, and a little
+SEEDS = (0, 1, 2)
 GRID = [(alpha, temperature) for alpha in (0.4, 0.7) for temperature in (5.0, 10.0, 15.0)]
 
 
@@ -147,32 +148,38 @@ def _further_cell() -> tuple[Side, Side]:
 
 
 def _release_over_ours() -> tuple[Side, Side]:
-    train, validation = _examples(1400), _examples(400, first=1400)
+    """At the size of the default run."""
+    train, validation = (_examples(count, first, budget("quick").image_size) for count, first in ((1400, 0), (400, 1400)))
 
     def ours() -> float:
-        model = models.initialised(models.StudentCNN, CLASSES, seed=0)
-        recipe = training.Recipe(epochs=6, views=3)
-        history = training.fit(model, train, validation, recipe, _cross_entropy, seed=0).history
-        reached = history["val_accuracy"] >= GOAL_ACCURACY
-        if not reached.any():
-            raise RuntimeError("our recipe did not reach 95% validation accuracy in six epochs")
-        return history["seconds"][: int(reached.idxmax()) + 1].sum()
+        return sum(_one_cycle(train, validation, seed) for seed in SEEDS)
 
     def release() -> float:
-        return _release_recipe(train, validation, limit=40)
+        return sum(_release_recipe(train, validation, seed, limit=40) for seed in SEEDS)
 
     return release, ours
 
 
-def _release_recipe(train: training.Examples, validation: training.Examples, limit: int) -> float:
+def _one_cycle(train: training.Examples, validation: training.Examples, seed: int) -> float:
+    """Seconds to 95% with our recipe on the shortest schedule that gets there: its learning rate rises and falls within one epoch."""
+    model = models.initialised(models.StudentCNN, CLASSES, seed=seed)
+    recipe = training.Recipe(epochs=1, batch_size=20, views=1)
+    start = time.perf_counter()
+    reached = training.fit(model, train, validation, recipe, _cross_entropy, seed=seed).history["val_accuracy"].iloc[-1]
+    if reached < GOAL_ACCURACY:
+        raise RuntimeError(f"our recipe reached {reached:.1%} validation accuracy, not 95%, with seed {seed}")
+    return time.perf_counter() - start
+
+
+def _release_recipe(train: training.Examples, validation: training.Examples, seed: int, limit: int) -> float:
     """Seconds to 95% with Adam 1e-4, batch 16 and per-image augmentation (AIPMLab/KD, commit 33b97ef), or after ``limit`` epochs."""
     augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(degrees=0.2, translate=(0.05, 0.05), scale=(0.8, 1.2))])
-    model = models.initialised(models.StudentCNN, CLASSES, seed=0)
+    model = models.initialised(models.StudentCNN, CLASSES, seed=seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
     start = time.perf_counter()
     for epoch in range(limit):
         model.train()
-        for part in np.array_split(training.epoch_order(len(train), 0, epoch), len(train) // 16):
+        for part in np.array_split(training.epoch_order(len(train), seed, epoch), len(train) // 16):
             images = torch.stack([augment(to_tensor(train.images[k : k + 1])[0]) for k in part])
             optimiser.zero_grad()
             F.cross_entropy(model(images), torch.from_numpy(train.labels[part])).backward()
@@ -199,6 +206,12 @@ ROWS = {
         "one further cell of the grid", "a student trained by cross-entropy alone", 1.10, "<=", _further_cell, 5
     ),
     "release_to_95_over_ours": Row(
-        "time to 95% validation accuracy with the release's recipe", "ours, same student", 5, ">=", _release_over_ours, 3, warm_up=False
+        "time to 95% validation accuracy with the release's recipe, three seeds",
+        "ours in one epoch, same student",
+        5,
+        ">=",
+        _release_over_ours,
+        3,
+        warm_up=False,
     ),
 }
