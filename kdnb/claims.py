@@ -232,7 +232,7 @@ CLAIMS = {
         "the accuracy holds for test images of which training knows no copy and no person", "new minus known above -1 point", _new_images
     ),
     "relatives": Claim(
-        "more training images help the next patient as much as those test images whose copy or person they bring",
+        "added training images help other test images as much as those of which they are a copy or show the person",
         "gain of images that stay new minus gain of those that become known above -1 point",
         _relatives,
     ),

@@ -168,7 +168,7 @@ _QUESTIONS = {
     ),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
     "relatives": (
-        "Training learns from the images of validation too: do new images gain as much as those that become known?",
+        "Add the images of validation to training: do test images that stay new gain as much as those that become known?",
         100,
         " points",
     ),
