@@ -13,6 +13,7 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import binomtest, ttest_1samp
 from scipy.stats import t as t_distribution
+from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 from torch import nn
 
@@ -20,6 +21,7 @@ from kdnb.datasets import to_tensor
 
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
+NORMAL = 1.959964  # 95% of a normal distribution lie within so many standard deviations
 
 
 @torch.no_grad()
@@ -237,6 +239,17 @@ def with_holm(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(list(rows))
     table["p_holm"] = table.groupby("question")["p"].transform(lambda p: holm(p.to_numpy()))
     return table
+
+
+def random_effects(table: pd.DataFrame) -> tuple[float, float, float]:
+    """One mean difference for independent studies of one question and its 95% interval, by random effects (DerSimonian & Laird 1986).
+
+    Args:
+        table: ``difference``, ``lo`` and ``hi`` of each study, at least two; half of an interval counts as 1.96 standard errors.
+    """
+    errors = (table["hi"] - table["lo"]) / 2 / NORMAL
+    found = combine_effects(table["difference"].to_numpy(float), errors.to_numpy(float) ** 2).summary_frame().loc["random effect"]
+    return float(found["eff"]), float(found["ci_low"]), float(found["ci_upp"])
 
 
 # -- failure signatures -------------------------------------------------------------------------------------------------

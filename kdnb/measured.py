@@ -19,6 +19,7 @@ import pandas as pd
 
 from kdnb.claims import NOT_TESTABLE
 from kdnb.errors import ArtefactError, exit_status
+from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write
 from kdnb.settings import run_name
@@ -29,6 +30,8 @@ PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 README = REPOSITORY / "README.md"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
+_PROFILES = ("smoke", "quick", "cpu", "paper")  # from short to long
+TOGETHER = ("student_against_teacher", "distillation_adds", "few_labels")  # claims whose differences mean the same on all data sets
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
@@ -130,6 +133,23 @@ def _verdict(claim: pd.Series) -> str:
     return f"{claim['verdict']}: {claim['measured']:.3g}{interval}"
 
 
+def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
+    """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
+
+    Runs on the published split count; where a data set has several they share its test images, so the one of the longest profile stands
+    for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects`.
+    """
+    claims, rows = tables_of("claims", measured), {}
+    for folder, provenance in sorted(_runs(measured), key=lambda found: _PROFILES.index(found[1]["run"]["profile"])):
+        run, table = provenance["run"], claims.get(folder.name, pd.DataFrame(columns=["claim"])).set_index("claim")
+        if run["split_protocol"] == "official" and claim in table.index and table.loc[claim, "lo"] < table.loc[claim, "hi"]:
+            rows[run["dataset"]] = (folder.name, *table.loc[claim, ["measured", "lo", "hi"]].astype(float))
+    found = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
+    if len(found) < 2:
+        return found
+    return pd.concat([found, pd.DataFrame([("together", *random_effects(found))], columns=found.columns)], ignore_index=True)
+
+
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
     found = published[(published["dataset"] == dataset) & (published["model"] == model)]["accuracy"]
     return f"{found.iloc[0]:.3f}" if len(found) else "–"
@@ -188,6 +208,14 @@ def _without_leaks(runs: pd.DataFrame) -> list[str]:
     return [f"- **What is left of the published accuracy without leaks?** Taught student: {'; '.join(found)}."] if found else []
 
 
+def _over_all(claim: str, measured: Path) -> str:
+    found = effects(claim, measured) if claim in TOGETHER else []
+    if len(found) < 2:
+        return ""
+    mean, lo, hi = 100 * found[["difference", "lo", "hi"]].iloc[-1]
+    return f", over all data sets {mean:+.1f} [{lo:+.1f}, {hi:+.1f}]"
+
+
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
     claims = [table.set_index("claim") for table in tables_of("claims", measured).values()]
@@ -200,7 +228,7 @@ def answer(measured: Path = MEASURED) -> str:
             said = ", ".join(f"*{verdict}* in {count}" for verdict, count in counts.most_common())
             ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (min(values), max(values)))
             runs = f"{len(tested)} recorded run{'s' * (len(tested) > 1)}"
-            lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}.")
+            lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
     return "\n".join(lines + _without_leaks(recorded(measured))) or "No full run is recorded yet (`make record RUN=runs/...`)."
 
 

@@ -1,6 +1,7 @@
 """Scores and intervals against scikit-learn, by hand, and in coverage."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -158,3 +159,13 @@ def test_without_known_or_new_images_there_is_no_difference(training, part):
 def test_without_any_images_there_are_no_parts():
     nothing = evaluation.known_and_new(np.array([]), np.array([], str), np.array(["a"]))
     assert nothing.empty and {"part", "n", "mean", "lo", "hi"} <= set(nothing)
+
+
+def test_random_effects_by_hand():
+    # Equal errors, differences 0 and 6: Q = 18 > 1, so tau^2 = (Q - 1) / (2 - 2 / 2) = 17, and the mean's variance is (1 + 17) / 2.
+    half = evaluation.NORMAL
+    table = pd.DataFrame({"difference": [0.0, 6.0], "lo": [-half, 6 - half], "hi": [half, 6 + half]})
+    assert evaluation.random_effects(table) == pytest.approx((3, 3 - 3 * half, 3 + 3 * half), rel=1e-5)
+    # Alike, they weigh by precision: 1 and 1/4.
+    alike = pd.DataFrame({"difference": [1.0, 1.5], "lo": [1 - half, 1.5 - 2 * half], "hi": [1 + half, 1.5 + 2 * half]})
+    assert evaluation.random_effects(alike) == pytest.approx((1.1, 1.1 - half / 1.25**0.5, 1.1 + half / 1.25**0.5), rel=1e-5)

@@ -93,3 +93,13 @@ def test_softened_draws_a_bar_a_class_and_model_at_every_temperature():
     assert all(end <= start + 1e-9 for (_, end), (start, _) in zip(edges, edges[1:], strict=False)), "bars side by side"
     alone = training.softened(table[table["model"] == "teacher"].drop(columns="model")).axes
     assert [len(axes.patches) for axes in alone] == [3, 3]
+
+
+def test_a_forest_gives_each_run_its_row_in_every_panel():
+    first = pd.DataFrame({"run": ["a", "c", "together"], "difference": [0.01, 0.03, 0.02], "lo": [0, 0.02, 0.01], "hi": [0.02, 0.04, 0.03]})
+    figure = training.forest({"all": first.assign(run=["b", "c", "together"]), "fewer": first})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c", "together"], "shared by both"
+    drawn = [[line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1] for axes in figure.axes]
+    assert drawn == [[1, 2, 3], [0, 2, 3]]
+    spans = [line.get_xdata() for line in figure.axes[0].lines if len(set(line.get_ydata())) == 1]
+    assert spans[1] == pytest.approx([2, 4]), "in points"

@@ -12,6 +12,7 @@ from kdnb.measured import (
     MEASURED,
     README,
     answer,
+    effects,
     main,
     readme_now,
     readme_table,
@@ -92,6 +93,33 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
     assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *reproduced* in 2; -0.2 to +1.2 points of accuracy.")
     assert second.endswith("Of 2 recorded runs: *undecided* in 1, *not reproduced* in 1; -3.0 to +0.1 points of accuracy.")
     assert third.endswith("*reproduced* in 2; 431 times."), "a claim that no run can test has no line"
+
+
+def _records(finished, measured, name, difference, **run):
+    """A recorded run whose taught students are ``difference`` better than those of cross-entropy, give or take two points."""
+    numbers = {"measured": [difference], "lo": [difference - 0.02], "hi": [difference + 0.02]}
+    folder = finished.with_name(name)
+    if folder != finished:
+        shutil.copytree(finished, folder)
+    stored = Run(resolve(run_dir=folder), "07_report")
+    stored.record("run", {"profile": "cpu", "split_protocol": "official", "seed": 0} | run)
+    stored.save_table("claims", pd.DataFrame({"claim": ["distillation_adds"], "verdict": ["undecided"]} | numbers))
+    record(folder, measured)
+
+
+def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(finished, tmp_path):
+    measured = tmp_path / "measured"
+    _records(finished, measured, "brain_tumor-cpu-seed0", 0.005, dataset="brain_tumor")
+    assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], "one is nothing to sum up"
+    assert "over all data sets" not in answer(measured)
+    _records(finished, measured, "brain_tumor-smoke-seed0", 0.5, dataset="brain_tumor", profile="smoke")
+    _records(finished, measured, "brain_tumor-cpu-seed0-regrouped", -0.5, dataset="brain_tumor", split_protocol="regrouped")
+    _records(finished, measured, "alzheimer-cpu-seed0", -0.005, dataset="alzheimer")
+    found = effects("distillation_adds", measured)
+    assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
+    assert found["difference"].tolist() == pytest.approx([-0.005, 0.005, 0.0])
+    assert found["hi"].iloc[-1] == pytest.approx(0.02 / 2**0.5)
+    assert "points of accuracy, over all data sets +0.0 [-1.4, +1.4]." in answer(measured).replace("-0.0 [", "+0.0 [")
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):

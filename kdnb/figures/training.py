@@ -146,6 +146,28 @@ def arms(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def forest(effects: dict[str, pd.DataFrame]) -> Figure:
+    """Differences in points with their intervals: a panel for each question, a row for each run, and last what they say together.
+
+    Args:
+        effects: title -> table with columns run, difference, lo, hi. The band marks one point either way.
+    """
+    theme()
+    runs = sorted({run for table in effects.values() for run in table["run"]} - {"together"}) + ["together"]
+    figure, panels = plt.subplots(1, len(effects), figsize=(3.6 * len(effects), 0.5 * len(runs) + 1.2), sharey=True, squeeze=False)
+    for axes, (title, table) in zip(panels[0], effects.items(), strict=True):
+        axes.axvspan(-1, 1, color="#EEEEEE", zorder=0)
+        axes.axvline(0, color="#333333", linewidth=1)
+        for one in table.itertuples():
+            row, last = runs.index(one.run), one.run == "together"
+            colour = COLOURS["student_kd"] if last else "#333333"
+            axes.plot([100 * one.lo, 100 * one.hi], [row, row], color=colour, linewidth=2)
+            axes.scatter(100 * one.difference, row, marker="D" if last else "o", color=colour, zorder=3)
+        axes.set(title=title, xlabel="points of accuracy", yticks=range(len(runs)), yticklabels=runs)
+        axes.set_ylim(len(runs) - 0.5, -0.5)
+    return figure
+
+
 def ablation(table: pd.DataFrame) -> Figure:
     """Test accuracy of students of other shapes against their operations; columns of ``ablation.csv``."""
     theme()
