@@ -56,6 +56,11 @@ def within(value: float, lo: float, hi: float, least: float, most: float, detail
     return Measured(value, lo, hi, verdict, detail)
 
 
+def not_testable(detail: str) -> Measured:
+    """No number, because this run cannot have one; ``detail`` says why."""
+    return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, detail)
+
+
 def _comparison(run: Run, question: str, a: str, b: str) -> pd.Series:
     tests = run.load_table("tests")
     return tests[(tests["question"].str.startswith(question)) & (tests["a"] == a) & (tests["b"] == b)].iloc[0]
@@ -95,7 +100,7 @@ def _new_images(run: Run) -> Measured:
     table = run.load_table("known_and_new").query("model == 'student_kd'").set_index("part")
     if "new minus known" not in table.index:
         part = "known to training" if "known" in table.index else "new to training"
-        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, f"all {table['n'].iloc[0]} test images are {part}")
+        return not_testable(f"all {table['n'].iloc[0]} test images are {part}")
     row = table.loc["new minus known"]
     share = table.loc["known", "n"] / row["n"]
     return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, new minus known; {share:.0%} are known")
@@ -103,11 +108,11 @@ def _new_images(run: Run) -> Measured:
 
 def _relatives(run: Run) -> Measured:
     if not run.has_table("gains"):
-        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "no student of this run learned from the images of validation")
+        return not_testable("no student of this run learned from the images of validation")
     gains = run.load_table("gains").query("model == 'student_kd'").set_index("part")
     if "stay new minus become known" not in gains.index:
         missing = "become known" if "stay new" in gains.index else "stay new"
-        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, f"no test images {missing} with the images of validation")
+        return not_testable(f"no test images {missing} with the images of validation")
     row, counts = gains.loc["stay new minus become known"], gains["n"]
     detail = f"gain in test accuracy, {counts['stay new']} that stay new minus {counts['become known']} that become known"
     return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, detail)
@@ -131,7 +136,7 @@ def _max_pooling(run: Run) -> Measured:
 def _temperature_matters(run: Run) -> Measured:
     luck = run.load_table("temperature_against_luck").query("loss == 'kd'")
     if luck["temperatures"].max() == 1:
-        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "the grid of this run has one temperature")
+        return not_testable("the grid of this run has one temperature")
     p = luck["p"].min()
     verdict = UNDECIDED if math.isnan(p) else REPRODUCED if p < 0.05 / len(luck) else NOT_REPRODUCED
     detail = f"points between means over T; smallest p of {len(luck)}: {p:.3g}"
@@ -144,7 +149,7 @@ def _best_cell(run: Run) -> Measured:
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
     cells = run.load_table("sweep").query("loss == 'kd'")[["alpha", "temperature"]].drop_duplicates()
     if len(cells) == 1:  # nothing to choose from
-        return Measured(math.nan, math.nan, math.nan, NOT_TESTABLE, "the grid of this run is one cell")
+        return not_testable("the grid of this run is one cell")
     verdict = NOT_TESTABLE if paper.empty else REPRODUCED if paper.iloc[0] == found else NOT_REPRODUCED
     return Measured(math.nan, math.nan, math.nan, verdict, f"chosen on validation: {chosen['loss']}, {found}")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import log_softmax
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, norm, ttest_1samp
 from scipy.stats import t as t_distribution
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
@@ -21,7 +21,7 @@ from kdnb.datasets import to_tensor
 
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
-NORMAL = 1.959964  # 95% of a normal distribution lie within so many standard deviations
+NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so many standard deviations
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write
-from kdnb.settings import run_name
+from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 
 MEASURED = REPOSITORY / "data" / "measured"
@@ -30,7 +30,6 @@ PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 README = REPOSITORY / "README.md"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
-_PROFILES = ("smoke", "quick", "cpu", "paper")  # from short to long
 TOGETHER = ("student_against_teacher", "distillation_adds", "few_labels")  # claims whose differences mean the same on all data sets
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
@@ -139,11 +138,13 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
     Runs on the published split count; where a data set has several they share its test images, so the one of the longest profile stands
     for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects`.
     """
-    claims, rows = tables_of("claims", measured), {}
-    for folder, provenance in sorted(_runs(measured), key=lambda found: _PROFILES.index(found[1]["run"]["profile"])):
-        run, table = provenance["run"], claims.get(folder.name, pd.DataFrame(columns=["claim"])).set_index("claim")
-        if run["split_protocol"] == "official" and claim in table.index and table.loc[claim, "lo"] < table.loc[claim, "hi"]:
-            rows[run["dataset"]] = (folder.name, *table.loc[claim, ["measured", "lo", "hi"]].astype(float))
+    claims, lengths, rows = tables_of("claims", measured), list(profiles()), {}
+    for folder, provenance in sorted(_runs(measured), key=lambda found: lengths.index(found[1]["run"]["profile"])):
+        run = provenance["run"]
+        if run["split_protocol"] == "official" and folder.name in claims:
+            found = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
+            if found["lo"] < found["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
+                rows[run["dataset"]] = (folder.name, *found[["measured", "lo", "hi"]].astype(float))
     found = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
     if len(found) < 2:
         return found

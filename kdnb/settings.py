@@ -97,7 +97,8 @@ def check(name: str, value: Any) -> Any:
 
 
 @cache
-def _profiles() -> dict[str, dict]:
+def profiles() -> dict[str, dict]:
+    """The profiles from the shortest to the longest, each with its values, as ``profiles.toml`` has them."""
     return tomllib.loads((Path(__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
 
 
@@ -107,9 +108,9 @@ def budget(profile: str, dataset: str = "phantom", split_protocol: str = "offici
     Raises:
         ParameterError: an unknown profile, or a value that is not allowed.
     """
-    if profile not in _profiles():
-        raise ParameterError(f"profile is {profile!r}, but it must be one of: {', '.join(_profiles())}.")
-    values = dict(_profiles()[profile])
+    if profile not in profiles():
+        raise ParameterError(f"profile is {profile!r}, but it must be one of: {', '.join(profiles())}.")
+    values = dict(profiles()[profile])
     special = values.pop("datasets", {}).get(dataset.partition(":")[0], {})
     without_leaks = values.pop("without_leaks", {})
     if split_protocol != "official":
