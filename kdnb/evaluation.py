@@ -25,7 +25,7 @@ NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so ma
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def predict(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Logits of uint8 images, ``(N, H, W, 3) -> (N, C)`` float32; the model's mode is put back afterwards."""
     training = model.training
     model.eval()

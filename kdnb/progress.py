@@ -7,6 +7,7 @@ in a plain terminal it is tqdm's bar; anywhere else (nbval, a log file) there is
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -26,6 +27,8 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
         total = len(items)
     if "KDNB_PROGRESS" in os.environ:
         yield from _reported(items, what, total, _append)
+    elif threading.current_thread() is not threading.main_thread():
+        yield from items  # one of several trainings side by side: whoever started them shows how many are done
     elif _live_notebook():
         yield from _reported(items, what, total, _Display())
     else:

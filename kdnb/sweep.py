@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache as once
-from functools import partial
 from pathlib import Path
 
 import joblib
@@ -24,11 +22,12 @@ from scipy.stats import entropy
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from torch import Tensor
+from torch.nn import functional as F
 
 from kdnb import losses, models, tensors, training, views
 from kdnb.datasets import ImageSet
 from kdnb.errors import ParameterError
-from kdnb.evaluation import compare_over_seeds, f1_macro, per_class_scores, predict
+from kdnb.evaluation import classification_scores, compare_over_seeds, f1_macro, per_class_scores, predict
 from kdnb.progress import progress
 from kdnb.runs import Run, content_key, source_key
 from kdnb.settings import check
@@ -38,6 +37,7 @@ DEEPER = 512  # filters of each layer beyond the fifth
 FEW_SEEN = 1400  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 ATTEMPTS = 5  # on a cluster that loses workers
+_DRAWING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,22 @@ def widths(depth: int) -> tuple[int, ...]:
 
 def student(one: Cell, num_classes: int) -> models.StudentCNN:
     """The cell's student with the initial weights of its seed."""
-    return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
+    with _DRAWING:
+        return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
 
 
-def train_cell(one: Cell, material: Material, checkpoints: str | None = None) -> Trained:
+def train_cell(one: Cell, material: Material, checkpoints: str | None = None, stop: threading.Event | None = None) -> Trained:
     """Train one student on one thread (on a GPU if there is one); a pure function of its arguments.
 
     Args:
         checkpoints: a folder for the state of an unfinished training, or ``None``.
+        stop: once it is set, the training ends at its next step with :class:`Stopped`.
     """
     started = time.perf_counter()
 
     def loss(student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor) -> Tensor:
+        if stop is not None and stop.is_set():
+            raise Stopped
         return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
 
     with training.threads(1):
@@ -169,7 +173,7 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
 
     Args:
         scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
-        jobs: parallel processes, one thread each; 0 means one per core (on a GPU: one).
+        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one).
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.
@@ -183,10 +187,9 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
             return {one: finished[one] for one in cells}
         checkpoints.mkdir(parents=True, exist_ok=True)
         try:
-            with _engine(scheduler, jobs, material):
+            with _engine(scheduler, jobs, material) as stop:
                 parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
-                train = train_cell if scheduler else partial(_train_for, os.getpid())
-                done = parallel(joblib.delayed(train)(one, material, str(checkpoints)) for one in waiting)
+                done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting)
                 for trained in progress(done, f"{len(waiting)} students", len(waiting)):
                     _store(run, trained, material)
                     _unfinished(checkpoints, trained.cell).unlink(missing_ok=True)
@@ -197,21 +200,8 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
                 raise
 
 
-def _train_for(parent: int, one: Cell, material: Material, checkpoints: str) -> Trained:
-    """:func:`train_cell` in a worker process that leaves when ``parent``, who asked for the cell, is gone: killed, say."""
-    if os.getpid() != parent:
-        _leave_with(parent)
-    return train_cell(one, material, checkpoints)
-
-
-@once
-def _leave_with(parent: int) -> None:
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+class Stopped(Exception):
+    """A training ended because nobody waits for it any more: the cell was interrupted, or another student failed."""
 
 
 def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
@@ -225,14 +215,17 @@ def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[None]:
+def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[threading.Event | None]:
+    """Where joblib trains. Here it is in threads: torch leaves Python's lock while it computes, and imports and images are held once."""
     if scheduler is None:
         on_gpu = training.best_device().type == "cuda"
         jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)
-        with joblib.parallel_config(
-            backend="sequential" if jobs == 1 else "loky", n_jobs=jobs, **({} if jobs == 1 else {"inner_max_num_threads": 1})
-        ):
-            yield
+        stop = threading.Event()
+        with joblib.parallel_config(backend="sequential" if jobs == 1 else "threading", n_jobs=jobs), training.threads(1):
+            try:
+                yield stop
+            finally:
+                stop.set()
         return
     from distributed import Client
 
@@ -243,7 +236,7 @@ def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[No
             f"scheduler is {scheduler!r}, but no Dask scheduler answers there: start one with `dask scheduler`."
         ) from error
     with client, client.as_current(), joblib.parallel_config(backend="dask", scatter=[material]):
-        yield
+        yield None
 
 
 def cell_key(one: Cell, material: Material) -> str:
@@ -311,16 +304,18 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
 
 
 def with_validation(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
-    """The material with the images of validation among those of training; the teacher is the same and has not learned from them.
+    """The material with the images of validation among those of training; :func:`refitted_teacher` has learned from both, too.
 
     What its students say of validation is no measure any more: nothing may be chosen by it.
     """
-    train = training.Examples(
-        *(np.concatenate([getattr(part, name) for part in (whole.train, whole.validation)]) for name in ("images", "labels"))
-    )
-    key = content_key(whole.key, "with validation")
+    train, key = _both(whole), content_key(whole.key, "with validation")
     bank = _bank(run, "bank_with_validation", train, teacher, whole.recipe.views, key)
     return replace(whole, train=train, bank=bank, key=key, folder="cells_with_validation")
+
+
+def _both(whole: Material) -> training.Examples:
+    parts = (whole.train, whole.validation)
+    return training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
 
 
 def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
@@ -335,12 +330,56 @@ def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Modul
     return found[0]["logits"].numpy()
 
 
+def train_teacher(
+    run: Run,
+    name: str,
+    teacher: torch.nn.Module,
+    train: training.Examples,
+    validation: training.Examples,
+    recipe: training.Recipe,
+    key: str,
+) -> pd.DataFrame:
+    """Train ``teacher`` in place by cross-entropy and store it under ``name``, or load it if the run holds it under the same key.
+
+    Returns:
+        The history of its epochs: ``epoch``, ``train_loss``, ``val_accuracy``, ``seconds``, ``model``.
+    """
+    if run.has_model(name, key):
+        run.load_model(name, teacher, key)
+        return run.load_table(f"{name}_history")
+    unfinished = run.folder / "models" / "unfinished" / f"{name}.safetensors"
+    options = {"seed": run.settings.seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
+    fitted = training.fit(teacher, train, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
+    history = run.save_table(f"{name}_history", fitted.history.assign(model="teacher"))
+    run.save_model(name, teacher, key)
+    unfinished.unlink(missing_ok=True)
+    return history
+
+
+def refitted_teacher(run: Run, whole: Material) -> torch.nn.Module:
+    """Notebook 02's teacher once more: the same start, recipe and order, but the images of training and validation together."""
+    taught = run.info()["teacher"]
+    teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], run.settings.seed)
+    recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation")
+    train_teacher(run, "teacher_with_validation", teacher, _both(whole), whole.validation, recipe, key)
+    return teacher
+
+
 # -- tables and statistics ----------------------------------------------------------------------------------------------
 
 
 def _confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     classes = logits.shape[1]
     return np.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).reshape(classes, classes)
+
+
+def scores(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray, samples: int) -> pd.DataFrame:
+    """One row per cell: what it is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`)."""
+    rows = []
+    for one, trained in results.items():
+        what = {"model": f"student_{one.arm}", "loss": one.arm, "alpha": one.alpha, "temperature": one.temperature, "seed": one.seed}
+        rows.append(what | classification_scores(labels, trained.test_logits, groups, samples=samples))
+    return pd.DataFrame(rows)
 
 
 def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFrame:

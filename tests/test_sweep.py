@@ -1,16 +1,16 @@
 """The grid: cells, storage, parallel and distributed training, statistics."""
 
+import _thread
 import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 
@@ -112,42 +112,18 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, m
     assert all(same(serial[one], parallel[one]) for one in small_grid())
 
 
-ENDLESS = """
-import sys
-from pathlib import Path
-
-import numpy as np
-
-from kdnb import sweep, training
-from kdnb.runs import Run
-from kdnb.settings import resolve
-
-images, labels = np.zeros((64, 32, 32, 3), np.uint8), np.arange(64) % 4
-some = training.Examples(images, labels)
-material = sweep.Material(some, some, some, np.zeros((1, 64, 4), np.float32), training.Recipe(epochs=1_000_000, views=1), 4, "endless")
-sweep.run_cells(Run(resolve(profile="smoke", run_dir=Path(sys.argv[1])), "test"), sweep.grid(["kd"], [0.4], [5.0], [0]), material, jobs=2)
-"""
-
-
-def test_workers_leave_when_the_run_that_started_them_is_killed(tmp_path):
-    run = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], stderr=subprocess.DEVNULL)
-    workers = []
-    try:
-        deadline = time.monotonic() + 120
-        while run.poll() is None and time.monotonic() < deadline:
-            workers = [child for child in psutil.Process(run.pid).children(recursive=True) if "LokyProcess" in " ".join(child.cmdline())]
-            if len(workers) == 2 and all(worker.num_threads() > 1 and worker.cpu_times().user > 6 for worker in workers):
-                break
-            time.sleep(0.2)
-        assert len(workers) == 2 and run.poll() is None
-        run.kill()
-        assert not psutil.wait_procs(workers, timeout=20)[1], "a worker trains on for nobody"
-    finally:
-        run.kill()
-        run.wait()
-        for worker in workers:
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
+def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, material):
+    endless = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)})
+    threads = torch.get_num_threads()
+    interrupt = threading.Timer(3.0, _thread.interrupt_main)
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run_cells(run_at(tmp_path), small_grid(), endless, jobs=2)
+    assert interrupt.finished.is_set() and torch.get_num_threads() == threads
+    time.sleep(1.0)
+    before = time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - before < 0.5, "a student trains on for nobody"
 
 
 def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, material):
@@ -196,8 +172,6 @@ def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
 
 
 def _kill_when_one_is_stored(process, folder):
-    import threading
-
     def wait_and_kill():
         while not list(folder.glob("*.safetensors")):
             time.sleep(0.05)
@@ -241,6 +215,19 @@ def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tm
     without, with_both = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, both))
     assert not same(without, with_both)
     assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], without), "stored beside, not over"
+
+
+def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(material, tmp_path, monkeypatch):
+    run, fit, asked = run_at(tmp_path), training.fit, []
+    recipe = training.Recipe(epochs=1, batch_size=32, views=1)
+    run.record("teacher", {"key": "the first", "weights": "scratch", "head": "plain", "recipe": asdict(recipe)})
+    monkeypatch.setattr(training, "fit", lambda *given, **options: asked.append(given) or fit(*given, **options))
+    first, again = (sweep.refitted_teacher(run, material) for _ in range(2))
+    [(_, train, _, used, _)] = asked
+    assert used == recipe
+    assert np.array_equal(train.images, np.concatenate([material.train.images, material.validation.images]))
+    assert np.array_equal(train.labels, np.concatenate([material.train.labels, material.validation.labels]))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
