@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from kdnb import losses, models, tensors, training, views
 from kdnb.datasets import ImageSet
-from kdnb.errors import ParameterError
+from kdnb.errors import ArtefactError, ParameterError
 from kdnb.evaluation import classification_scores, compare_over_seeds, f1_macro, per_class_scores, predict
 from kdnb.progress import progress
 from kdnb.runs import Run, content_key, source_key
@@ -75,10 +75,9 @@ class Material:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished cell: weights, logits ``(n, C)`` on validation and test, and the training's history."""
+    """A finished cell: logits ``(n, C)`` on validation and test, and the training's history; :func:`trained_student` has its weights."""
 
     cell: Cell
-    weights: dict[str, Tensor]
     val_logits: np.ndarray
     test_logits: np.ndarray
     history: pd.DataFrame
@@ -132,8 +131,10 @@ def student(one: Cell, num_classes: int) -> models.StudentCNN:
         return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
 
 
-def train_cell(one: Cell, material: Material, checkpoints: str | None = None, stop: threading.Event | None = None) -> Trained:
-    """Train one student on one thread (on a GPU if there is one); a pure function of its arguments.
+def train_cell(
+    one: Cell, material: Material, checkpoints: str | None = None, stop: threading.Event | None = None
+) -> tuple[Trained, dict[str, Tensor]]:
+    """Train one student on one thread (on a GPU if there is one), and return it with its weights; a pure function of its arguments.
 
     Args:
         checkpoints: a folder for the state of an unfinished training, or ``None``.
@@ -165,7 +166,7 @@ def train_cell(one: Cell, material: Material, checkpoints: str | None = None, st
         best_logits = predict(model, material.test.images)
     weights = {name: value.cpu() for name, value in fitted.last.items()}
     seconds = time.perf_counter() - started
-    return Trained(one, weights, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds)
+    return Trained(one, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds), weights
 
 
 def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0) -> dict[Cell, Trained]:
@@ -190,8 +191,8 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
             with _engine(scheduler, jobs, material) as stop:
                 parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
                 done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting)
-                for trained in progress(done, f"{len(waiting)} students", len(waiting)):
-                    _store(run, trained, material)
+                for trained, weights in progress(done, f"{len(waiting)} students", len(waiting)):
+                    _store(run, trained, weights, material)
                     _unfinished(checkpoints, trained.cell).unlink(missing_ok=True)
                     finished[trained.cell] = trained
         except lost_worker:
@@ -253,8 +254,8 @@ def _path(run: Run, one: Cell, material: Material) -> Path:
     return run.folder / material.folder / f"{one.name}.safetensors"
 
 
-def _store(run: Run, trained: Trained, material: Material) -> None:
-    parts = {f"weights/{name}": value for name, value in trained.weights.items()}
+def _store(run: Run, trained: Trained, weights: dict[str, Tensor], material: Material) -> None:
+    parts = {f"weights/{name}": value for name, value in weights.items()}
     parts |= {name: torch.from_numpy(getattr(trained, name)) for name in _LOGITS}
     facts = {"history": trained.history.to_dict("list"), "best_epoch": trained.best_epoch, "seconds": trained.seconds}
     tensors.save(_path(run, trained.cell, material), parts, cell_key(trained.cell, material), facts)
@@ -265,9 +266,22 @@ def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
     if found is None:
         return None
     parts, facts = found
-    weights = {name.removeprefix("weights/"): value for name, value in parts.items() if name.startswith("weights/")}
     val, test, best = (parts[name].numpy() for name in _LOGITS)
-    return Trained(one, weights, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
+    return Trained(one, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
+
+
+def trained_student(run: Run, one: Cell, material: Material) -> models.StudentCNN:
+    """The network of a finished cell, in evaluation mode.
+
+    Raises:
+        ArtefactError: the cell is not finished.
+    """
+    found = tensors.load(_path(run, one, material), cell_key(one, material))
+    if found is None:
+        raise ArtefactError(f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells.")
+    network = student(one, material.num_classes)
+    network.load_state_dict({name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")})
+    return network.eval()
 
 
 def examples(data: ImageSet, split: str) -> training.Examples:
@@ -324,7 +338,7 @@ def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Modul
     key = content_key(key, weights, count)
     found = tensors.load(path, key)
     if found is None:
-        bank = torch.from_numpy(views.teacher_bank(teacher, train.images, count))
+        bank = torch.from_numpy(views.teacher_bank(teacher, train.images, count, batch_size=64))
         tensors.save(path, {"logits": bank}, key)
         return bank.numpy()
     return found[0]["logits"].numpy()

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import models, sweep, training, views
+from kdnb import evaluation, models, sweep, training, views
 from kdnb.datasets import phantom
-from kdnb.errors import ParameterError
+from kdnb.errors import ArtefactError, ParameterError
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -48,7 +48,7 @@ def small_grid() -> list[sweep.Cell]:
 
 
 def same(first: sweep.Trained, second: sweep.Trained) -> bool:
-    return all(torch.equal(value, second.weights[name]) for name, value in first.weights.items())
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("val_logits", "test_logits", "test_logits_best"))
 
 
 def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
@@ -110,6 +110,13 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, m
     serial = sweep.run_cells(run_at(tmp_path / "a"), small_grid(), material, jobs=1)
     parallel = sweep.run_cells(run_at(tmp_path / "b"), small_grid(), material, jobs=2)
     assert all(same(serial[one], parallel[one]) for one in small_grid())
+    for one in small_grid():
+        first, second = (sweep.trained_student(run_at(tmp_path / name), one, material).state_dict() for name in "ab")
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+        network = sweep.trained_student(run_at(tmp_path / "a"), one, material)
+        np.testing.assert_allclose(evaluation.predict(network, material.test.images), serial[one].test_logits, atol=1e-4)
+    with pytest.raises(ArtefactError, match="is not the finished student"):
+        sweep.trained_student(run_at(tmp_path / "c"), small_grid()[0], material)
 
 
 def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, material):
@@ -294,7 +301,7 @@ def test_a_class_without_validation_images_has_no_best_temperature(material):
         val, test = (3 * np.eye(4, dtype=np.float32)[part.labels] for part in (material.validation, material.test))
         if one.temperature == 5.0:
             val = np.roll(val, 1, axis=1)  # every image wrong
-        results[one] = sweep.Trained(one, {}, val, test, pd.DataFrame(), 1, test, 0.0)
+        results[one] = sweep.Trained(one, val, test, pd.DataFrame(), 1, test, 0.0)
     best = sweep.best_temperature_per_class(results, material, CLASSES)
     assert list(best["class"]) == sorted(CLASSES) and (best["temperature"] == 10).all() and (best["val_f1"] == 1).all()
     kept = material.validation.labels != 2
