@@ -266,7 +266,7 @@ def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
     if found is None:
         return None
     parts, facts = found
-    val, test, best = (parts[name].numpy() for name in _LOGITS)
+    val, test, best = (parts[name].numpy().copy() for name in _LOGITS)  # a view would keep the whole file in memory
     return Trained(one, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
 
 
