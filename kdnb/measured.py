@@ -48,10 +48,13 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
         raise ArtefactError(f"{folder} holds no finished run: run `make reproduce` first.")
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = measured / folder.name
-    for name, table in tables(folder, info).items():
-        if name in TABLES:
-            with atomic_write(kept / f"{name}.csv") as path:
-                table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    found = {name: table for name, table in tables(folder, info).items() if name in TABLES}
+    for name, table in found.items():
+        with atomic_write(kept / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    for path in kept.glob("*.csv"):
+        if path.stem not in found:  # an earlier record of this run had it
+            path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "environment", "data", "teacher")}
     provenance["budget"] = _budgets(info.get("budget", {}))
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()

@@ -165,13 +165,19 @@ class Run:
 
     def record(self, section: str, values: dict[str, Any]) -> None:
         """Merge ``values`` into one section of ``run.json``; safe when two notebooks write at once."""
+        with self._edited() as info:
+            info.setdefault(section, {}).update(values)
+
+    @contextmanager
+    def _edited(self) -> Iterator[dict[str, Any]]:
+        """What ``run.json`` holds, to be changed by one writer at a time."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             opened = (self.folder / ".run.lock").open("w")
         with opened as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             info = self.info()
-            info.setdefault(section, {}).update(values)
+            yield info
             with atomic_write(self.folder / "run.json") as path:
                 path.write_text(json.dumps(info, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
@@ -218,6 +224,13 @@ class Run:
     def has_table(self, name: str) -> bool:
         """Whether the run holds ``results/<name>.csv``."""
         return f"results/{name}.csv" in self.info().get("artefacts", {})
+
+    def drop_table(self, name: str) -> None:
+        """Remove ``results/<name>.csv`` if there is one: an earlier run of the notebook wrote it, and this one has no such result."""
+        path = self._place("results", f"{name}.csv")
+        with self._edited() as info:
+            info.get("artefacts", {}).pop(path.relative_to(self.folder).as_posix(), None)
+        path.unlink(missing_ok=True)
 
     # -- figures ----------------------------------------------------------------------------------------------------
 

@@ -174,7 +174,8 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
 
     Args:
         scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
-        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one).
+        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share Python's lock: where there
+            are many cores, Dask workers on the same machine do not.
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.

@@ -184,3 +184,14 @@ def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):
     found = tables_of("classification", tmp_path / "measured")
     assert list(found) == ["brain_tumor-cpu-seed0"] and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
     assert tables_of("sweep", tmp_path / "measured") == {}
+
+
+def test_a_table_that_a_run_no_longer_has_leaves_the_record_with_it(finished, tmp_path):
+    run = Run(resolve(run_dir=finished), "03_distillation")
+    run.save_table("gains", pd.DataFrame({"model": ["student_kd"], "mean": [0.01]}))
+    record(finished, tmp_path / "measured")
+    assert list(tables_of("gains", tmp_path / "measured")) == ["brain_tumor-cpu-seed0"]
+    run.drop_table("gains")
+    record(finished, tmp_path / "measured")
+    assert tables_of("gains", tmp_path / "measured") == {}
+    assert list(tables_of("classification", tmp_path / "measured")) == ["brain_tumor-cpu-seed0"]

@@ -36,6 +36,14 @@ def test_a_table_comes_back_as_it_went(run):
     assert run.has_table("audit") and not run.has_table("other")
 
 
+def test_a_dropped_table_is_gone_and_others_stay(run):
+    run.save_table("audit", TABLE), run.save_table("other", TABLE)
+    run.drop_table("audit"), run.drop_table("never")
+    assert not run.has_table("audit") and run.has_table("other") and not (run.folder / "results" / "audit.csv").exists()
+    with pytest.raises(ArtefactError, match="is not in"):
+        run.load_table("audit")
+
+
 def test_a_class_called_none_is_no_missing_value(run):
     run.save_table("audit", TABLE)
     assert run.load_table("audit")["class"].tolist() == ["none", "edge"]
