@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import log_softmax
-from scipy.stats import binomtest, norm, ttest_1samp
+from scipy.stats import binomtest, norm
 from scipy.stats import t as t_distribution
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
@@ -210,8 +210,9 @@ def compare(
 def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """One row of ``tests.csv`` for two losses trained with several seeds, paired by seed and by test image.
 
-    The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s and d(g) that of group g,
-    ``se^2 = var d(s) / S + var d(g) / G``, and t = mean / se has Satterthwaite's degrees of freedom. ``p_images_only`` leaves the seeds
+    The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s, d(g) that of group g, d that
+    of all images and w(g) the group's share of them, ``se^2 = var d(s) / S + G / (G - 1) sum (w(g) (d(g) - d))^2`` (for groups of one
+    size the second term is ``var d(g) / G``), and t = d / se has Satterthwaite's degrees of freedom. ``p_images_only`` leaves the seeds
     out: what a test would say that takes these few trainings for all there could be.
 
     Args:
@@ -219,9 +220,12 @@ def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right
     """
     gap = right_a.astype(float) - right_b.astype(float)
     codes, count = _codes(groups, gap.shape[1])
-    by_group = np.bincount(codes, gap.mean(0), count) / np.bincount(codes, minlength=count)
-    parts = [(values.var(ddof=1) / len(values), len(values) - 1) for values in (gap.mean(1), by_group) if len(values) > 1]
-    difference, variance = float(gap.mean()), sum(part for part, _ in parts)
+    difference, of_seeds = float(gap.mean()), gap.mean(1)
+    # Each group's share of the images times what it differs from the mean: a ratio's linearised variance.
+    residuals = (np.bincount(codes, gap.mean(0), count) - difference * np.bincount(codes, minlength=count)) / gap.shape[1]
+    of_images = (count * (residuals**2).sum() / (count - 1), count - 1) if count > 1 else (0.0, 1)
+    parts = [of_images] + ([(of_seeds.var(ddof=1) / len(gap), len(gap) - 1)] if len(gap) > 1 else [])
+    variance = sum(part for part, _ in parts)
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": difference, "hi": difference}
     row |= {"p": 1.0, "p_holm": float("nan"), "n": gap.shape[1], "seeds": len(gap), "p_images_only": 1.0}
     if variance > 0:
@@ -229,8 +233,8 @@ def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right
         half = t_distribution.ppf(0.975, freedom) * np.sqrt(variance)
         p = 2 * t_distribution.sf(abs(difference) / np.sqrt(variance), freedom)
         row |= {"lo": difference - half, "hi": difference + half, "p": float(p)}
-    if np.ptp(by_group) > 0:
-        row["p_images_only"] = float(ttest_1samp(by_group, 0).pvalue)
+    if of_images[0] > 0:
+        row["p_images_only"] = float(2 * t_distribution.sf(abs(difference) / np.sqrt(of_images[0]), of_images[1]))
     return row
 
 

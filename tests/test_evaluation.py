@@ -97,7 +97,27 @@ def test_compare_over_seeds_by_hand():
     seeds, images = 0.03125 / 2, 0.2291667 / 4
     freedom = (seeds + images) ** 2 / (seeds**2 / 1 + images**2 / 3)
     assert half == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(seeds + images), rel=1e-5)
+    assert row["p_images_only"] == pytest.approx(stats.ttest_1samp([1, 0.5, 0, 0], 0).pvalue)
     assert evaluation.compare_over_seeds("q", "a", "a", a, a, np.arange(4))["p"] == 1.0
+
+
+def test_compare_over_seeds_weighs_a_group_by_its_images():
+    # One seed; three groups of 4, 1 and 1 images, of which a gets 2, 1 and 0 right and b none: d = .5, shares times d(g) - d: 0, 1/12, -1/12.
+    a = np.array([[1, 1, 0, 0, 1, 0]], bool)
+    groups = np.array([0, 0, 0, 0, 1, 2])
+    row = evaluation.compare_over_seeds("q", "a", "b", a, np.zeros((1, 6), bool), groups)
+    error = np.sqrt(3 / 2 * 2 / 12**2)
+    assert (row["difference"], row["hi"] - 0.5) == pytest.approx((0.5, stats.t.ppf(0.975, 2) * error))
+    assert row["p_images_only"] == pytest.approx(2 * stats.t.sf(0.5 / error, 2)) == pytest.approx(row["p"])
+
+
+def test_one_large_group_is_as_uncertain_as_the_bootstrap_over_groups_says():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), rng.integers(1, 30, 60))
+    a, b = rng.random((2, 1, len(groups))) < (0.5 + 0.45 * rng.random((2, 60)))[:, None, groups]
+    row = evaluation.compare_over_seeds("q", "a", "b", a, b, groups)
+    _, lo, hi = evaluation.bootstrap_mean(a[0].astype(float) - b[0], groups, 4000)
+    assert row["hi"] - row["lo"] == pytest.approx(hi - lo, rel=0.1)
 
 
 def test_compare_over_seeds_is_not_fooled_by_one_unlucky_training():

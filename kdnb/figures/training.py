@@ -115,7 +115,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     """Accuracy against confidence, bin by bin, for each model; point size grows with the number of images."""
     theme()
-    figure, axes = plt.subplots(figsize=(4.6, 4.2))
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfectly calibrated")
     for model, table in tables.items():
         axes.plot(table["confidence"], table["accuracy"], color=COLOURS[model], alpha=0.6)
@@ -123,7 +123,7 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
             table["confidence"], table["accuracy"], s=10 + 120 * table["n"] / table["n"].max(), color=COLOURS[model], label=NAMES[model]
         )
     axes.set(xlabel="confidence (probability of the predicted class)", ylabel="accuracy", xlim=(0.2, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
