@@ -198,43 +198,73 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
     return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
 
 
+def sign_flip(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Exact two-sided test on two models' hits for the same images that flips whole groups; with one image a group it is McNemar's.
+
+    Where the models do not differ, the difference of each group's hits is as likely to have the other sign, whatever the other groups'.
+    """
+    codes, count = _codes(groups, len(right_a))
+    sums = np.bincount(codes, right_a.astype(float) - right_b.astype(float), count).round().astype(int)
+    chances = np.ones(1)  # of each sum of signed differences, from -total to +total
+    for size in np.abs(sums[sums != 0]):
+        chances = np.convolve(chances, np.r_[0.5, np.zeros(2 * size - 1), 0.5])
+    total = len(chances) // 2
+    return float(min(1.0, chances[np.abs(np.arange(-total, total + 1)) >= abs(sums.sum())].sum()))
+
+
+def clustered_variance(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, int]:
+    """Variance of the mean of values ``(N,)`` whose groups ``(N,)`` are independent, and its degrees of freedom, G - 1.
+
+    With ``d(g)`` the mean of group g, ``w(g)`` its share of the values and d the mean of all, ``G / (G - 1) sum (w(g) (d(g) - d))^2``: the
+    linearised variance of a ratio. For groups of one size it is ``var d(g) / G``; one group alone says nothing: ``(0, 0)``.
+    """
+    codes, count = _codes(groups, len(values))
+    if count < 2:
+        return 0.0, 0
+    residuals = np.bincount(codes, values - values.mean(), count) / len(values)
+    return float(count / (count - 1) * (residuals**2).sum()), count - 1
+
+
+def t_test(mean: float, variance: float, freedom: float) -> float:
+    """Two-sided p of Student's t for a mean of known degrees of freedom; NaN where nothing varies."""
+    return float(2 * t_distribution.sf(abs(mean) / np.sqrt(variance), freedom)) if variance > 0 else float("nan")
+
+
 def compare(
     question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000
 ) -> dict[str, Any]:
-    """One row of ``tests.csv``: accuracy of ``a`` minus ``b``, paired bootstrap interval over groups, McNemar's p (Holm comes later)."""
+    """One row of ``tests.csv``: accuracy of ``a`` minus ``b``, paired bootstrap interval and exact test over groups (Holm comes later).
+
+    ``p_images_only`` is McNemar's test, which takes all images for independent.
+    """
     difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples)
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
-    return row | {"p": mcnemar(right_a, right_b), "p_holm": float("nan"), "n": len(right_a)}
+    p, by_image = sign_flip(right_a, right_b, groups), mcnemar(right_a, right_b)
+    return row | {"p": p, "p_holm": float("nan"), "n": len(right_a), "p_images_only": by_image}
 
 
 def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """One row of ``tests.csv`` for two losses trained with several seeds, paired by seed and by test image.
 
-    The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s, d(g) that of group g, d that
-    of all images and w(g) the group's share of them, ``se^2 = var d(s) / S + G / (G - 1) sum (w(g) (d(g) - d))^2`` (for groups of one
-    size the second term is ``var d(g) / G``), and t = d / se has Satterthwaite's degrees of freedom. ``p_images_only`` leaves the seeds
-    out: what a test would say that takes these few trainings for all there could be.
+    The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s, d that of all images and
+    V their variance over groups (:func:`clustered_variance`), ``se^2 = var d(s) / S + V``, and t = d / se has Satterthwaite's degrees
+    of freedom. ``p_images_only`` leaves the seeds out: what a test would say that takes these few trainings for all there could be.
 
     Args:
         right_a, right_b: hits ``(S, N)`` bool, a row for each seed. groups: ``(N,)``.
     """
     gap = right_a.astype(float) - right_b.astype(float)
-    codes, count = _codes(groups, gap.shape[1])
-    difference, of_seeds = float(gap.mean()), gap.mean(1)
-    # Each group's share of the images times what it differs from the mean: a ratio's linearised variance.
-    residuals = (np.bincount(codes, gap.mean(0), count) - difference * np.bincount(codes, minlength=count)) / gap.shape[1]
-    of_images = (count * (residuals**2).sum() / (count - 1), count - 1) if count > 1 else (0.0, 1)
-    parts = [of_images] + ([(of_seeds.var(ddof=1) / len(gap), len(gap) - 1)] if len(gap) > 1 else [])
+    difference, of_images = float(gap.mean()), clustered_variance(gap.mean(0), groups)
+    parts = [of_images] + ([(gap.mean(1).var(ddof=1) / len(gap), len(gap) - 1)] if len(gap) > 1 else [])
     variance = sum(part for part, _ in parts)
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": difference, "hi": difference}
     row |= {"p": 1.0, "p_holm": float("nan"), "n": gap.shape[1], "seeds": len(gap), "p_images_only": 1.0}
     if variance > 0:
-        freedom = variance**2 / sum(part**2 / free for part, free in parts)
+        freedom = variance**2 / sum(part**2 / free for part, free in parts if free)
         half = t_distribution.ppf(0.975, freedom) * np.sqrt(variance)
-        p = 2 * t_distribution.sf(abs(difference) / np.sqrt(variance), freedom)
-        row |= {"lo": difference - half, "hi": difference + half, "p": float(p)}
+        row |= {"lo": difference - half, "hi": difference + half, "p": t_test(difference, variance, freedom)}
     if of_images[0] > 0:
-        row["p_images_only"] = float(2 * t_distribution.sf(abs(difference) / np.sqrt(of_images[0]), of_images[1]))
+        row["p_images_only"] = t_test(difference, *of_images)
     return row
 
 
@@ -246,14 +276,19 @@ def with_holm(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def random_effects(table: pd.DataFrame) -> tuple[float, float, float]:
-    """One mean difference for independent studies of one question and its 95% interval, by random effects (DerSimonian & Laird 1986).
+    """One mean difference for independent studies of one question and its 95% interval, by random effects.
+
+    The spread between studies is Paule and Mandel's (1982). A few studies know it badly, so the interval is Hartung and Knapp's (2001),
+    from Student's t, and never takes the studies for more alike than their own errors make them.
 
     Args:
         table: ``difference``, ``lo`` and ``hi`` of each study, at least two; half of an interval counts as 1.96 standard errors.
     """
     errors = (table["hi"] - table["lo"]) / 2 / NORMAL
-    found = combine_effects(table["difference"].to_numpy(float), errors.to_numpy(float) ** 2).summary_frame().loc["random effect"]
-    return float(found["eff"]), float(found["ci_low"]), float(found["ci_upp"])
+    rows = combine_effects(table["difference"].to_numpy(float), errors.to_numpy(float) ** 2).summary_frame()
+    mean, error = rows.loc["random effect", "eff"], rows.loc[["random effect", "random effect wls"], "sd_eff"].max()
+    half = t_distribution.ppf(0.975, len(table) - 1) * error
+    return float(mean), float(mean - half), float(mean + half)
 
 
 # -- failure signatures -------------------------------------------------------------------------------------------------

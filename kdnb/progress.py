@@ -25,10 +25,10 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    if "KDNB_PROGRESS" in os.environ:
-        yield from _reported(items, what, total, _append)
-    elif threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield from items  # one of several trainings side by side: whoever started them shows how many are done
+    elif "KDNB_PROGRESS" in os.environ:
+        yield from _reported(items, what, total, _append)
     elif _live_notebook():
         yield from _reported(items, what, total, _Display())
     else:

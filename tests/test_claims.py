@@ -70,6 +70,7 @@ def finished_run(folder, gain: float) -> Run:
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
         comparison("few images, 5 a class: does it differ from ce?", "student_kd_t2", "ce", 0.1, 0.05),
+        comparison("few images, 5 a class: does it differ from ce?", "student_kd", "ce", 0.03, 0.05),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
@@ -78,7 +79,7 @@ def finished_run(folder, gain: float) -> Run:
         ("average map against other methods", "grad_cam", 0.2, 0.05),
         ("average map against other methods", "shap", -0.04, 0.05),
         ("average map against controls", "untrained", -0.1, 0.05),
-        ("average map against controls", "random", 0.3, 0.05),
+        *(("average map against controls", control, 0.3, 0.05) for control in ("random", "centre", "sobel", "uniform")),
     ]:
         rows.append(comparison(question, faithful["a"], other, difference, half) | faithful)
         rows.append(comparison(question, faithful["a"], other, 0.0, 0.0) | faithful | {"class": "none"})
@@ -90,7 +91,7 @@ def finished_run(folder, gain: float) -> Run:
     run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
     times = [("student_kd", "shap", 100.0), ("teacher", "shap", 450.0), ("student_kd", "feature_maps_mean", 0.45)]
     run.save_table("met", pd.DataFrame([{"model": m, "method": x, "batch_size": 1, "ms_per_image_median": t} for m, x, t in times]))
-    fidelity = {"model": "student_kd", "method": "feature_maps_mean", "metric": "agreement_20", "class": "none", "mean": 0.8}
+    fidelity = {"model": "student_kd", "method": "feature_maps_mean", "metric": "agreement_30", "class": "none", "mean": 0.8}
     run.save_table("fidelity_summary", pd.DataFrame([fidelity]))
     return run
 
@@ -101,10 +102,12 @@ def test_judgement_of_a_finished_run(tmp_path):
     expected = {
         "student_f1": claims.NOT_TESTABLE,  # the phantom is none of the paper's data sets
         "student_against_teacher": claims.NOT_REPRODUCED,
+        "student_behind": claims.NOT_TESTABLE,
         "new_images": claims.NOT_REPRODUCED,
         "relatives": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
         "few_labels": claims.REPRODUCED,
+        "few_labels_without_t2": claims.UNDECIDED,
         "released_is_cross_entropy": claims.REPRODUCED,
         "five_layers": claims.UNDECIDED,
         "max_pooling": claims.REPRODUCED,
@@ -115,11 +118,13 @@ def test_judgement_of_a_finished_run(tmp_path):
         "maps_over_shap": claims.REPRODUCED,
         "maps_as_grad_cam": claims.REPRODUCED,
         "maps_as_shap": claims.UNDECIDED,
-        "maps_over_untrained": claims.NOT_REPRODUCED,
+        "maps_over_controls": claims.NOT_REPRODUCED,
         "fidelity": claims.NOT_TESTABLE,
     }
     assert judged["verdict"].to_dict() == expected
     assert judged.loc["maps_over_shap", "measured"] == pytest.approx(1000)
+    assert judged.loc["maps_over_shap", "detail"].endswith("both on the student: 222 times")
+    assert judged.loc["maps_over_controls", "detail"].endswith("untrained")
     assert judged.loc["new_images", "detail"].endswith("30% are known")
 
 
@@ -141,6 +146,33 @@ def test_equal_faithfulness_proves_nothing_where_random_maps_score_alike(tmp_pat
     run.save_table("tests", tests)
     judged = claims.judge(run).set_index("claim").loc["maps_as_grad_cam"]
     assert judged["verdict"] == claims.UNDECIDED and "cannot tell" in judged["detail"] and judged["measured"] == pytest.approx(0.2)
+
+
+def test_a_rival_that_does_not_beat_random_maps_is_no_yardstick(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    tests = run.load_table("tests")
+    tests.loc[tests["b"] == "shap", ["difference", "lo", "hi"]] = [0.35, 0.3, 0.4]
+    run.save_table("tests", tests)
+    judged = claims.judge(run).set_index("claim").loc["maps_as_shap"]
+    assert judged["verdict"] == claims.UNDECIDED and judged["detail"].endswith("shap does not beat random maps: no yardstick")
+
+
+@pytest.mark.parametrize(("nearest", "verdict"), [((0.02, 0.06), claims.REPRODUCED), ((-0.02, 0.06), claims.UNDECIDED)])
+def test_learned_maps_must_beat_every_control(tmp_path, nearest, verdict):
+    run = finished_run(tmp_path, gain=0.0)
+    tests = run.load_table("tests")
+    tests.loc[tests["b"] == "untrained", ["lo", "hi"]] = [0.2, 0.4]
+    tests.loc[tests["b"] == "sobel", ["lo", "hi"]] = nearest
+    run.save_table("tests", tests)
+    judged = claims.judge(run).set_index("claim").loc["maps_over_controls"]
+    assert judged["verdict"] == verdict and judged["detail"].endswith("sobel")
+
+
+def test_where_the_paper_reports_a_gap_its_claim_is_that_the_student_stays_behind(tmp_path, monkeypatch):
+    run = finished_run(tmp_path, gain=0.0)  # five points behind
+    paper = claims.published("paper").replace({"dataset": {"eye_disease": "phantom"}})
+    monkeypatch.setattr(claims, "published", lambda name, real=claims.published: paper if name == "paper" else real(name))
+    assert claims.judge(run).set_index("claim").loc["student_behind", "verdict"] == claims.REPRODUCED
 
 
 def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):

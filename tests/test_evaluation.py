@@ -68,6 +68,22 @@ def test_mcnemar_by_hand():
     assert evaluation.mcnemar(a, a) == 1.0
 
 
+def test_flipping_groups_of_one_image_is_mcnemars_test():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.random((2, 30)) < 0.8
+        assert evaluation.sign_flip(a, b) == pytest.approx(evaluation.mcnemar(a, b))
+
+
+def test_flipping_groups_by_hand():
+    # Three persons: +3, +1 and -1 images. Of the eight signed sums 3, 5, 3, 1 and their negatives, six are at least 3 in size.
+    a, b = np.array([1, 1, 1, 1, 0], bool), np.array([0, 0, 0, 0, 1], bool)
+    groups = np.array([0, 0, 0, 1, 2])
+    assert evaluation.sign_flip(a, b, groups) == pytest.approx(6 / 8)
+    row = evaluation.compare("q", "a", "b", a, b, groups)
+    assert row["p"] == pytest.approx(6 / 8) and row["p_images_only"] == pytest.approx(evaluation.mcnemar(a, b))
+
+
 def test_holm_by_hand_and_with_undefined_tests():
     np.testing.assert_allclose(evaluation.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     found = evaluation.holm([0.01, np.nan, 0.04])
@@ -183,9 +199,9 @@ def test_without_any_images_there_are_no_parts():
 
 def test_random_effects_by_hand():
     # Equal errors, differences 0 and 6: Q = 18 > 1, so tau^2 = (Q - 1) / (2 - 2 / 2) = 17, and the mean's variance is (1 + 17) / 2.
-    half = evaluation.NORMAL
+    half, wide = evaluation.NORMAL, stats.t.ppf(0.975, 1)
     table = pd.DataFrame({"difference": [0.0, 6.0], "lo": [-half, 6 - half], "hi": [half, 6 + half]})
-    assert evaluation.random_effects(table) == pytest.approx((3, 3 - 3 * half, 3 + 3 * half), rel=1e-5)
-    # Alike, they weigh by precision: 1 and 1/4.
+    assert evaluation.random_effects(table) == pytest.approx((3, 3 - 3 * wide, 3 + 3 * wide), rel=1e-5)
+    # Alike, they weigh by precision, 1 and 1/4, and the interval is not narrower than their errors make it.
     alike = pd.DataFrame({"difference": [1.0, 1.5], "lo": [1 - half, 1.5 - 2 * half], "hi": [1 + half, 1.5 + 2 * half]})
-    assert evaluation.random_effects(alike) == pytest.approx((1.1, 1.1 - half / 1.25**0.5, 1.1 + half / 1.25**0.5), rel=1e-5)
+    assert evaluation.random_effects(alike) == pytest.approx((1.1, 1.1 - wide / 1.25**0.5, 1.1 + wide / 1.25**0.5), rel=1e-5)

@@ -275,11 +275,28 @@ def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
     rng = np.random.default_rng(0)
     decisions = rng.integers(0, 2, 400)
     maps = torch.from_numpy(rng.random((400, 16, 16)))
-    noise = fidelity.reader_hits(fidelity.reader_features([maps], 4), decisions)
+    alone = np.arange(400)
+    noise = fidelity.reader_hits(fidelity.reader_features([maps], 4), decisions, alone)
     maps[decisions == 1, :4, :4] += 1
-    assert fidelity.reader_hits(fidelity.reader_features([maps, maps], 4), decisions).mean() > 0.95
+    assert fidelity.reader_hits(fidelity.reader_features([maps, maps], 4), decisions, alone).mean() > 0.95
     assert noise.mean() < 0.6
-    assert np.isnan(fidelity.reader_hits(fidelity.reader_features([maps], 4), np.zeros(400, int))).all()
+    assert np.isnan(fidelity.reader_hits(fidelity.reader_features([maps], 4), np.zeros(400, int), alone)).all()
+
+
+def test_the_reader_cannot_recognise_a_person_across_folds():
+    """A hundred persons of four images, each with a face and one decision: who knows the face knows the decision, and nobody else does."""
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(100), 4)
+    decisions = rng.permutation(100)[persons] % 2
+    features = rng.normal(size=(100, 200))[persons] + 0.1 * rng.normal(size=(400, 200))
+    assert fidelity.reader_hits(features, decisions, np.arange(400)).mean() > 0.9
+    assert fidelity.reader_hits(features, decisions, persons).mean() < 0.6
+
+
+def test_the_reader_leaves_out_a_decision_of_few_persons():
+    features, decisions = np.random.default_rng(0).normal(size=(60, 3)), np.repeat([0, 1, 2], 20)
+    persons = np.r_[np.arange(40), np.full(20, 99)]  # all of the last decision are one person's
+    assert np.isnan(fidelity.reader_hits(features, decisions, persons)).tolist() == [False] * 40 + [True] * 20
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------------
@@ -297,7 +314,9 @@ def test_paired_tests_agree_with_scipy_and_correct_for_their_number(rows):
 
     table = fidelity.paired(rows, "which map?", [("oracle", "random"), ("oracle", "absent")], ["deletion_mean"], by_class=True, samples=50)
     assert list(table["class"]) == ["all", "a", "b"] and list(table["n"]) == [24, 12, 12]
-    wide = rows[rows["metric"] == "deletion_mean"].pivot(index="image_id", columns="method", values="value")
+    of_images = rows[rows["metric"] == "deletion_mean"].pivot(index=["image_id", "group"], columns="method", values="value")
+    wide = of_images.groupby("group").mean()  # groups of one size: counting them is a t-test on their means
+    assert len(wide) < len(of_images)
     assert table["p"][0] == pytest.approx(ttest_rel(wide["oracle"], wide["random"]).pvalue)
     assert table["p_wilcoxon"][0] == pytest.approx(wilcoxon(wide["oracle"], wide["random"]).pvalue)
     assert (table["p_holm"] >= table["p"]).all() and table["p_holm"].max() <= 3 * table["p"].max() + 1e-12

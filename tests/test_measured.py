@@ -1,12 +1,15 @@
 """Recorded results: kept with their provenance, and shown in the README as they are."""
 
 import json
+import os
 import shutil
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from kdnb.errors import ArtefactError
+from kdnb.evaluation import NORMAL
 from kdnb.measured import (
     _QUESTIONS,
     MEASURED,
@@ -42,6 +45,8 @@ def finished(tmp_path):
     run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "07_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": 0})
     run.record("environment", {"device": "cpu"})
+    run.record("budget", {"03_distillation": {"image_size": 64}})
+    run.record("teacher", {"weights": "scratch"})
     run.save_table("classification", SCORES)
     run.save_table("fidelity", pd.DataFrame({"image_id": ["a"]}))
     (run.folder / "report.html").touch()
@@ -60,6 +65,18 @@ def test_every_summary_follows_from_the_recorded_tables():
     for name, table in made.items():
         stored = pd.read_csv(MEASURED / f"{name}.csv")
         pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-5)
+
+
+def test_a_run_that_was_changed_after_its_report_is_not_recorded(finished, tmp_path):
+    (finished / "notebooks").mkdir()
+    for name, seconds in (("06_fidelity_benchmark.ipynb", -60), ("07_report.ipynb", 60)):
+        (finished / "notebooks" / name).touch()
+        now = (finished / "report.html").stat().st_mtime
+        os.utime(finished / "notebooks" / name, (now + seconds, now + seconds))
+        if seconds < 0:
+            record(finished, tmp_path / "measured")
+    with pytest.raises(ArtefactError, match="notebooks newer than its report"):
+        record(finished, tmp_path / "measured")
 
 
 def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
@@ -90,9 +107,9 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
         run.save_table("claims", pd.DataFrame(table))
         record(folder, measured)
     first, second, third = answer(measured).splitlines()
-    assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *reproduced* in 2; -0.2 to +1.2 points of accuracy.")
-    assert second.endswith("Of 2 recorded runs: *undecided* in 1, *not reproduced* in 1; -3.0 to +0.1 points of accuracy.")
-    assert third.endswith("*reproduced* in 2; 431 times."), "a claim that no run can test has no line"
+    assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *yes* in 2; -0.2 to +1.2 points of accuracy.")
+    assert second.endswith("Of 2 recorded runs: *undecided* in 1, *no* in 1; -3.0 to +0.1 points of accuracy.")
+    assert third.endswith("*yes* in 2; 431 times."), "a claim that no run can test has no line"
 
 
 def _records(finished, measured, name, difference, **run):
@@ -111,15 +128,17 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     measured = tmp_path / "measured"
     _records(finished, measured, "brain_tumor-cpu-seed0", 0.005, dataset="brain_tumor")
     assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], "one is nothing to sum up"
-    assert "over all data sets" not in answer(measured)
+    assert "over the official splits" not in answer(measured)
     _records(finished, measured, "brain_tumor-smoke-seed0", 0.5, dataset="brain_tumor", profile="smoke")
     _records(finished, measured, "brain_tumor-cpu-seed0-regrouped", -0.5, dataset="brain_tumor", split_protocol="regrouped")
     _records(finished, measured, "alzheimer-cpu-seed0", -0.005, dataset="alzheimer")
     found = effects("distillation_adds", measured)
     assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
     assert found["difference"].tolist() == pytest.approx([-0.005, 0.005, 0.0])
-    assert found["hi"].iloc[-1] == pytest.approx(0.02 / 2**0.5)
-    assert "points of accuracy, over all data sets +0.0 [-1.4, +1.4]." in answer(measured).replace("-0.0 [", "+0.0 [")
+    half = stats.t.ppf(0.975, 1) * 0.02 / NORMAL / 2**0.5
+    assert found["hi"].iloc[-1] == pytest.approx(half)
+    shown = f"points of accuracy; over the official splits of 2 data sets +0.0 [{-100 * half:.1f}, +{100 * half:.1f}]."
+    assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
@@ -127,13 +146,13 @@ def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     every = pd.concat([claims.assign(claim=name) for name in _QUESTIONS], ignore_index=True)
     Run(resolve(run_dir=finished), "07_report").save_table("claims", every)
     record(finished, tmp_path / "measured")
-    assert "without leaks" not in answer(tmp_path / "measured")
+    assert "does not leak" not in answer(tmp_path / "measured")
     grouped = shutil.copytree(finished, finished.with_name("brain_tumor-cpu-seed0-regrouped"))
     run = Run(resolve(run_dir=grouped), "07_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "regrouped", "seed": 0})
     run.save_table("classification", SCORES.assign(accuracy=0.5))
     record(grouped, tmp_path / "measured")
-    assert "without leaks?** Taught student: `brain_tumor` 0.971, regrouped 0.500." in answer(tmp_path / "measured")
+    assert "does not leak?** `brain_tumor`: official 0.971, regrouped 0.500." in answer(tmp_path / "measured")
 
 
 def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
@@ -165,7 +184,15 @@ def test_measured_stands_beside_published(finished, tmp_path):
     record(finished, tmp_path / "measured")
     line = readme_table(tmp_path / "measured").splitlines()[2]
     taught = "0.971 (0.960 to 0.980)"
-    expected = ["`brain_tumor`, official (`cpu`)", "1311", "0.980 (0.970 to 0.990)", "0.968", taught, "0.975", "0.950 (0.940 to 0.960)"]
+    expected = [
+        "`brain_tumor`, official (`cpu`, 64 px, scratch)",
+        "1311",
+        "0.980 (0.970 to 0.990)",
+        "0.968",
+        taught,
+        "0.975",
+        "0.950 (0.940 to 0.960)",
+    ]
     assert [cell.strip() for cell in line.strip("|").split("|")] == expected
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -60,6 +61,17 @@ def test_a_log_file_stays_silent():
     code = "from kdnb.progress import progress\nimport time\nfor _ in progress(range(3), 'x'): time.sleep(.05)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "" and answer.stderr == ""
+
+
+def test_trainings_side_by_side_leave_the_line_to_whoever_waits_for_them(tmp_path, monkeypatch):
+    path = tmp_path / "progress"
+    monkeypatch.setenv("KDNB_PROGRESS", str(path))
+    monkeypatch.setattr("kdnb.progress._EVERY", 0.0)
+    threads = [threading.Thread(target=lambda: list(progress(range(3), "a student"))) for _ in range(2)]
+    for _ in progress(range(1), "2 students"):
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    assert [line.split("\t")[:2] for line in path.read_text().splitlines()] == [["2 students", "0"], ["2 students", "1"], [""]]
 
 
 def test_a_live_notebook_gets_one_line_that_is_emptied(monkeypatch):

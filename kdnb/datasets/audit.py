@@ -112,13 +112,14 @@ def across_classes(data: ImageSet, found: Twins) -> pd.DataFrame:
 def false_alarms(data: ImageSet, found: Twins, thresholds: tuple[float, ...]) -> pd.DataFrame:
     """How often look-alikes that should be no copies are called copies.
 
-    The look-alikes are the pairs that pass the coarse step although their classes differ; whatever is confirmed among them counts as
+    The look-alikes are the pairs (each counted once, however often it was found) that pass the coarse step although their classes differ; whatever is confirmed among them counts as
     a false alarm, real copies with contradicting labels too, so the rate is an upper bound. ``hi`` is the upper end of its 95%
     Wilson interval.
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    apart = data.labels[found.candidates[:, 0]] != data.labels[found.candidates[:, 1]]
+    looked = np.unique(found.candidates, axis=0)
+    apart = data.labels[looked[:, 0]] != data.labels[looked[:, 1]]
     alike = found.similarity[(data.labels[found.pairs[:, 0]] != data.labels[found.pairs[:, 1]]) & ~found.exact]
     rows = []
     for threshold in thresholds:

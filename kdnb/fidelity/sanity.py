@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -65,18 +65,18 @@ def reader_features(maps: Sequence[Tensor], cells: int) -> np.ndarray:
     return torch.cat([adaptive_avg_pool2d(m[:, None].float(), cells).flatten(1) for m in maps], dim=1).cpu().numpy()
 
 
-def reader_hits(features: np.ndarray, decisions: np.ndarray, seed: int = 0) -> np.ndarray:
+def reader_hits(features: np.ndarray, decisions: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
     """How well a simple reader tells the model's decision from the explanation alone: 1 or 0 an image, ``(N,)``, out of fold.
 
-    The reader is a logistic regression on standardised features, cross-validated in five folds: a proxy for usefulness, no
-    person. A decision that occurs less often than there are folds is left out (NaN).
+    The reader is a logistic regression on standardised features, cross-validated in five folds that keep a group's images
+    together: a proxy for usefulness, no person. A decision that occurs in fewer groups than there are folds is left out (NaN).
     """
-    values, counts = np.unique(decisions, return_counts=True)
+    values, counts = np.unique(np.unique(np.stack([decisions, np.unique(groups, return_inverse=True)[1]]), axis=1)[0], return_counts=True)
     kept = np.isin(decisions, values[counts >= READER_FOLDS])
     hits = np.full(len(decisions), np.nan)
     if len(np.unique(decisions[kept])) < 2:
         return hits
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-    folds = StratifiedKFold(READER_FOLDS, shuffle=True, random_state=seed)
-    hits[kept] = cross_val_predict(reader, features[kept], decisions[kept], cv=folds) == decisions[kept]
+    folds = StratifiedGroupKFold(READER_FOLDS, shuffle=True, random_state=seed)
+    hits[kept] = cross_val_predict(reader, features[kept], decisions[kept], groups=groups[kept], cv=folds) == decisions[kept]
     return hits

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import ttest_1samp, wilcoxon
+from scipy.stats import wilcoxon
 from torch import Tensor, nn
 
 from kdnb.datasets import ImageSet, to_tensor
-from kdnb.evaluation import bootstrap_mean, holm
+from kdnb.evaluation import bootstrap_mean, clustered_variance, holm, t_test
 from kdnb.explain import Method
 from kdnb.fidelity.localise import localisation
 from kdnb.fidelity.perturb import deletion_insertion, drop_increase, infidelity, probabilities, relevance_rank, road, sensitivity_max
@@ -165,9 +165,9 @@ def paired(
 ) -> pd.DataFrame:
     """Compare methods image by image: rows of ``tests.csv``, with Holm's correction over all rows of this call.
 
-    ``difference`` is the mean of a minus b with its cluster-bootstrap interval; ``p`` a paired t-test, ``p_wilcoxon`` the
-    signed-rank test, ``cohens_d`` the mean difference over its standard deviation. ``better`` says which method the sign favours,
-    given which way the metric points.
+    ``difference`` is the mean of a minus b with its cluster-bootstrap interval; ``p`` a paired t-test that counts groups, not images
+    (:func:`kdnb.evaluation.clustered_variance`), ``p_wilcoxon`` the signed-rank test on the groups' means, ``cohens_d`` the mean
+    difference over its standard deviation. ``better`` says which method the sign favours, given which way the metric points.
     """
     found = []
     groups = [("all", rows), *rows.groupby("class", sort=False)] if by_class else [("all", rows)]
@@ -184,17 +184,18 @@ def paired(
 
 def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
     change = (wide[a] - wide[b]).dropna()
-    values = change.to_numpy()
-    mean, lo, hi = bootstrap_mean(values, change.index.get_level_values("group").to_numpy(), samples)
+    values, groups = change.to_numpy(), change.index.get_level_values("group").to_numpy()
+    mean, lo, hi = bootstrap_mean(values, groups, samples)
     spread = values.std(ddof=1) if len(values) > 1 else 0.0
     varies = spread > 1e-12
+    of_groups = change.groupby("group").mean()
     sign = -mean if metric in LOWER_IS_BETTER else mean
     return {
         "a": a, "b": b, "metric": metric, "difference": mean, "lo": lo, "hi": hi,
-        "p": float(ttest_1samp(values, 0).pvalue) if varies else float("nan"),
+        "p": t_test(mean, *clustered_variance(values, groups)) if varies else float("nan"),
         "p_holm": float("nan"),
         "n": len(values),
-        "p_wilcoxon": float(wilcoxon(values).pvalue) if varies else float("nan"),
+        "p_wilcoxon": float(wilcoxon(of_groups).pvalue) if varies and of_groups.any() else float("nan"),
         "cohens_d": mean / spread if varies else float("nan"),
         "better": a if sign > 0 else b if sign < 0 else "equal",
     }  # fmt: skip

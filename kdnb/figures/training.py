@@ -245,7 +245,7 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
 
 
 def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Accuracy of teacher and students in each recorded run, with its interval; a cross where the paper reports one for the data set."""
+    """Accuracy of teacher and students in each recorded run, with its interval; a cross where the paper reports one, beside the official split."""
     theme()
     models = ["teacher", "student_ce", "student_kd"]
     keys = ["dataset", "profile", "split_protocol", "run_seed"]
@@ -258,7 +258,7 @@ def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
             label = NAMES[model] if row == 0 else None
             axes.plot([100 * one["accuracy_lo"], 100 * one["accuracy_hi"]], [row + shift] * 2, color=COLOURS[model], linewidth=2)
             axes.scatter(100 * one["accuracy"], row + shift, color=COLOURS[model], zorder=3, label=label)
-            if model in paper:
+            if model in paper and key[2] == "official":
                 axes.scatter(100 * paper[model], row + shift, marker="x", color=COLOURS[model], zorder=4)
     axes.set(
         yticks=range(len(runs)), yticklabels=[f"{k[0]}, {k[2]}\n({k[1]})" for k, _ in runs], xlabel="test accuracy (%); cross: the paper's"
