@@ -31,8 +31,8 @@ README = REPOSITORY / "README.md"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
 NOTE = (
-    "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of `data/measured/`, with its profile, "
-    "the images' size and what the teacher's weights were at the start. The paper's experiment is alike, not the same: 224 pixels, a teacher "
+    "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of `data/measured/`, with its "
+    "profile, the images' size and what the teacher started from. The paper's experiment is alike, not the same: 224 pixels, a teacher "
     "with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set of 33,824 images; here the 6,400 before "
     "augmentation, and one student throughout (α = 0.4, T = 10)."
 )

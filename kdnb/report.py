@@ -119,7 +119,8 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
     for path in sorted((folder / "results").glob("*.csv")):
         signed = info.get("artefacts", {}).get(f"results/{path.name}")
         if signed is None or signed["sha256"] != file_hash(path):
-            raise ArtefactError(f"{path} is not what a notebook of this run wrote: delete it and run `make reproduce` again.")
+            cure = "" if signed is None else f" and {folder / 'notebooks' / signed['notebook']}.ipynb"
+            raise ArtefactError(f"{path} is not what a notebook of this run wrote: delete it{cure} and run `make reproduce` again.")
         found[path.stem] = pd.read_csv(path, keep_default_na=False, na_values=[""])
     return found
 

@@ -193,13 +193,19 @@ class Run:
     def _checked(self, name: str) -> Path:
         path = self.folder / name
         signed = self.info().get("artefacts", {}).get(name)
-        if not path.exists() or signed is None:
+        if signed is not None and (not path.exists() or signed["sha256"] != file_hash(path)):
+            # make looks at executed notebooks only: the one that wrote the file has to go for it to run again.
+            state = "missing" if not path.exists() else f"not the file that {signed['notebook']} wrote"
+            raise ArtefactError(f"{path} is {state}: {self._again(name)}.")
+        if signed is None:
             raise ArtefactError(
                 f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order)."
             )
-        if signed["sha256"] != file_hash(path):
-            raise ArtefactError(f"{path} is not the file that {signed['notebook']} wrote: delete it and run `make reproduce` again.")
         return path
+
+    def _again(self, name: str) -> str:
+        notebook = self.info()["artefacts"][name]["notebook"]
+        return f"delete {self.folder / 'notebooks' / notebook}.ipynb and run `make reproduce` again"
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
@@ -288,11 +294,11 @@ class Run:
             with safe_open(path, framework="pt") as file:
                 found = (file.metadata() or {}).get("key")
             if key is not None and found != key:
-                raise ArtefactError(f"{path} was made from other data or settings: delete it and run `make reproduce` again.")
+                raise ArtefactError(f"{path} was made from other data or settings: {self._again(f'models/{name}.safetensors')}.")
             model.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise ArtefactError(f"{path} cannot be loaded ({reason}): delete it and run `make reproduce` again.") from error
+            raise ArtefactError(f"{path} cannot be loaded ({reason}): {self._again(f'models/{name}.safetensors')}.") from error
         return model.eval()
 
 

@@ -1,7 +1,8 @@
 """The training loop: one for the teacher and for every student.
 
 What an epoch does depends only on ``(seed, epoch)``, never on what ran before it in the process, so a run that was killed and
-resumed from its checkpoint ends with the same bytes as one that was not.
+resumed from its checkpoint ends with the same bytes as one that was not (the teacher's head ``paper`` excepted: it has dropout, which
+draws from torch's global generator).
 """
 
 import math

@@ -118,7 +118,7 @@ def test_compare_over_seeds_by_hand():
 
 
 def test_compare_over_seeds_weighs_a_group_by_its_images():
-    # One seed; three groups of 4, 1 and 1 images, of which a gets 2, 1 and 0 right and b none: d = .5, shares times d(g) - d: 0, 1/12, -1/12.
+    # Three groups of 4, 1 and 1 images, of which a gets 2, 1 and 0 right and b none: d = .5; shares times d(g) - d: 0, 1/12, -1/12.
     a = np.array([[1, 1, 0, 0, 1, 0]], bool)
     groups = np.array([0, 0, 0, 0, 1, 2])
     row = evaluation.compare_over_seeds("q", "a", "b", a, np.zeros((1, 6), bool), groups)

@@ -59,7 +59,10 @@ def test_a_table_changed_by_another_hand_is_refused(run):
     run.save_table("audit", TABLE)
     with (run.folder / "results/audit.csv").open("a") as file:
         file.write("edge,9,9\n")
-    with pytest.raises(ArtefactError, match="not the file that 01_data_prep wrote"):
+    with pytest.raises(ArtefactError, match="not the file that 01_data_prep wrote: delete .*/notebooks/01_data_prep.ipynb and run"):
+        run.load_table("audit")
+    (run.folder / "results/audit.csv").unlink()
+    with pytest.raises(ArtefactError, match="audit.csv is missing: delete .*/notebooks/01_data_prep.ipynb and run"):
         run.load_table("audit")
 
 

@@ -122,6 +122,9 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     classes, labels = np.unique(class_names, return_inverse=True)
     _check_groups(classes, labels, group, folder)
     split = split_by(split_protocol, labels, group, published)
+    for part in ("train", "val", "test"):
+        if not (split == part).any():
+            raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {

@@ -112,9 +112,9 @@ def across_classes(data: ImageSet, found: Twins) -> pd.DataFrame:
 def false_alarms(data: ImageSet, found: Twins, thresholds: tuple[float, ...]) -> pd.DataFrame:
     """How often look-alikes that should be no copies are called copies.
 
-    The look-alikes are the pairs (each counted once, however often it was found) that pass the coarse step although their classes differ; whatever is confirmed among them counts as
-    a false alarm, real copies with contradicting labels too, so the rate is an upper bound. ``hi`` is the upper end of its 95%
-    Wilson interval.
+    The look-alikes are the pairs, each counted once, that pass the coarse step although their classes differ; whatever is confirmed
+    among them counts as a false alarm, real copies with contradicting labels too, so the rate is an upper bound. ``hi`` is the upper end
+    of its 95% Wilson interval.
     """
     from statsmodels.stats.proportion import proportion_confint
 

@@ -91,7 +91,12 @@ def _chained(level: np.ndarray, place: np.ndarray, signatures: np.ndarray) -> tu
 
 
 def _patient_folders(ids: list[str], labels: list[str]) -> np.ndarray:
-    parents = [PurePosixPath(name).parent for name in ids]
+    # From the class folder on: the same patient's folder in train and in test is one person's.
+    whole = [PurePosixPath(name).parent for name in ids]
+    parents = [
+        PurePosixPath(*parent.parts[parent.parts.index(label) :]) if label in parent.parts else parent
+        for parent, label in zip(whole, labels, strict=True)
+    ]
     folders: dict[str, set] = {}
     for parent, label in zip(parents, labels, strict=True):
         folders.setdefault(label, set()).add(parent)

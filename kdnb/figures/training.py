@@ -245,7 +245,7 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
 
 
 def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Accuracy of teacher and students in each recorded run, with its interval; a cross where the paper reports one, beside the official split."""
+    """Accuracy of teacher and students in each recorded run, with its interval; on official splits a cross where the paper reports one."""
     theme()
     models = ["teacher", "student_ce", "student_kd"]
     keys = ["dataset", "profile", "split_protocol", "run_seed"]
