@@ -123,7 +123,7 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
             table["confidence"], table["accuracy"], s=10 + 120 * table["n"] / table["n"].max(), color=COLOURS[model], label=NAMES[model]
         )
     axes.set(xlabel="confidence (probability of the predicted class)", ylabel="accuracy", xlim=(0.2, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="point size: number of images", title_fontsize=8)
     return figure
 
 
