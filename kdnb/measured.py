@@ -32,9 +32,9 @@ README = REPOSITORY / "README.md"
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
 NOTE = (
     "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of `data/measured/`, with its "
-    "profile, the images' size and what the teacher started from. The paper's experiment is alike, not the same: 224 pixels, a teacher "
-    "with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set of 33,824 images; here the 6,400 before "
-    "augmentation, and one student throughout (α = 0.4, T = 10)."
+    "profile, the images' size and what the teacher started from. The paper's experiment is alike, not the same: images of 224 pixels (to "
+    "judge by its counts of operations), a teacher with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set "
+    "of 33,824 images; here the 6,400 before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
 TOGETHER = ("student_against_teacher", "distillation_adds", "few_labels")  # claims whose differences mean the same on all data sets
 _MEANS = [
