@@ -113,9 +113,13 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
     """The run's result tables by name, each one as the notebook wrote it.
 
     Raises:
-        ArtefactError: a table was changed since.
+        ArtefactError: a table was changed since, or is missing.
     """
     found = {}
+    for name, signed in info.get("artefacts", {}).items():
+        if name.startswith("results/") and not (folder / name).exists():
+            again = folder / "notebooks" / f"{signed['notebook']}.ipynb"
+            raise ArtefactError(f"{folder / name} is missing: delete {again} and run `make reproduce` again.")
     for path in sorted((folder / "results").glob("*.csv")):
         signed = info.get("artefacts", {}).get(f"results/{path.name}")
         if signed is None or signed["sha256"] != file_hash(path):

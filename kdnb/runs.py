@@ -229,7 +229,8 @@ class Run:
 
     def has_table(self, name: str) -> bool:
         """Whether the run holds ``results/<name>.csv``."""
-        return f"results/{name}.csv" in self.info().get("artefacts", {})
+        file = f"results/{name}.csv"
+        return file in self.info().get("artefacts", {}) and (self.folder / file).exists()
 
     def drop_table(self, name: str) -> None:
         """Remove ``results/<name>.csv`` if there is one: an earlier run of the notebook wrote it, and this one has no such result."""

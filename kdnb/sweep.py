@@ -359,7 +359,7 @@ def train_teacher(
     Returns:
         The history of its epochs: ``epoch``, ``train_loss``, ``val_accuracy``, ``seconds``, ``model``.
     """
-    if run.has_model(name, key):
+    if run.has_model(name, key) and run.has_table(f"{name}_history"):
         run.load_model(name, teacher, key)
         return run.load_table(f"{name}_history")
     unfinished = run.folder / "models" / "unfinished" / f"{name}.safetensors"

@@ -124,6 +124,9 @@ def test_a_changed_table_is_refused(folder, capsys):
         page(folder)
     assert main([str(folder)]) == 2
     assert "tests.csv is not what a notebook of this run wrote" in capsys.readouterr().err
+    (folder / "results" / "tests.csv").unlink()
+    with pytest.raises(ArtefactError, match="tests.csv is missing: delete .*ipynb and run"):
+        page(folder)
     assert not (folder / "report.html").exists()
 
 

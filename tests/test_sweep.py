@@ -235,6 +235,9 @@ def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(mater
     assert np.array_equal(train.images, np.concatenate([material.train.images, material.validation.images]))
     assert np.array_equal(train.labels, np.concatenate([material.train.labels, material.validation.labels]))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    (run.folder / "results" / "teacher_with_validation_history.csv").unlink()
+    sweep.refitted_teacher(run, material)
+    assert len(asked) == 2 and run.has_table("teacher_with_validation_history"), "weights alone do not tell the epochs"
 
 
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
