@@ -75,18 +75,18 @@ def _student_f1(run: Run) -> Measured:
     return above(*mean, 0.94, f"means of {len(rows)} seeds and of their intervals")
 
 
-def _student_against_teacher(run: Run) -> Measured:
+def _gap_to_teacher(run: Run, rule: Callable[..., Measured]) -> Measured:
     row = _comparison(run, "all seeds", "student_kd", "teacher")
-    return above(
-        row["difference"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, mean of {row['seeds']:.0f} seeds minus one teacher"
-    )
+    what = f"test accuracy, mean of {row['seeds']:.0f} seeds minus one teacher"
+    return rule(row["difference"], row["lo"], row["hi"], -NON_INFERIORITY, what)
+
+
+def _student_against_teacher(run: Run) -> Measured:
+    return _gap_to_teacher(run, above)
 
 
 def _student_behind(run: Run) -> Measured:
-    row = _comparison(run, "all seeds", "student_kd", "teacher")
-    return below(
-        row["difference"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, mean of {row['seeds']:.0f} seeds minus one teacher"
-    )
+    return _gap_to_teacher(run, below)
 
 
 def _distillation_adds(run: Run) -> Measured:

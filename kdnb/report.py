@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
-from kdnb.runs import atomic_write, file_hash
+from kdnb.runs import again, atomic_write, file_hash
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {
@@ -118,13 +118,12 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
     found = {}
     for name, signed in info.get("artefacts", {}).items():
         if name.startswith("results/") and not (folder / name).exists():
-            again = folder / "notebooks" / f"{signed['notebook']}.ipynb"
-            raise ArtefactError(f"{folder / name} is missing: delete {again} and run `make reproduce` again.")
+            raise ArtefactError(f"{folder / name} is missing: {again(folder, signed)}.")
     for path in sorted((folder / "results").glob("*.csv")):
         signed = info.get("artefacts", {}).get(f"results/{path.name}")
         if signed is None or signed["sha256"] != file_hash(path):
-            cure = "" if signed is None else f" and {folder / 'notebooks' / signed['notebook']}.ipynb"
-            raise ArtefactError(f"{path} is not what a notebook of this run wrote: delete it{cure} and run `make reproduce` again.")
+            cure = "delete it" if signed is None else again(folder, signed)
+            raise ArtefactError(f"{path} is not what a notebook of this run wrote: {cure}.")
         found[path.stem] = pd.read_csv(path, keep_default_na=False, na_values=[""])
     return found
 

@@ -194,18 +194,13 @@ class Run:
         path = self.folder / name
         signed = self.info().get("artefacts", {}).get(name)
         if signed is not None and (not path.exists() or signed["sha256"] != file_hash(path)):
-            # make looks at executed notebooks only: the one that wrote the file has to go for it to run again.
             state = "missing" if not path.exists() else f"not the file that {signed['notebook']} wrote"
-            raise ArtefactError(f"{path} is {state}: {self._again(name)}.")
+            raise ArtefactError(f"{path} is {state}: {again(self.folder, signed)}.")
         if signed is None:
             raise ArtefactError(
                 f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order)."
             )
         return path
-
-    def _again(self, name: str) -> str:
-        notebook = self.info()["artefacts"][name]["notebook"]
-        return f"delete {self.folder / 'notebooks' / notebook}.ipynb and run `make reproduce` again"
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
@@ -290,17 +285,24 @@ class Run:
         """
         from safetensors.torch import load_file
 
-        path = self._checked(f"models/{name}.safetensors")
+        file = f"models/{name}.safetensors"
+        path = self._checked(file)
+        cure = again(self.folder, self.info()["artefacts"][file])
         try:
             with safe_open(path, framework="pt") as file:
                 found = (file.metadata() or {}).get("key")
             if key is not None and found != key:
-                raise ArtefactError(f"{path} was made from other data or settings: {self._again(f'models/{name}.safetensors')}.")
+                raise ArtefactError(f"{path} was made from other data or settings: {cure}.")
             model.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise ArtefactError(f"{path} cannot be loaded ({reason}): {self._again(f'models/{name}.safetensors')}.") from error
+            raise ArtefactError(f"{path} cannot be loaded ({reason}): {cure}.") from error
         return model.eval()
+
+
+def again(folder: Path, signed: dict[str, str]) -> str:
+    """What makes a run's damaged artefact anew: make looks at executed notebooks only, so the one that wrote it has to go."""
+    return f"delete {folder / 'notebooks' / signed['notebook']}.ipynb and run `make reproduce` again"
 
 
 def start(notebook: str, **parameters: Any) -> Run:

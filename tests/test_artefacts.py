@@ -149,7 +149,9 @@ def test_what_another_run_wrote_is_refused(name, tmp_path):
         run.save_table("sweep", pd.DataFrame({"seed": [seed]}))
         run.save_model("student", models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=seed), "k")
     shutil.copy(there.folder / name, here.folder / name)
-    with pytest.raises(ArtefactError, match="is not the file that test wrote: delete"):
+    with pytest.raises(
+        ArtefactError, match="is not the file that test wrote: delete .*/notebooks/test.ipynb and run `make reproduce` again"
+    ):
         here.load_table("sweep") if name.endswith("csv") else here.load_model("student", models.StudentCNN(4, (4, 8, 8)), "k")
 
 
