@@ -21,7 +21,7 @@ from kdnb.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
-from kdnb.runs import atomic_write
+from kdnb.runs import atomic_write, in_common
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 
@@ -63,8 +63,8 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
     for path in kept.glob("*.csv"):
         if path.stem not in found:  # an earlier record of this run had it
             path.unlink()
-    provenance = {name: info.get(name, {}) for name in ("run", "environment", "data", "teacher")}
-    provenance["budget"] = _budgets(info.get("budget", {}))
+    provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher")}
+    provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:
         path.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -72,14 +72,6 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
         with atomic_write(measured / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     return kept
-
-
-def _budgets(by_notebook: dict[str, dict]) -> dict:
-    """What the notebooks had in common, once, and under each notebook's name what only it had."""
-    first = next(iter(by_notebook.values()), {})
-    common = {name: value for name, value in first.items() if all(budget.get(name) == value for budget in by_notebook.values())}
-    own = {notebook: {name: value for name, value in values.items() if name not in common} for notebook, values in by_notebook.items()}
-    return common | {notebook: values for notebook, values in own.items() if values}
 
 
 def _runs(measured: Path) -> Iterator[tuple[Path, dict]]:
@@ -105,10 +97,12 @@ def recorded(measured: Path = MEASURED) -> pd.DataFrame:
         table = pd.concat([by_model.size().rename("seeds"), by_model["n"].first(), mean, spread], axis=1).reset_index()
         for position, (column, name) in enumerate(_RUN.items()):
             table.insert(position, column, run[name])
+        machine = provenance["environment"]
+        machine = machine | machine.get("03_distillation", {})  # the notebook that trained and scored these models
         facts = {
-            "commit": provenance["environment"].get("commit"),
+            "commit": machine.get("commit"),
             "date": provenance["date"],
-            "device": provenance["environment"]["device"],
+            "device": machine["device"],
             "pixels": provenance["budget"].get("image_size"),
             "teacher_weights": provenance["teacher"].get("weights"),
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
-from kdnb.runs import again, atomic_write, file_hash
+from kdnb.runs import again, atomic_write, file_hash, in_common
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {
@@ -218,14 +218,16 @@ def verdicts(found: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
     return {heading: sentences for heading, sentences in made.items() if sentences}
 
 
+def _of_machine(values: dict) -> str:
+    """``packages``, or what was otherwise for one notebook than for the others."""
+    return ", ".join(f"{name} {_of_machine(value) if isinstance(value, dict) else value}" for name, value in values.items())
+
+
 def provenance(info: dict) -> list[tuple[str, str]]:
     """What the numbers depend on, from ``run.json``."""
-    run, machine = info.get("run", {}), info.get("environment", {})
-    rows = [(name, str(value)) for name, value in run.items()]
-    rows += [(name, str(machine[name])) for name in ("device", "cpu", "threads", "python", "commit") if name in machine]
-    if machine.get("modified"):
-        rows.append(("working tree", "changed since that commit"))
-    rows += [("packages", ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items()))]
+    rows = [(name, str(value)) for name, value in info.get("run", {}).items()]
+    machine = in_common(info.get("environment", {}))
+    rows += [(name, _of_machine(value) if isinstance(value, dict) else str(value)) for name, value in machine.items()]
     for section in ("data", "teacher"):
         rows += [(f"{section}: {name}", str(value)) for name, value in info.get(section, {}).items() if not isinstance(value, (dict, list))]
     return rows

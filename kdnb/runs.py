@@ -300,6 +300,14 @@ class Run:
         return model.eval()
 
 
+def in_common(by_notebook: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A section of ``run.json`` that each notebook writes: what all of them say, once, and under a notebook's name what differs in it."""
+    first = next(iter(by_notebook.values()), {})
+    common = {name: value for name, value in first.items() if all(said.get(name) == value for said in by_notebook.values())}
+    own = {notebook: {name: value for name, value in said.items() if name not in common} for notebook, said in by_notebook.items()}
+    return common | {notebook: values for notebook, values in own.items() if values}
+
+
 def again(folder: Path, signed: dict[str, str]) -> str:
     """What makes a run's damaged artefact anew: make looks at executed notebooks only, so the one that wrote it has to go."""
     return f"delete {folder / 'notebooks' / signed['notebook']}.ipynb and run `make reproduce` again"
@@ -326,6 +334,6 @@ def start(notebook: str, **parameters: Any) -> Run:
                 f"{run.folder} holds a run whose {name} is {held.get(name)!r}, not {value!r}: delete it or use another folder."
             )
     run.record("run", asked)
-    run.record("environment", environment())
+    run.record("environment", {notebook: environment()})
     run.record("budget", {notebook: asdict(settings.budget)})
     return run

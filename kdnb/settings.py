@@ -33,6 +33,7 @@ class Budget:
     seeds: tuple[int, ...]
     ablation_seeds: int  # of these, how many for students of another depth or pooling
     refit_seeds: int  # of these, how many for students that also learn from the validation images; 0: none
+    refit_teachers: int  # of these, how many for teachers that learn from them, too; the first teaches those students
     alphas: tuple[float, ...]
     temperatures: tuple[float, ...]
     samples_per_class: int

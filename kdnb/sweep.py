@@ -353,6 +353,7 @@ def train_teacher(
     validation: training.Examples,
     recipe: training.Recipe,
     key: str,
+    seed: int,
 ) -> pd.DataFrame:
     """Train ``teacher`` in place by cross-entropy and store it under ``name``, or load it if the run holds it under the same key.
 
@@ -363,7 +364,7 @@ def train_teacher(
         run.load_model(name, teacher, key)
         return run.load_table(f"{name}_history")
     unfinished = run.folder / "models" / "unfinished" / f"{name}.safetensors"
-    options = {"seed": run.settings.seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
+    options = {"seed": seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
     fitted = training.fit(teacher, train, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
     history = run.save_table(f"{name}_history", fitted.history.assign(model="teacher"))
     run.save_model(name, teacher, key)
@@ -371,12 +372,15 @@ def train_teacher(
     return history
 
 
-def refitted_teacher(run: Run, whole: Material) -> torch.nn.Module:
-    """Notebook 02's teacher once more: the same start, recipe and order, but the images of training and validation together."""
+def refitted_teacher(run: Run, whole: Material, seed: int) -> torch.nn.Module:
+    """Notebook 02's teacher once more: the same recipe, but the images of training and validation together.
+
+    With the run's seed its start and its order are that teacher's, too; another seed tells what luck there is in training a teacher.
+    """
     taught = run.info()["teacher"]
-    teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], run.settings.seed)
-    recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation")
-    train_teacher(run, "teacher_with_validation", teacher, _both(whole), whole.validation, recipe, key)
+    teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], seed)
+    recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation", seed)
+    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, _both(whole), whole.validation, recipe, key, seed)
     return teacher
 
 

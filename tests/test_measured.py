@@ -44,7 +44,7 @@ SCORES = pd.DataFrame(
 def finished(tmp_path):
     run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "07_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": 0})
-    run.record("environment", {"device": "cpu"})
+    run.record("environment", {"03_distillation": {"device": "cpu", "commit": "a"}, "07_report": {"device": "cpu", "commit": "b"}})
     run.record("budget", {"03_distillation": {"image_size": 64}})
     run.record("teacher", {"weights": "scratch"})
     run.save_table("classification", SCORES)
@@ -176,7 +176,9 @@ def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished,
     kept = record(finished, tmp_path / "measured")
     assert sorted(path.name for path in kept.iterdir()) == ["classification.csv", "provenance.json"]
     provenance = json.loads((kept / "provenance.json").read_text())
-    assert provenance["run"]["dataset"] == "brain_tumor" and provenance["environment"] == {"device": "cpu"}
+    assert provenance["run"]["dataset"] == "brain_tumor" and provenance["run"]["seed"] == 0
+    assert provenance["environment"] == {"device": "cpu", "03_distillation": {"commit": "a"}, "07_report": {"commit": "b"}}
+    assert set(recorded(tmp_path / "measured")["commit"]) == {"a"}, "the one that the models were trained by"
     assert str(tmp_path) not in (kept / "provenance.json").read_text()
 
 

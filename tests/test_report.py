@@ -44,7 +44,8 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY4
 def folder(tmp_path):
     run = Run(resolve(run_dir=tmp_path), "07_report")
     run.record("run", {"dataset": "phantom", "profile": "smoke", "seed": 0, "split_protocol": "official"})
-    run.record("environment", {"device": "cpu", "packages": {"torch": "2.14.1"}})
+    machine = {"device": "cpu", "packages": {"torch": "2.14.1"}}
+    run.record("environment", {"03_distillation": machine, "06_fidelity_benchmark": machine | {"device": "a GPU"}})
     run.save_table("classification", CLASSIFICATION)
     run.save_table("tests", TESTS)
     output = new_output("display_data", data={"image/png": PNG, "text/plain": 'A curve <that> "rises".'}, metadata={})
@@ -132,6 +133,7 @@ def test_a_changed_table_is_refused(folder, capsys):
 
 def test_the_provenance_is_shown(folder):
     text = page(folder)
+    assert "<dt>06_fidelity_benchmark</dt><dd>device a GPU</dd>" in text, "made elsewhere, and says so"
     assert "torch 2.14.1" in text and "Data set phantom, profile smoke, seed 0, split official." in text
 
 

@@ -165,8 +165,9 @@ def test_damaged_run_json_is_refused_in_one_sentence(run):
 def test_run_json_tells_where_the_numbers_come_from(started):
     info = started.info()
     assert info["run"] == {"dataset": "phantom", "profile": "smoke", "seed": 0, "split_protocol": "official"}
-    assert set(info["environment"]) >= {"python", "packages", "device", "cpu", "threads", "commit"}
-    assert info["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    where = info["environment"]["01_data_prep"]
+    assert set(where) >= {"python", "packages", "device", "cpu", "threads", "commit"}
+    assert where["packages"]["torch"] == torch.__version__.split("+")[0]
     assert info["budget"]["01_data_prep"]["image_size"] == 32
 
 

@@ -374,7 +374,7 @@ def test_a_class_named_like_a_script_is_text_on_the_page(tmp_path):
 
     run = Run(resolve(run_dir=tmp_path), "03_distillation")
     run.record("run", {"dataset": "folder:<script>", "profile": "smoke", "seed": 0, "split_protocol": "official"})
-    run.record("environment", {"device": "cpu", "packages": {"torch": "2.14.1"}})
+    run.record("environment", {"03_distillation": {"device": "cpu", "packages": {"torch": "2.14.1"}}})
     name = "<img src=x onerror=alert(1)>"
     run.save_table("per_class", pd.DataFrame({"model": ["teacher"], "class": [name], "f1": [0.5], "n": [3]}))
     assert "&lt;script&gt;" in page(tmp_path) and "<script>" not in page(tmp_path) and name not in page(tmp_path)

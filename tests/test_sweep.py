@@ -229,15 +229,19 @@ def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(mater
     recipe = training.Recipe(epochs=1, batch_size=32, views=1)
     run.record("teacher", {"key": "the first", "weights": "scratch", "head": "plain", "recipe": asdict(recipe)})
     monkeypatch.setattr(training, "fit", lambda *given, **options: asked.append(given) or fit(*given, **options))
-    first, again = (sweep.refitted_teacher(run, material) for _ in range(2))
+    first, again = (sweep.refitted_teacher(run, material, 0) for _ in range(2))
     [(_, train, _, used, _)] = asked
     assert used == recipe
     assert np.array_equal(train.images, np.concatenate([material.train.images, material.validation.images]))
     assert np.array_equal(train.labels, np.concatenate([material.train.labels, material.validation.labels]))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
-    (run.folder / "results" / "teacher_with_validation_history.csv").unlink()
-    sweep.refitted_teacher(run, material)
-    assert len(asked) == 2 and run.has_table("teacher_with_validation_history"), "weights alone do not tell the epochs"
+    (run.folder / "results" / "teacher_with_validation_s0_history.csv").unlink()
+    sweep.refitted_teacher(run, material, 0)
+    assert len(asked) == 2 and run.has_table("teacher_with_validation_s0_history"), "weights alone do not tell the epochs"
+    other = sweep.refitted_teacher(run, material, 1)
+    assert len(asked) == 3 and not all(torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+    beside = sweep.refitted_teacher(run, material, 0)
+    assert len(asked) == 3 and all(torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items())
 
 
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
