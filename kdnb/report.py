@@ -54,6 +54,11 @@ TABLES = {
         "one loss: gain in hits on test images that become known with them, and on those that stay new",
         (),
     ),
+    "new_images": (
+        "Only images that are new",
+        "one network, scored on the test images of which neither training nor validation has a copy or the person",
+        (),
+    ),
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),

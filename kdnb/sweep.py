@@ -392,13 +392,27 @@ def _confusion(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return np.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).reshape(classes, classes)
 
 
-def scores(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray, samples: int) -> pd.DataFrame:
-    """One row per cell: what it is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`)."""
-    rows = []
+def scores(
+    results: dict[Cell, Trained],
+    labels: np.ndarray,
+    groups: np.ndarray,
+    samples: int,
+    *,
+    teachers: dict[int, np.ndarray] | None = None,
+    where: np.ndarray | slice = slice(None),
+) -> pd.DataFrame:
+    """What each network is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`): one row each.
+
+    Args:
+        results: the cells' students. teachers: seed -> test logits ``(N, C)``; their rows come first.
+        where: which of the test images count, ``(N,)`` bool; all by default.
+    """
+    what = {"model": "teacher", "loss": "ce", "alpha": 1.0, "temperature": 1.0}
+    said = [(what | {"seed": seed}, logits) for seed, logits in (teachers or {}).items()]
     for one, trained in results.items():
         what = {"model": f"student_{one.arm}", "loss": one.arm, "alpha": one.alpha, "temperature": one.temperature, "seed": one.seed}
-        rows.append(what | classification_scores(labels, trained.test_logits, groups, samples=samples))
-    return pd.DataFrame(rows)
+        said.append((what, trained.test_logits))
+    return pd.DataFrame(what | classification_scores(labels[where], z[where], groups[where], samples=samples) for what, z in said)
 
 
 def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFrame:

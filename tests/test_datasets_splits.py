@@ -108,6 +108,8 @@ def test_leak_free_leaves_out_published_test_images_with_a_copy_in_training(tmp_
             image.save(path)
     leaky, free, again = (datasets.load(f"folder:{tmp_path / 'set'}", 64, None, protocol) for protocol in SPLIT_PROTOCOLS)
     assert len(leaky.index("test")) == 24 and len(free.index("test")) == 16 and (free.split == "").sum() == 8
+    for part in ("train", "val"):
+        assert np.array_equal(leaky.ids[leaky.index(part)], free.ids[free.index(part)]), "one training serves both"
     assert audit.leaks(leaky, audit.twins(leaky)).set_index("shared with training").loc["near copy", "test_images"] == 8
     for data in (free, again):
         assert audit.leaks(data, audit.twins(data))["test_images"].sum() == 0

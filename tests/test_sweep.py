@@ -244,6 +244,19 @@ def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(mater
     assert len(asked) == 3 and all(torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items())
 
 
+def test_scores_have_a_row_for_each_network_on_the_images_asked_for(material, tmp_path):
+    cells, labels, groups = small_grid()[:2], material.test.labels, np.arange(len(material.test)).astype(str)
+    found = sweep.run_cells(run_at(tmp_path), cells, material, jobs=1)
+    right = np.eye(material.num_classes)[labels]
+    where = np.arange(len(labels)) % 3 == 0
+    table = sweep.scores(found, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
+    assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{one.arm}" for one in cells)]
+    assert table["seed"].tolist() == [7, 8, *(one.seed for one in cells)]
+    assert (table["n"] == where.sum()).all() and table["f1_macro"].tolist()[:2] == [1.0, 0.0]
+    assert table["accuracy"].tolist()[2:] == [float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()]
+    assert sweep.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
+
+
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
 
 
