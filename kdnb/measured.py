@@ -225,6 +225,23 @@ def _without_leaks(runs: pd.DataFrame) -> list[str]:
     return [f"- **{what}** {'; '.join(found)}."] if found else []
 
 
+def _on_new_images(measured: Path) -> list[str]:
+    """A line with the taught student's accuracy on those official test images that neither training nor validation knows."""
+    whole, new, found = tables_of("classification", measured), tables_of("new_images", measured), []
+    for folder, provenance in _runs(measured):
+        if provenance["run"]["split_protocol"] == "official" and folder.name in new:
+            asked = "model == 'student_kd'"
+            row = new[folder.name].query(f"{asked} and learned_from == 'training'")[["n", "accuracy"]].mean()
+            of_all = whole[folder.name].query(asked)[["n", "accuracy"]].mean()
+            if row["n"] < of_all["n"]:
+                dataset = provenance["run"]["dataset"]
+                found.append(
+                    f"`{dataset}`: {row['accuracy']:.3f} on {row['n']:.0f} of {of_all['n']:.0f} images (on all {of_all['accuracy']:.3f})"
+                )
+    what = "And on those official test images of which training and validation know neither a copy nor the person?"
+    return [f"- **{what}** {'; '.join(found)}."] if found else []
+
+
 def _over_all(claim: str, measured: Path) -> str:
     found = effects(claim, measured) if claim in TOGETHER else []
     if len(found) < 2:
@@ -246,7 +263,10 @@ def answer(measured: Path = MEASURED) -> str:
             ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (min(values), max(values)))
             runs = f"{len(tested)} recorded run{'s' * (len(tested) > 1)}"
             lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
-    return "\n".join(lines + _without_leaks(recorded(measured))) or "No full run is recorded yet (`make record RUN=runs/...`)."
+    return (
+        "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured))
+        or "No full run is recorded yet (`make record RUN=runs/...`)."
+    )
 
 
 def with_part(readme: str, name: str, text: str) -> str:

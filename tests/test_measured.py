@@ -155,6 +155,19 @@ def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     assert "does not leak?** `brain_tumor`: official 0.971, regrouped 0.500." in answer(tmp_path / "measured")
 
 
+def test_the_answer_says_what_holds_on_images_that_nothing_knows(finished, tmp_path):
+    new = pd.DataFrame({"model": "student_kd", "learned_from": ["training", "training", "training and validation"]})
+    run = Run(resolve(run_dir=finished), "03_distillation")
+    run.save_table("new_images", new.assign(n=274, accuracy=[0.9, 0.94, 0.99]))
+    (finished / "report.html").touch()
+    record(finished, tmp_path / "measured")
+    assert "`brain_tumor`: 0.920 on 274 of 1311 images (on all 0.971)." in answer(tmp_path / "measured").splitlines()[-1]
+    run.save_table("new_images", new.assign(n=1311, accuracy=0.9))  # all are new
+    (finished / "report.html").touch()
+    record(finished, tmp_path / "measured")
+    assert "0.971" not in answer(tmp_path / "measured")
+
+
 def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
     claims = pd.DataFrame(
         {
