@@ -48,7 +48,7 @@ TABLES = {
         (),
     ),
     "few_images": ("Few labelled images", "one student of the positive control: it saw a few images, its teacher all", ()),
-    "with_validation": ("With the images of validation", "one student that learned from the images of training and validation", ()),
+    "with_validation": ("With the images of validation", "one network that learned from the images of training and validation", ()),
     "gains": (
         "What the images of validation add",
         "one loss: gain in hits on test images that become known with them, and on those that stay new",
