@@ -3,6 +3,7 @@
 import _thread
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -123,9 +124,13 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
     endless = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)})
     threads = torch.get_num_threads()
     interrupt = threading.Timer(3.0, _thread.interrupt_main)
-    interrupt.start()
-    with pytest.raises(KeyboardInterrupt):
-        sweep.run_cells(run_at(tmp_path), small_grid(), endless, jobs=2)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    try:
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run_cells(run_at(tmp_path), small_grid(), endless, jobs=2)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert interrupt.finished.is_set() and torch.get_num_threads() == threads
     time.sleep(1.0)
     before = time.process_time()
