@@ -16,6 +16,7 @@ from kdnb.measured import (
     README,
     answer,
     effects,
+    in_brief,
     main,
     readme_now,
     readme_table,
@@ -56,7 +57,7 @@ def finished(tmp_path):
 def test_the_readme_shows_exactly_what_is_recorded():
     text = README.read_text(encoding="utf-8")
     assert readme_now(text) == text, "make record RUN=... writes it"
-    assert answer() in text and readme_table() in text
+    assert in_brief() in text and answer() in text and readme_table() in text
 
 
 def test_every_summary_follows_from_the_recorded_tables():
@@ -110,6 +111,9 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
     assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *yes* in 2; -0.2 to +1.2 points of accuracy.")
     assert second.endswith("Of 2 recorded runs: *undecided* in 1, *no* in 1; -3.0 to +0.1 points of accuracy.")
     assert third.endswith("*yes* in 2; 431 times."), "a claim that no run can test has no line"
+    _, accuracy, explanations, data = in_brief(measured).split("\n\n")
+    assert "keeps up with its teacher in 2 of 2; " in accuracy and " in 0 of 2 (1 against, 1 undecided) where all" in accuracy
+    assert "200 times faster than SHAP on the teacher in 2 of 2, as" in explanations and data.endswith(" in 0 of 0.")
 
 
 def _records(finished, measured, name, difference, **run):
