@@ -62,6 +62,12 @@ TABLES = {
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),
+    "lengths": ("Longer training", "one student of cross-entropy alone, by what it learned from and for how many epochs", ()),
+    "length_gains": (
+        "What longer training adds",
+        "gain in hits, longer minus shorter training, on test images that training knows a copy or the person of, or not",
+        (),
+    ),
     "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all questions", ()),
     "met": ("Time for an explanation", "one method on one model (mean execution time, MET)", ()),
     "fidelity_summary": ("Fidelity", "one method by one metric in one class; intervals are 95% bootstrap intervals", ()),

@@ -28,6 +28,7 @@ class Budget:
     max_images: int
     teacher_epochs: int
     student_epochs: int
+    long_epochs: int  # for students of cross-entropy that show what longer training buys; 0: none
     views: int
     batch_size: int
     seeds: tuple[int, ...]
@@ -64,6 +65,7 @@ _COUNT = (lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0
 _RULES = {
     "image_size": (lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0, "a multiple of 16 from 32 to 1024"),
     "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
+    "long_epochs": _COUNT,
     "refit_seeds": _COUNT,
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
     "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),

@@ -318,19 +318,26 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
     return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
 
 
+def of_length(whole: Material, epochs: int, *, validation: bool) -> Material:
+    """The material for students of cross-entropy alone that train for ``epochs``, with the images of validation among those of training
+    or without. It has no bank: no teacher is asked.
+    """
+    parts = (whole.train, whole.validation)[: 1 + validation]
+    train = training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+    key = content_key(whole.key, "with validation") if validation else whole.key
+    folder = "cells" + "_with_validation" * validation + f"_{epochs}_epochs" * (epochs != whole.recipe.epochs)
+    return replace(
+        whole, train=train, bank=np.empty((0, 0, 0), np.float32), recipe=replace(whole.recipe, epochs=epochs), key=key, folder=folder
+    )
+
+
 def with_validation(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
     """The material with the images of validation among those of training; :func:`refitted_teacher` has learned from both, too.
 
     What its students say of validation is no measure any more: nothing may be chosen by it.
     """
-    train, key = _both(whole), content_key(whole.key, "with validation")
-    bank = _bank(run, "bank_with_validation", train, teacher, whole.recipe.views, key)
-    return replace(whole, train=train, bank=bank, key=key, folder="cells_with_validation")
-
-
-def _both(whole: Material) -> training.Examples:
-    parts = (whole.train, whole.validation)
-    return training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+    both = of_length(whole, whole.recipe.epochs, validation=True)
+    return replace(both, bank=_bank(run, "bank_with_validation", both.train, teacher, both.recipe.views, both.key))
 
 
 def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
@@ -380,7 +387,8 @@ def refitted_teacher(run: Run, whole: Material, seed: int) -> torch.nn.Module:
     taught = run.info()["teacher"]
     teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], seed)
     recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation", seed)
-    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, _both(whole), whole.validation, recipe, key, seed)
+    both = of_length(whole, whole.recipe.epochs, validation=True).train
+    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed)
     return teacher
 
 
