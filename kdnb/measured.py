@@ -252,6 +252,20 @@ def _on_new_images(measured: Path) -> list[str]:
     return [f"- **{what}** {'; '.join(found)}."] if found else []
 
 
+def _trained_longer(measured: Path) -> list[str]:
+    """A line with the macro F1 of students of the labels alone by how long they trained, and their accuracy on new images."""
+    tables, found = tables_of("lengths", measured), []
+    for folder, provenance in _runs(measured):
+        table = tables.get(folder.name)
+        if table is not None and provenance["run"]["split_protocol"] == "official" and table["accuracy_known"].notna().all():
+            means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
+            f1 = ", ".join(f"{f1:.3f} ({learned_from}, {epochs} epochs)" for (learned_from, epochs), f1 in means["f1_macro"].items())
+            new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
+            found.append(f"`{provenance['run']['dataset']}`: F1 {f1}; accuracy on images that training does not know {new}")
+    what = "What does longer training add? Students of the labels alone, by what they learned from:"
+    return [f"- **{what}** {'; '.join(found)}."] if found else []
+
+
 def _over_all(claim: str, measured: Path) -> str:
     found = effects(claim, measured) if claim in TOGETHER else []
     if len(found) < 2:
@@ -291,7 +305,7 @@ def answer(measured: Path = MEASURED) -> str:
             runs = f"{len(tested)} recorded run{'s' * (len(tested) > 1)}"
             lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
     return (
-        "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured))
+        "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured) + _trained_longer(measured))
         or "No full run is recorded yet (`make record RUN=runs/...`)."
     )
 

@@ -172,6 +172,21 @@ def test_the_answer_says_what_holds_on_images_that_nothing_knows(finished, tmp_p
     assert "0.971" not in answer(tmp_path / "measured")
 
 
+def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
+    lengths = pd.DataFrame({"learned_from": ["training"] * 3 + ["training and validation"] * 2, "epochs": [8, 8, 48, 8, 48]})
+    lengths = lengths.assign(f1_macro=[0.7, 0.8, 0.9, 0.85, 0.99], accuracy_known=0.9, accuracy_new=[0.5, 0.6, 0.5, 0.6, 0.6])
+    run = Run(resolve(run_dir=finished), "04_temperature_sweep")
+    run.save_table("lengths", lengths)
+    (finished / "report.html").touch()
+    record(finished, tmp_path / "measured")
+    last = answer(tmp_path / "measured").splitlines()[-1]
+    assert "`brain_tumor`: F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and val" in last
+    assert last.endswith("; accuracy on images that training does not know 0.550, then 0.500.")
+    run.save_table("lengths", lengths.assign(accuracy_known=float("nan")))  # as on the phantom: training knows no test image
+    record(finished, tmp_path / "measured")
+    assert "longer training" not in answer(tmp_path / "measured")
+
+
 def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
     claims = pd.DataFrame(
         {
