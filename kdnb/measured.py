@@ -88,7 +88,7 @@ def recorded(measured: Path = MEASURED) -> pd.DataFrame:
     means over seeds; ``parameters`` and ``macs`` of one network; commit, date, device, the images' size in ``pixels``, the teacher's
     weights at the start and the hashes of data and split.
     """
-    found = [pd.DataFrame(columns=["dataset", "profile", "split_protocol", "model"])]
+    found = [pd.DataFrame(columns=[*_RUN, "model"])]
     for folder, provenance in _runs(measured):
         run, data = provenance["run"], provenance["data"]
         by_model = pd.read_csv(folder / "classification.csv").groupby("model", sort=False)
@@ -225,45 +225,51 @@ _QUESTIONS = {
 }
 
 
+def _line(what: str, found: list[str]) -> list[str]:
+    return [f"- **{what}** {'; '.join(found)}."] if found else []
+
+
 def _without_leaks(runs: pd.DataFrame) -> list[str]:
     """A line with the taught student's accuracy on the official split and on one without leaks, where a data set has both."""
     taught = runs[runs["model"] == "student_kd"]
     official = taught["split_protocol"] == "official"
     both = taught[official].merge(taught[~official], on=["dataset", "profile", "run_seed"], suffixes=("_official", ""))
     found = [f"`{row.dataset}`: official {row.accuracy_official:.3f}, {row.split_protocol} {row.accuracy:.3f}" for row in both.itertuples()]
-    what = "What is left of the taught student's accuracy where the split does not leak?"
-    return [f"- **{what}** {'; '.join(found)}."] if found else []
+    return _line("What is left of the taught student's accuracy where the split does not leak?", found)
+
+
+def _official(name: str, measured: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """The recorded runs on an official split that have the table ``name``: each one's folder, data set and table."""
+    tables = tables_of(name, measured)
+    for folder, provenance in _runs(measured):
+        if provenance["run"]["split_protocol"] == "official" and folder.name in tables:
+            yield folder.name, provenance["run"]["dataset"], tables[folder.name]
 
 
 def _on_new_images(measured: Path) -> list[str]:
     """A line with the taught student's accuracy on those official test images that neither training nor validation knows."""
-    whole, new, found = tables_of("classification", measured), tables_of("new_images", measured), []
-    for folder, provenance in _runs(measured):
-        if provenance["run"]["split_protocol"] == "official" and folder.name in new:
-            asked = "model == 'student_kd'"
-            row = new[folder.name].query(f"{asked} and learned_from == 'training'")[["n", "accuracy"]].mean()
-            of_all = whole[folder.name].query(asked)[["n", "accuracy"]].mean()
-            if row["n"] < of_all["n"]:
-                dataset = provenance["run"]["dataset"]
-                found.append(
-                    f"`{dataset}`: {row['accuracy']:.3f} on {row['n']:.0f} of {of_all['n']:.0f} images (on all {of_all['accuracy']:.3f})"
-                )
-    what = "And on those official test images of which training and validation know neither a copy nor the person?"
-    return [f"- **{what}** {'; '.join(found)}."] if found else []
+    whole, found = tables_of("classification", measured), []
+    for run, dataset, new in _official("new_images", measured):
+        asked = "model == 'student_kd'"
+        row = new.query(f"{asked} and learned_from == 'training'")[["n", "accuracy"]].mean()
+        of_all = whole[run].query(asked)[["n", "accuracy"]].mean()
+        if row["n"] < of_all["n"]:
+            found.append(
+                f"`{dataset}`: {row['accuracy']:.3f} on {row['n']:.0f} of {of_all['n']:.0f} images (on all {of_all['accuracy']:.3f})"
+            )
+    return _line("And on those official test images of which training and validation know neither a copy nor the person?", found)
 
 
 def _trained_longer(measured: Path) -> list[str]:
     """A line with the macro F1 of students of the labels alone by how long they trained, and their accuracy on new images."""
-    tables, found = tables_of("lengths", measured), []
-    for folder, provenance in _runs(measured):
-        table = tables.get(folder.name)
-        if table is not None and provenance["run"]["split_protocol"] == "official" and table["accuracy_known"].notna().all():
+    found = []
+    for _, dataset, table in _official("lengths", measured):
+        if table["accuracy_known"].notna().all():
             means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
             f1 = ", ".join(f"{f1:.3f} ({learned_from}, {epochs} epochs)" for (learned_from, epochs), f1 in means["f1_macro"].items())
             new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
-            found.append(f"`{provenance['run']['dataset']}`: F1 {f1}; accuracy on images that training does not know {new}")
-    what = "What does longer training add? Students of the labels alone, by what they learned from:"
-    return [f"- **{what}** {'; '.join(found)}."] if found else []
+            found.append(f"`{dataset}`: F1 {f1}; accuracy on images that training does not know {new}")
+    return _line("What does longer training add? Students of the labels alone, by what they learned from:", found)
 
 
 def _over_all(claim: str, measured: Path) -> str:
@@ -274,35 +280,32 @@ def _over_all(claim: str, measured: Path) -> str:
     return f"; over the official splits of {len(found) - 1} data sets {mean:+.1f} [{lo:+.1f}, {hi:+.1f}]"
 
 
-def _tested(claim: str, measured: Path) -> list[pd.Series]:
-    """The row of ``claim`` in each recorded run that can test it."""
-    rows = [row for table in tables_of("claims", measured).values() for _, row in table.iterrows() if row["claim"] == claim]
-    return [row for row in rows if row["verdict"] != NOT_TESTABLE]
+def _tested(measured: Path) -> pd.DataFrame:
+    """The claims that a recorded run can test, of all runs one below the other: the columns of ``claims.csv``."""
+    claims = pd.concat([pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()], ignore_index=True)
+    return claims[claims["verdict"] != NOT_TESTABLE]
 
 
 def in_brief(measured: Path = MEASURED) -> str:
     """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim was reproduced."""
-
-    def counted(claim: str) -> str:
-        found = Counter(row["verdict"] for row in _tested(claim, measured))
+    tested, counts = _tested(measured), {}
+    for claim in _QUESTIONS:
+        found = Counter(tested.loc[tested["claim"] == claim, "verdict"])
         others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-        return f"in {found[REPRODUCED]} of {found.total()}" + f" ({others})" * bool(others)
-
-    counts = {claim: counted(claim) for claim in _QUESTIONS}
+        counts[claim] = f"in {found[REPRODUCED]} of {found.total()}" + f" ({others})" * bool(others)
     return "\n\n".join(["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)])
 
 
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
-    lines = []
+    tested, lines = _tested(measured), []
     for claim, (question, factor, unit) in _QUESTIONS.items():
-        tested = _tested(claim, measured)
-        if tested:
-            counts = Counter(row["verdict"] for row in tested)
-            values = [factor * row["measured"] for row in tested]
-            said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in counts.most_common())
-            ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (min(values), max(values)))
-            runs = f"{len(tested)} recorded run{'s' * (len(tested) > 1)}"
+        rows = tested[tested["claim"] == claim]
+        if len(rows):
+            values = factor * rows["measured"]
+            said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common())
+            ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (values.min(), values.max()))
+            runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
             lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
     return (
         "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured) + _trained_longer(measured))

@@ -60,6 +60,11 @@ def test_the_readme_shows_exactly_what_is_recorded():
     assert in_brief() in text and answer() in text and readme_table() in text
 
 
+def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):
+    said = "No full run is recorded yet (`make record RUN=runs/...`)."
+    assert answer(tmp_path) == readme_table(tmp_path) == said and "in 0 of 0;" in in_brief(tmp_path)
+
+
 def test_every_summary_follows_from_the_recorded_tables():
     made = summaries()
     assert made and {f"{name}.csv" for name in made} == {path.name for path in MEASURED.glob("*.csv")}
