@@ -94,18 +94,24 @@ def _distillation_adds(run: Run) -> Measured:
     return above(row["difference"], row["lo"], row["hi"], 0.0, f"test accuracy over seeds, Holm p = {row['p_holm']:.3g}")
 
 
-def _few_labels_of(run: Run, student: str) -> Measured:
-    row = _comparison(run, "few images", student, "ce")
+def _adds_to_labels(run: Run, question: str, student: str) -> Measured:
+    row = _comparison(run, question, student, "ce")
     what = f"test accuracy over seeds, {row['question'].partition(':')[0]}, Holm p = {row['p_holm']:.3g}"
     return above(row["difference"], row["lo"], row["hi"], 0.0, what)
 
 
 def _few_labels(run: Run) -> Measured:
-    return _few_labels_of(run, "student_kd_t2")
+    return _adds_to_labels(run, "few images", "student_kd_t2")
 
 
 def _few_labels_without_t2(run: Run) -> Measured:
-    return _few_labels_of(run, "student_kd")
+    return _adds_to_labels(run, "few images", "student_kd")
+
+
+def _long_training(run: Run) -> Measured:
+    if not run.load_table("tests").query("a == 'student_kd_t2'")["question"].str.startswith("long training").any():
+        return not_testable("this run trained no students of both kinds for longer than the others")
+    return _adds_to_labels(run, "long training", "student_kd_t2")
 
 
 def _released_is_cross_entropy(run: Run) -> Measured:
@@ -276,6 +282,9 @@ CLAIMS = {
         "positive control of the paper's loss: with few labels it adds, too",
         "paper's loss minus cross-entropy above 0",
         _few_labels_without_t2,
+    ),
+    "long_training": Claim(
+        "where students train longer, the teacher adds to what labels teach", "loss with T^2 minus cross-entropy above 0", _long_training
     ),
     "released_is_cross_entropy": Claim(
         "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy

@@ -208,6 +208,7 @@ _QUESTIONS = {
         " points of accuracy",
     ),
     "few_labels_without_t2": ("The same with the paper's loss, without T²:", 100, " points of accuracy"),
+    "long_training": ("Does the teacher add where the students train several times as long? The loss with T²:", 100, " points of accuracy"),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
     "relatives": (
         "Add the images of validation to training: do test images that stay new gain as much as those that become known?",
@@ -264,6 +265,7 @@ def _trained_longer(measured: Path) -> list[str]:
     """A line with the macro F1 of students of the labels alone by how long they trained, and their accuracy on new images."""
     found = []
     for _, dataset, table in _official("lengths", measured):
+        table = table[table["model"] == "student_ce"]
         if table["accuracy_known"].notna().all():
             means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
             f1 = ", ".join(f"{f1:.3f} ({learned_from}, {epochs} epochs)" for (learned_from, epochs), f1 in means["f1_macro"].items())

@@ -62,10 +62,10 @@ TABLES = {
     "per_class": ("Classes", "one model on one class", ()),
     "ablation": ("Depth and pooling", "one student of another shape, trained by the paper's loss", ()),
     "sweep": ("The grid of alpha and T", "one student of the grid; alpha = 1 is cross-entropy alone", ()),
-    "lengths": ("Longer training", "one student of cross-entropy alone, by what it learned from and for how many epochs", ()),
+    "lengths": ("Longer training", "one student, by what it learned from and for how many epochs", ()),
     "length_gains": (
         "What longer training adds",
-        "gain in hits, longer minus shorter training, on test images that training knows a copy or the person of, or not",
+        "gain in hits of cross-entropy alone, longer minus shorter training, on test images that training knows (copy or person), or not",
         (),
     ),
     "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all questions", ()),

@@ -318,25 +318,26 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
     return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
 
 
-def of_length(whole: Material, epochs: int, *, validation: bool) -> Material:
-    """The material for students of cross-entropy alone that train for ``epochs``, with the images of validation among those of training
-    or without. It has no bank: no teacher is asked.
-    """
-    parts = (whole.train, whole.validation)[: 1 + validation]
-    train = training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
-    key = content_key(whole.key, "with validation") if validation else whole.key
-    folder = "cells" + "_with_validation" * validation + f"_{epochs}_epochs" * (epochs != whole.recipe.epochs)
-    return replace(
-        whole, train=train, bank=np.empty((0, 0, 0), np.float32), recipe=replace(whole.recipe, epochs=epochs), key=key, folder=folder
-    )
+def of_length(whole: Material, epochs: int) -> Material:
+    """The material for students that train for ``epochs``; the views and the bank stay the same."""
+    folder = whole.folder + f"_{epochs}_epochs" * (epochs != whole.recipe.epochs)
+    return replace(whole, recipe=replace(whole.recipe, epochs=epochs), folder=folder)
 
 
-def with_validation(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
-    """The material with the images of validation among those of training; :func:`refitted_teacher` has learned from both, too.
+def training_and_validation(whole: Material) -> Material:
+    """The material with the images of validation among those of training, for students of the labels alone: it has no bank.
 
     What its students say of validation is no measure any more: nothing may be chosen by it.
     """
-    both = of_length(whole, whole.recipe.epochs, validation=True)
+    parts = (whole.train, whole.validation)
+    train = training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+    key, folder = content_key(whole.key, "with validation"), f"{whole.folder}_with_validation"
+    return replace(whole, train=train, bank=np.empty((0, 0, 0), np.float32), key=key, folder=folder)
+
+
+def with_validation(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
+    """:func:`training_and_validation` for taught students; the ``teacher`` is :func:`refitted_teacher`, who learned from both, too."""
+    both = training_and_validation(whole)
     return replace(both, bank=_bank(run, "bank_with_validation", both.train, teacher, both.recipe.views, both.key))
 
 
@@ -387,7 +388,7 @@ def refitted_teacher(run: Run, whole: Material, seed: int) -> torch.nn.Module:
     taught = run.info()["teacher"]
     teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], seed)
     recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation", seed)
-    both = of_length(whole, whole.recipe.epochs, validation=True).train
+    both = training_and_validation(whole).train
     train_teacher(run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed)
     return teacher
 

@@ -71,6 +71,7 @@ def finished_run(folder, gain: float) -> Run:
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
         comparison("few images, 5 a class: does it differ from ce?", "student_kd_t2", "ce", 0.1, 0.05),
         comparison("few images, 5 a class: does it differ from ce?", "student_kd", "ce", 0.03, 0.05),
+        comparison("long training, 48 epochs: does it differ from ce?", "student_kd_t2", "ce", -0.02, 0.01),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
     ]
@@ -108,6 +109,7 @@ def test_judgement_of_a_finished_run(tmp_path):
         "distillation_adds": claims.REPRODUCED,
         "few_labels": claims.REPRODUCED,
         "few_labels_without_t2": claims.UNDECIDED,
+        "long_training": claims.NOT_REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
         "five_layers": claims.UNDECIDED,
         "max_pooling": claims.REPRODUCED,
@@ -203,3 +205,12 @@ def test_a_run_without_students_of_all_images_says_so(tmp_path):
     unfinished = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
     measured = claims.CLAIMS["relatives"].measure(unfinished)
     assert measured.verdict == claims.NOT_TESTABLE and "no student" in measured.detail
+
+
+def test_what_patience_is_worth_needs_students_of_both_kinds_that_train_long(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    tests = run.load_table("tests")
+    long = tests["question"].str.startswith("long training")
+    for others in (tests[~long], tests.assign(a=tests["a"].mask(long, "student_dist"))):
+        run.save_table("tests", others)
+        assert claims.judge(run).set_index("claim").loc["long_training", "verdict"] == claims.NOT_TESTABLE

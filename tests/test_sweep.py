@@ -232,13 +232,13 @@ def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tm
 def test_another_length_of_training_shares_what_is_trained_and_lies_apart(material, tmp_path):
     run, plain = run_at(tmp_path), narrow([sweep.cell("ce", 0, 1, 1)])
     [grids_own] = sweep.run_cells(run, plain, material, jobs=1).values()
-    [shorter], [longer] = (sweep.run_cells(run, plain, sweep.of_length(material, n, validation=False), jobs=1).values() for n in (2, 5))
+    [shorter], [longer] = (sweep.run_cells(run, plain, sweep.of_length(material, n), jobs=1).values() for n in (2, 5))
     assert shorter.seconds == grids_own.seconds, "the grid's own student, not trained again"
     assert len(longer.history) == 5 and not same(longer, shorter)
     assert sweep.run_cells(run, plain, material, jobs=1)[plain[0]].seconds == grids_own.seconds, "stored beside, not over"
     both = sweep.with_validation(run, material, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
     [taught] = sweep.run_cells(run, plain, both, jobs=1).values()
-    [found] = sweep.run_cells(run, plain, sweep.of_length(material, 2, validation=True), jobs=1).values()
+    [found] = sweep.run_cells(run, plain, sweep.training_and_validation(material), jobs=1).values()
     assert found.seconds == taught.seconds, "with the images of validation: notebook 03's"
 
 
