@@ -28,7 +28,7 @@ class Budget:
     max_images: int
     teacher_epochs: int
     student_epochs: int
-    long_epochs: int  # for students of cross-entropy that show what longer training buys; 0: none
+    long_epochs: int  # for the students that show what longer training buys, with a teacher and without; 0: none
     views: int
     batch_size: int
     seeds: tuple[int, ...]
