@@ -170,11 +170,14 @@ def _temperature_matters(run: Run) -> Measured:
 
 def _best_cell(run: Run) -> Measured:
     chosen = run.load_table("choice").iloc[0]
-    found = f"alpha {chosen['alpha']:g}, T {chosen['temperature']:g}"
+    name = "alpha {:g}, T {:g}".format
+    found = name(chosen["alpha"], chosen["temperature"])
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
-    cells = run.load_table("sweep").query("loss == 'kd'")[["alpha", "temperature"]].drop_duplicates()
-    if len(cells) == 1:  # nothing to choose from
+    grid = {name(*one) for one in run.load_table("sweep").query("loss == 'kd'")[["alpha", "temperature"]].itertuples(index=False)}
+    if len(grid) == 1:  # nothing to choose from
         return not_testable("the grid of this run is one cell")
+    if not grid.issuperset(paper):
+        return not_testable(f"the grid of this run does not have {paper.iloc[0]}; chosen on validation: {chosen['loss']}, {found}")
     verdict = NOT_TESTABLE if paper.empty else REPRODUCED if paper.iloc[0] == found else NOT_REPRODUCED
     return Measured(math.nan, math.nan, math.nan, verdict, f"chosen on validation: {chosen['loss']}, {found}")
 

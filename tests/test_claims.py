@@ -1,6 +1,7 @@
 """The rules that turn intervals into verdicts, on tables with a known answer."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -183,6 +184,18 @@ def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
     run.save_table("sweep", run.load_table("sweep").query("temperature != 5"))
     judged = claims.judge(run).set_index("claim").loc[["temperature_matters", "best_cell"]]
     assert judged["verdict"].eq(claims.NOT_TESTABLE).all() and judged["detail"].str.contains("the grid of this run").all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "temperatures", "verdict"),
+    [(15, (5.0, 15.0), claims.REPRODUCED), (5, (5.0, 15.0), claims.NOT_REPRODUCED), (5, (5.0, 10.0), claims.NOT_TESTABLE)],
+)
+def test_the_paper_s_cell_can_be_chosen_only_where_the_grid_has_it(tmp_path, chosen, temperatures, verdict):
+    run = finished_run(tmp_path, gain=0.0)
+    eye = Run(replace(run.settings, dataset="eye_disease"), "test")  # the paper: alpha 0.4, T 15
+    eye.save_table("sweep", pd.DataFrame({"loss": "kd", "alpha": 0.4, "temperature": temperatures}))
+    eye.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.4, "temperature": chosen}]))
+    assert claims.CLAIMS["best_cell"].measure(eye).verdict == verdict
 
 
 def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
