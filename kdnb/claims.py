@@ -19,8 +19,9 @@ NON_INFERIORITY = 0.01  # what is at most one point behind keeps up: a student w
 EQUIVALENCE = 0.03  # two losses within three points either way are called equal
 # The rules on faithfulness and the positive control came when the phantom, eye disease and brain MRI had been seen, that maps must beat
 # random ones when Alzheimer MRI had been, too, and the one on relatives when one such student of brain MRI had been: what is recorded
-# after these is their test. Made stricter when all six runs had been seen, none the easier: learned maps must beat every control and not an
-# untrained network alone; a rival that does not beat random ones is no yardstick; a large p of temperature decides nothing.
+# after these is their test. The one on longer training came before any taught student had trained longer. Made stricter when all six runs
+# had been seen, none the easier: learned maps must beat every control and not an untrained network alone; a rival that does not beat
+# random ones is no yardstick; a large p of temperature decides nothing; a grid without the paper's cell cannot choose it.
 CONTROLS = ("random", "centre", "sobel", "uniform", "untrained")  # explanations that know nothing of what was learned
 FAITHFULNESS = 0.05  # an explanation whose best 30% keep the prediction in at most five of 100 images fewer is as faithful
 

@@ -235,11 +235,13 @@ def test_another_length_of_training_shares_what_is_trained_and_lies_apart(materi
     [shorter], [longer] = (sweep.run_cells(run, plain, sweep.of_length(material, n), jobs=1).values() for n in (2, 5))
     assert shorter.seconds == grids_own.seconds, "the grid's own student, not trained again"
     assert len(longer.history) == 5 and not same(longer, shorter)
+    [taught] = sweep.run_cells(run, narrow([sweep.cell("kd_t2", 0, 0.4, 5.0)]), sweep.of_length(material, 5), jobs=1).values()
+    assert len(taught.history) == 5 and not same(taught, longer), "who listens to the teacher hears it for as long"
     assert sweep.run_cells(run, plain, material, jobs=1)[plain[0]].seconds == grids_own.seconds, "stored beside, not over"
     both = sweep.with_validation(run, material, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
-    [taught] = sweep.run_cells(run, plain, both, jobs=1).values()
+    [theirs] = sweep.run_cells(run, plain, both, jobs=1).values()
     [found] = sweep.run_cells(run, plain, sweep.training_and_validation(material), jobs=1).values()
-    assert found.seconds == taught.seconds, "with the images of validation: notebook 03's"
+    assert found.seconds == theirs.seconds, "with the images of validation: notebook 03's"
 
 
 def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(material, tmp_path, monkeypatch):
