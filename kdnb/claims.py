@@ -7,7 +7,7 @@ reproduced*, astride it is *undecided*. A claim about a data set is *not testabl
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -112,7 +112,11 @@ def _few_labels_without_t2(run: Run) -> Measured:
 def _long_training(run: Run) -> Measured:
     if not run.load_table("tests").query("a == 'student_kd_t2'")["question"].str.startswith("long training").any():
         return not_testable("this run trained no students of both kinds for longer than the others")
-    return _adds_to_labels(run, "long training", "student_kd_t2")
+    found = _adds_to_labels(run, "long training", "student_kd_t2")
+    alone = run.load_table("lengths").query("model == 'student_ce' and learned_from == 'training'")
+    alone = alone.query("epochs == epochs.max()")["accuracy"].mean()
+    teacher = run.load_table("classification").query("model == 'teacher'")["accuracy"].iloc[0]
+    return replace(found, detail=f"{found.detail}; accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}")
 
 
 def _released_is_cross_entropy(run: Run) -> Measured:

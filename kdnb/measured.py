@@ -263,14 +263,15 @@ def _on_new_images(measured: Path) -> list[str]:
 
 def _trained_longer(measured: Path) -> list[str]:
     """A line with the macro F1 of students of the labels alone by how long they trained, and their accuracy on new images."""
-    found = []
-    for _, dataset, table in _official("lengths", measured):
+    whole, found = tables_of("classification", measured), []
+    for run, dataset, table in _official("lengths", measured):
         table = table[table["model"] == "student_ce"]
         if table["accuracy_known"].notna().all():
             means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
             f1 = ", ".join(f"{f1:.3f} ({learned_from}, {epochs} epochs)" for (learned_from, epochs), f1 in means["f1_macro"].items())
             new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
-            found.append(f"`{dataset}`: F1 {f1}; accuracy on images that training does not know {new}")
+            teacher = whole[run].query("model == 'teacher'")["f1_macro"].iloc[0]
+            found.append(f"`{dataset}` (its teacher: {teacher:.3f}): F1 {f1}; accuracy on images that training does not know {new}")
     return _line("What does longer training add? Students of the labels alone, by what they learned from:", found)
 
 

@@ -61,7 +61,10 @@ def finished_run(folder, gain: float) -> Run:
     """A run whose tables say that distillation adds ``gain`` and that SHAP costs 1000 maps."""
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     f1 = {"f1_macro": 0.97, "f1_macro_lo": 0.95, "f1_macro_hi": 0.99}
-    run.save_table("classification", pd.DataFrame([{"model": "student_kd", **f1}]))
+    scores = [{"model": "student_kd", **f1}, {"model": "teacher", "accuracy": 0.9, **f1}]
+    run.save_table("classification", pd.DataFrame(scores))
+    lengths = {"model": ["student_ce", "student_ce", "student_kd_t2"], "epochs": [8, 48, 48], "accuracy": [0.85, 0.92, 0.9]}
+    run.save_table("lengths", pd.DataFrame(lengths | {"learned_from": "training"}))
     parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
     run.save_table("known_and_new", pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}))
     gains = {"part": ["become known", "stay new", "stay new minus become known"], "n": [20, 50, 70], "mean": [0.05, 0.01, -0.04]}
@@ -218,6 +221,11 @@ def test_a_run_without_students_of_all_images_says_so(tmp_path):
     unfinished = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
     measured = claims.CLAIMS["relatives"].measure(unfinished)
     assert measured.verdict == claims.NOT_TESTABLE and "no student" in measured.detail
+
+
+def test_what_patience_is_worth_is_said_beside_both_teachings_accuracies(tmp_path):
+    detail = claims.judge(finished_run(tmp_path, gain=0.0)).set_index("claim").loc["long_training", "detail"]
+    assert detail.endswith("accuracy of the labels alone 0.920, of the teacher 0.900")
 
 
 def test_what_patience_is_worth_needs_students_of_both_kinds_that_train_long(tmp_path):

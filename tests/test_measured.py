@@ -188,7 +188,7 @@ def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
     (finished / "report.html").touch()
     record(finished, tmp_path / "measured")
     last = answer(tmp_path / "measured").splitlines()[-1]
-    assert "`brain_tumor`: F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and val" in last
+    assert "`brain_tumor` (its teacher: 0.980): F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and" in last
     assert last.endswith("; accuracy on images that training does not know 0.550, then 0.500.")
     run.save_table("lengths", lengths.assign(accuracy_known=float("nan")))  # as on the phantom: training knows no test image
     record(finished, tmp_path / "measured")
