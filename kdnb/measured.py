@@ -190,7 +190,8 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 # The answer in three sentences: {claim} becomes in how many recorded runs that claim was reproduced.
 _BRIEF = (
     "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher adds to what the labels "
-    "teach is shown {distillation_adds} where all images are labelled, and {few_labels} where few are (the loss with T²).",
+    "teach is shown {distillation_adds} where all images are labelled, {long_training} where the students then train several times as "
+    "long, and {few_labels} where few images are labelled (these two: the loss with T²).",
     "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher {maps_over_shap}, as faithful as Grad-CAM "
     "{maps_as_grad_cam}, as SHAP {maps_as_shap}, and more faithful than every map that knows nothing of what was learned "
     "{maps_over_controls}.",
