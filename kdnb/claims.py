@@ -113,8 +113,8 @@ def _long_training(run: Run) -> Measured:
     if not run.load_table("tests").query("a == 'student_kd_t2'")["question"].str.startswith("long training").any():
         return not_testable("this run trained no students of both kinds for longer than the others")
     found = _adds_to_labels(run, "long training", "student_kd_t2")
-    alone = run.load_table("lengths").query("model == 'student_ce' and learned_from == 'training'")
-    alone = alone.query("epochs == epochs.max()")["accuracy"].mean()
+    longest = run.load_table("lengths").query("model == 'student_ce' and learned_from == 'training' and epochs == epochs.max()")
+    alone = longest["accuracy"].mean()
     teacher = run.load_table("classification").query("model == 'teacher'")["accuracy"].iloc[0]
     return replace(found, detail=f"{found.detail}; accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}")
 

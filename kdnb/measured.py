@@ -263,7 +263,7 @@ def _on_new_images(measured: Path) -> list[str]:
 
 
 def _trained_longer(measured: Path) -> list[str]:
-    """A line with the macro F1 of students of the labels alone by how long they trained, and their accuracy on new images."""
+    """A line with the macro F1 of the teacher and, by length of training, of students of the labels alone; their accuracy on new images."""
     whole, found = tables_of("classification", measured), []
     for run, dataset, table in _official("lengths", measured):
         table = table[table["model"] == "student_ce"]
