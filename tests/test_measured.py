@@ -73,6 +73,11 @@ def test_every_summary_follows_from_the_recorded_tables():
         pd.testing.assert_frame_equal(stored, table, check_dtype=False, rtol=1e-5)
 
 
+def test_no_recorded_test_is_there_twice():
+    for run, table in tables_of("tests", MEASURED).items():
+        assert not table.duplicated(["question", "a", "b", "metric", "class"]).any(), run
+
+
 def test_a_run_that_was_changed_after_its_report_is_not_recorded(finished, tmp_path):
     (finished / "notebooks").mkdir()
     for name, seconds in (("06_fidelity_benchmark.ipynb", -60), ("07_report.ipynb", 60)):
