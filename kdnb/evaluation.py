@@ -17,7 +17,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 from torch import nn
 
-from kdnb.datasets import to_tensor
+from kdnb.device import device_of, put, to_float
 
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
@@ -29,12 +29,12 @@ def predict(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.nd
     """Logits of uint8 images, ``(N, H, W, 3) -> (N, C)`` float32; the model's mode is put back afterwards."""
     training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device = device_of(model)
     try:
-        batches = [model(to_tensor(images[i : i + batch_size]).to(device)).cpu().numpy() for i in range(0, len(images), batch_size)]
+        batches = [model(to_float(put(images[i : i + batch_size], device).permute(0, 3, 1, 2))) for i in range(0, len(images), batch_size)]
     finally:
         model.train(training)
-    return np.concatenate(batches)
+    return torch.cat(batches).cpu().numpy()
 
 
 # -- bootstrap ----------------------------------------------------------------------------------------------------------

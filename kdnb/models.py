@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torchvision.models import DenseNet121_Weights, densenet121
 
+from kdnb.device import drawing_from
 from kdnb.errors import DownloadError, ModelError, ParameterError
 
 DOWNLOAD_SECONDS = 20.0
@@ -161,8 +162,7 @@ def untrained_teacher(num_classes: int, weights: str, head: str, seed: int) -> t
 
 def initialised(build: Callable[..., nn.Module], *arguments, seed: int, **options) -> nn.Module:
     """Build a model with weights drawn from ``seed``, leaving torch's own random state untouched; channels last in memory."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         return build(*arguments, **options).to(memory_format=torch.channels_last)
 
 

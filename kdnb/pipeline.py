@@ -189,6 +189,9 @@ def kernel_environment(progress_file: Path) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "TQDM_DISABLE": "1",
         "MALLOC_ARENA_MAX": "1",  # glibc: students in threads share one heap; else each thread's keeps what it freed, a quarter of the peak
+        # Activations of a step (up to 19 MB at 48 px) stay in the heap: else every step asks the kernel for fresh, zeroed pages.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     }
 
 

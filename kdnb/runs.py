@@ -278,12 +278,14 @@ class Run:
             return False
 
     def load_model(self, name: str, model: "nn.Module", key: str | None = None) -> "nn.Module":
-        """Load weights into ``model`` and return it in evaluation mode.
+        """Load weights into ``model`` and return it in evaluation mode, on the device where the study computes.
 
         Raises:
             ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
         """
         from safetensors.torch import load_file
+
+        from kdnb.device import place
 
         file = f"models/{name}.safetensors"
         path = self._checked(file)
@@ -297,7 +299,7 @@ class Run:
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ArtefactError(f"{path} cannot be loaded ({reason}): {cure}.") from error
-        return model.eval()
+        return place(model).eval()
 
 
 def in_common(by_notebook: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from statsmodels.stats.anova import anova_lm
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdnb import losses, models, tensors, training, views
+from kdnb import device, losses, models, tensors, training, views
 from kdnb.datasets import ImageSet
+from kdnb.device import best_device, place
 from kdnb.errors import ArtefactError, ParameterError
 from kdnb.evaluation import classification_scores, compare_over_seeds, f1_macro, per_class_scores, predict
 from kdnb.progress import progress
@@ -220,7 +221,7 @@ def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
 def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[threading.Event | None]:
     """Where joblib trains. Here it is in threads: torch leaves Python's lock while it computes, and imports and images are held once."""
     if scheduler is None:
-        on_gpu = training.best_device().type == "cuda"
+        on_gpu = best_device().type == "cuda"
         jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)
         stop = threading.Event()
         with joblib.parallel_config(backend="sequential" if jobs == 1 else "threading", n_jobs=jobs), training.threads(1):
@@ -282,7 +283,7 @@ def trained_student(run: Run, one: Cell, material: Material) -> models.StudentCN
         raise ArtefactError(f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells.")
     network = student(one, material.num_classes)
     network.load_state_dict({name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")})
-    return network.eval()
+    return place(network).eval()
 
 
 def examples(data: ImageSet, split: str) -> training.Examples:
@@ -296,7 +297,7 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     train, validation, test = (examples(data, split) for split in ("train", "val", "test"))
     budget = run.budget
     recipe = training.Recipe(budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs))
-    key = content_key(data.data_hash, data.split_hash, source_key(models, losses, training, views))
+    key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views))
     return Material(train, validation, test, _bank(run, "bank", train, teacher, recipe.views, key), recipe, len(data.classes), key)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb import tensors
-from kdnb.datasets import to_tensor
+from kdnb.device import best_device, device_of, mixed_precision, picked, put, resident, to_float
 from kdnb.errors import TrainingDivergedError
 from kdnb.evaluation import predict
 from kdnb.progress import progress
@@ -68,27 +68,6 @@ class Fitted:
     def best_epoch(self) -> int:
         """The first epoch of the highest validation accuracy, counted from 1."""
         return int(self.history["epoch"][self.history["val_accuracy"].idxmax()])
-
-
-def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision() -> torch.dtype:
-    """What the layers of a network in training compute in here: bfloat16 where the hardware has instructions for it, else float32.
-
-    Weights, losses, averages and every evaluation are float32 everywhere. On a CPU that has the instructions a student's step takes about
-    0.6 of the time.
-    """
-    able = torch.cpu.get_capabilities()
-    native = torch.cuda.is_available() or able.get("avx512_bf16") or able.get("amx_bf16")
-    return torch.bfloat16 if native else torch.float32
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """The context in which a network in training looks at a batch."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision() == torch.bfloat16)
 
 
 @contextmanager
@@ -151,15 +130,17 @@ def fit(
     """
     device = best_device()
     model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": device.type == "cuda"}
+    optimiser = torch.optim.AdamW(model.parameters(), **options)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
     if checkpoint is not None:
         state.resume(checkpoint, key)
+    held = hold(train, device)
     saved = time.monotonic()
     for epoch in progress(range(len(state.history), recipe.epochs), what, recipe.epochs):
         started = time.perf_counter()
-        train_loss = _epoch(state, train, bank, recipe, loss, seed, epoch)
+        train_loss = _epoch(state, held, bank, recipe, loss, seed, epoch)
         accuracy = accuracy_of(model, averaged, validation)
         if not state.history or accuracy > max(row["val_accuracy"] for row in state.history):
             state.best = {name: value.clone() for name, value in averaged.items()}
@@ -173,36 +154,60 @@ def fit(
     return Fitted(averaged, state.best, pd.DataFrame(state.history))
 
 
-def _epoch(state: "_State", train: Examples, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int) -> float:
-    """One pass over the training images; the mean loss."""
-    model, device = state.model.train(), next(state.model.parameters()).device
-    view = epoch % recipe.views
-    moves = view_moves(len(train), view, train.images.shape[1])
-    order = epoch_order(len(train), seed, epoch)
-    batches = [part for part in np.array_split(order, math.ceil(len(order) / recipe.batch_size)) if len(part) > 1]
+@dataclass(frozen=True)
+class Held:
+    """Examples where a training reads them: images ``(N, H, W, 3)`` uint8 (:func:`kdnb.device.resident`), labels ``(N,)`` on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def hold(examples: Examples, device: torch.device) -> Held:
+    """Put one split where a training on ``device`` reads it."""
+    return Held(resident(examples.images, device), put(examples.labels, device))
+
+
+def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """An epoch's order ``(N,)`` cut into batches of equal size; batch normalisation learns nothing from a single image."""
+    parts = np.array_split(order, math.ceil(len(order) / batch_size))
+    return [np.sort(part) for part in parts if len(part) > 1]
+
+
+def _epoch(state: "_State", held: Held, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int) -> float:
+    """One pass over the training images; the mean loss. No step waits for the device: its losses are read when the epoch is over."""
+    model, device = state.model.train(), device_of(state.model)
+    count, view = len(held.labels), epoch % recipe.views
+    moves = view_moves(count, view, held.images.shape[1]).to(device)
+    said = None if bank is None else put(bank[view], device)
+    parts = [torch.from_numpy(part) for part in batches_of(epoch_order(count, seed, epoch), recipe.batch_size)]
+    first, steps = epoch * len(parts), recipe.epochs * len(parts)
     current, losses = state.model.state_dict(), []
-    for number, part in enumerate(batches):
-        step = epoch * len(batches) + number
+    for step, part in enumerate(parts, start=first):
         for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate(step, recipe.epochs * len(batches), recipe)
-        part = np.sort(part)  # memory-mapped images are read in order
-        images = render(to_tensor(train.images[part]).to(device), moves[part].to(device))
-        targets = torch.from_numpy(train.labels[part]).to(device)
-        teacher_logits = None if bank is None else torch.from_numpy(bank[view, part]).to(device)
+            group["lr"] = learning_rate(step, steps, recipe)
+        where = part.to(device)
+        images = to_float(render(picked(held.images, part, device), moves[where]))
         with mixed_precision(device):
             logits = model(images)
-        value = loss(logits.float(), teacher_logits, targets)
-        if not torch.isfinite(value):
-            raise TrainingDivergedError(
-                f"the loss is {value.item()} in step {number + 1} of epoch {epoch + 1} at learning rate "
-                f"{state.optimiser.param_groups[0]['lr']:.2g}: lower the learning rate or look at that batch's images."
-            )
+        value = loss(logits.float(), None if said is None else said[where], held.labels[where])
         state.optimiser.zero_grad(set_to_none=True)
         value.backward()
         state.optimiser.step()
         _average(state.averaged, current, step, recipe)
-        losses.append(value.item())
-    return float(np.mean(losses))
+        losses.append(value.detach())
+    told = torch.stack(losses).cpu().numpy().astype(float)
+    check_finite(told, epoch, [learning_rate(step, steps, recipe) for step in range(first, first + len(parts))])
+    return float(told.mean())
+
+
+def check_finite(losses: np.ndarray, epoch: int, rates: list[float]) -> None:
+    """Raise :class:`TrainingDivergedError` for the first loss ``(steps,)`` of an epoch that is not finite."""
+    for number, (value, rate) in enumerate(zip(losses, rates, strict=True), start=1):
+        if not np.isfinite(value):
+            raise TrainingDivergedError(
+                f"the loss is {value} in step {number} of epoch {epoch + 1} at learning rate {rate:.2g}: "
+                "lower the learning rate or look at that batch's images."
+            )
 
 
 def accuracy_of(model: nn.Module, weights: dict[str, Tensor], examples: Examples) -> float:

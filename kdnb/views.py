@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnb.datasets import to_tensor
+from kdnb.device import device_of, picked, resident, to_float
 from kdnb.progress import progress
 
 SHIFT = 0.02  # of the side
@@ -28,7 +28,10 @@ def view_moves(count: int, view: int, side: int) -> Tensor:
 
 
 def render(images: Tensor, moves: Tensor) -> Tensor:
-    """Mirror images ``(N, 3, H, W)`` and shift them by ``moves`` ``(N, 3)``; the border is repeated outwards."""
+    """Mirror images ``(N, 3, H, W)`` and shift them by ``moves`` ``(N, 3)``; the border is repeated outwards.
+
+    Pixels are copied, not computed: uint8 stays uint8, a quarter of what floats would move.
+    """
     height, width = images.shape[2:]
     rows = (torch.arange(height, device=images.device) - moves[:, 1:2]).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) - moves[:, 2:3]).clamp(0, width - 1)
@@ -44,12 +47,11 @@ def teacher_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size:
     The teacher is put into evaluation mode and stays there. Temperature is applied later, by the loss.
     """
     teacher.eval()
-    device = next(teacher.parameters()).device
-    logits = []
+    device = device_of(teacher)
+    held, logits = resident(images, device), []
     for view in progress(range(views), "Teacher's logits", views):
-        moves = view_moves(len(images), view, images.shape[1])
+        moves = view_moves(len(images), view, images.shape[1]).to(device)
         for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            batch = render(to_tensor(images[part]).to(device), moves[part].to(device))
-            logits.append(teacher(batch).cpu())
-    return torch.cat(logits).reshape(views, len(images), -1).numpy()
+            part = torch.arange(start, min(start + batch_size, len(images)))
+            logits.append(teacher(to_float(render(picked(held, part, device), moves[start : start + len(part)]))))
+    return torch.cat(logits).reshape(views, len(images), -1).cpu().numpy()

@@ -175,3 +175,21 @@ def test_arms_of_one_seed_start_from_the_same_weights():
         )
     for name, value in plain.last.items():
         torch.testing.assert_close(value, mixed.last[name])
+
+
+def test_no_step_reads_a_value_back_from_the_device():
+    """On a GPU each read would wait until the device has caught up: an epoch may read its losses once, however many steps it has."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    train, _ = material()
+    state = training._State(model := small(), torch.optim.SGD(model.parameters(), lr=0.1), dict(small().state_dict()), {}, [])
+    with training.threads(1), Reads() as reads:
+        training._epoch(state, training.hold(train, torch.device("cpu")), None, RECIPE, cross_entropy, seed=0, epoch=0)
+    assert reads.count == 0

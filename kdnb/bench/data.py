@@ -9,11 +9,13 @@ from functools import cache as once
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from kdnb.bench import Row, Side
-from kdnb.datasets import cache, phantom, to_tensor
+from kdnb.datasets import cache, phantom
 from kdnb.datasets.folders import scan
+from kdnb.device import to_float
 from kdnb.views import SHIFT, render, view_moves
 
 IMAGES, FILE_SIZE, IMAGE_SIZE, BATCH = 1500, 224, 64, 64
@@ -74,7 +76,7 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
         order = np.random.default_rng(0).permutation(IMAGES)
         for start in range(0, IMAGES, BATCH):
             part = order[start : start + BATCH]
-            render(to_tensor(images[part]), moves[part])
+            to_float(render(torch.from_numpy(images[part]).permute(0, 3, 1, 2), moves[part]))
 
     return loaded, cached
 

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from kdnb import losses, models, sweep, training, views
 from kdnb.bench import Row, Side
 from kdnb.datasets import phantom, to_tensor
+from kdnb.device import device_of, mixed_precision, place
 from kdnb.evaluation import predict
 from kdnb.settings import budget
 
@@ -39,16 +40,17 @@ def _cross_entropy(logits: torch.Tensor, _: object, targets: torch.Tensor) -> to
 def _cached_over_resident() -> tuple[Side, Side]:
     train, recipe = _examples(640), training.Recipe(epochs=4)
     state = _state(recipe)
-    images = to_tensor(train.images[: recipe.batch_size])
-    targets = torch.from_numpy(train.labels[: recipe.batch_size])
+    held = training.hold(train, device_of(state.model))
+    images = to_tensor(train.images[: recipe.batch_size]).to(held.labels.device)
+    targets = held.labels[: recipe.batch_size]
 
     def cached() -> None:
-        training._epoch(state, train, None, recipe, _cross_entropy, seed=0, epoch=0)
+        training._epoch(state, held, None, recipe, _cross_entropy, seed=0, epoch=0)
 
     def resident() -> None:
         current = state.model.train().state_dict()
         for step in range(len(train) // recipe.batch_size):
-            with training.mixed_precision(images.device):
+            with mixed_precision(images.device):
                 logits = state.model(images)
             loss = F.cross_entropy(logits.float(), targets)
             state.optimiser.zero_grad(set_to_none=True)
@@ -61,7 +63,7 @@ def _cached_over_resident() -> tuple[Side, Side]:
 
 
 def _state(recipe: training.Recipe) -> training._State:
-    model = models.initialised(models.StudentCNN, CLASSES, seed=0)
+    model = place(models.initialised(models.StudentCNN, CLASSES, seed=0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     return training._State(model, optimiser, averaged, {}, [])

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnb.device import device_of, drawing_from
 from kdnb.errors import ModelError
 from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
 
@@ -191,14 +192,13 @@ def uniform(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 def reinitialised(model: nn.Module, seed: int = 0, modules: Sequence[str] | None = None) -> nn.Module:
     """A copy of ``model`` with freshly drawn weights, everywhere or in the named modules only; torch's random state is put back."""
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model).cpu()  # drawn there, the weights are the same on every device
     chosen = twin.named_modules() if modules is None else ((name, twin.get_submodule(name)) for name in modules)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         for _, module in chosen:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-    return twin
+    return twin.to(device_of(model))
 
 
 def untrained(model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0, layers: Sequence[str] | None = None) -> Tensor:

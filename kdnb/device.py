@@ -1,0 +1,106 @@
+"""Where the study computes and in which arithmetic: decided here and nowhere else.
+
+Networks train in bfloat16 where the hardware has instructions for it; every evaluation, explanation and comparison is in true float32.
+``KDNB_PRECISION=float32`` in the environment has training in float32, too.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdnb.errors import ParameterError
+
+RESIDENT_SHARE = 0.5  # of the device's free memory: more images than that stay on the host
+
+# TF32 keeps ten bits of a factor, so that a GPU would differ from a CPU in the third decimal of a logit.
+torch.backends.cuda.matmul.allow_tf32 = False
+torch.backends.cudnn.allow_tf32 = False
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of ``model`` are, and so where its images have to be."""
+    return next(model.parameters()).device
+
+
+def place(model: nn.Module) -> nn.Module:
+    """Move a model that was built or loaded to the device where the study computes."""
+    return model.to(best_device())
+
+
+def precision(device: torch.device | None = None) -> torch.dtype:
+    """What the layers of a network in training compute in: bfloat16 where the device has instructions for it, else float32.
+
+    Weights, losses, averages and every evaluation are float32 everywhere. On a CPU that has the instructions a student's step takes about
+    0.6 of the time.
+
+    Raises:
+        ParameterError: ``KDNB_PRECISION`` is neither empty, ``auto`` nor ``float32``.
+    """
+    asked = os.environ.get("KDNB_PRECISION", "") or "auto"
+    if asked not in ("auto", "float32"):
+        raise ParameterError(f"KDNB_PRECISION is {asked!r}, but it must be auto or float32.")
+    if asked == "float32":
+        return torch.float32
+    if (device or best_device()).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    # Before torch 2.12 a CPU could not be asked for all that it is able to.
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """The context in which a network in training looks at a batch."""
+    if precision(device) == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Draw from torch's CPU generator as seeded here, and put it back afterwards; those of GPUs are not touched.
+
+    So what is drawn on the CPU and moved then is the same on every device.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def resident(images: np.ndarray, device: torch.device) -> Tensor:
+    """Images ``(N, H, W, 3)`` uint8 as a tensor on ``device``, or on the host where they would fill more than half of what is free there.
+
+    Memory is shared, not copied, on a CPU.
+    """
+    held = torch.from_numpy(np.ascontiguousarray(images))
+    if device.type == "cuda" and held.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return held
+    return held.to(device)
+
+
+def picked(held: Tensor, where: Tensor, device: torch.device) -> Tensor:
+    """``held[where]`` on ``device`` as ``(n, 3, H, W)`` uint8, channels last in memory.
+
+    From the host it goes through pinned memory, so that the device computes on while it travels.
+    """
+    chosen = held[where.to(held.device)]
+    chosen = chosen if chosen.device == device else chosen.pin_memory().to(device, non_blocking=True)
+    return chosen.permute(0, 3, 1, 2)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """``(N, 3, H, W)`` uint8 to float32 from 0 to 1, on the same device and in the same order in memory."""
+    return pixels.float().div_(255)
+
+
+def put(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small array as a tensor on ``device``."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
