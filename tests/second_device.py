@@ -1,0 +1,144 @@
+"""A second device without hardware: tensors that say they are on a GPU compute on the CPU and refuse to meet tensors of the host.
+
+Inside :func:`second_device` the study's own :func:`kdnb.device.best_device` is that device. An operation that mixes both sides, as a
+GPU would refuse to, raises :class:`Mixed`; reads of single values (``.item()``, ``if tensor:``) and copies to the host are counted.
+"""
+
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.backend_registration import _DummyBackendModule
+
+torch._register_device_module("privateuseone", _DummyBackendModule())
+DEVICE = torch.device("privateuseone", 0)
+
+
+class Mixed(Exception):
+    """Tensors of two devices met, or work stayed on the host."""
+
+
+class OnDevice(Tensor):
+    """A tensor that says it is on :data:`DEVICE`; ``elem`` holds its values. To torch's own core it is on the CPU, where autograd runs."""
+
+    @staticmethod
+    def __new__(cls, elem: Tensor):
+        layout = {"strides": elem.stride(), "storage_offset": elem.storage_offset()}
+        return torch.Tensor._make_wrapper_subclass(cls, elem.shape, dtype=elem.dtype, device=elem.device, requires_grad=False, **layout)
+
+    def __init__(self, elem: Tensor):
+        self.elem = elem
+
+    @property
+    def device(self) -> torch.device:
+        return DEVICE
+
+    def to(self, *args, **kwargs) -> Tensor:
+        if args and isinstance(args[0], Tensor):
+            args, kwargs = (), {"device": args[0].device, "dtype": args[0].dtype}
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if device is not None and device.type == "cpu":
+            return aten._to_copy.default(self, dtype=dtype, device=device)
+        return self if dtype is None else super().to(dtype)
+
+    def cpu(self) -> Tensor:
+        return self.to(torch.device("cpu"))
+
+    def tolist(self) -> list:
+        return self.cpu().tolist()
+
+    def __repr__(self, **options) -> str:
+        return f"OnDevice{tuple(self.shape)}"
+
+    def numpy(self, **options):
+        raise Mixed("numpy cannot read from a device: call .cpu() first")
+
+    def __array__(self, *arguments, **options):
+        raise Mixed("numpy cannot read from a device: call .cpu() first")
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {}, None)
+
+
+class Watch(TorchDispatchMode):
+    """Sends every operation through :func:`compute`, and counts what the host reads from the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.values_read = self.copies_to_host = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {}, self)
+
+
+aten = torch.ops.aten
+MAY_MIX = {aten._to_copy.default, aten.copy_.default}
+
+
+def compute(func, args, kwargs, watch):
+    """``func`` on the values, its result on the side where its tensors are."""
+    tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+    inside = [isinstance(value, OnDevice) for value in tensors]
+    asked = kwargs.get("device")
+    asked = None if asked is None else torch.device(asked)
+    if func in MAY_MIX:
+        inside = inside[:1]
+    # A GPU takes a single number of the host beside its own tensors; and so does indexing, which would wait for an index of the host.
+    elif any(inside) and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True)):
+        sides = [("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)]
+        raise Mixed(f"{func} got tensors of both devices: {sides}")
+    there = any(inside) if asked is None else asked.type == DEVICE.type
+    if watch is not None and any(inside):
+        watch.values_read += func is aten._local_scalar_dense.default
+        watch.copies_to_host += func is aten._to_copy.default and not there
+    if asked is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    kwargs.pop("pin_memory", None)
+    plain_args, plain_kwargs = tree_map_only(OnDevice, lambda value: value.elem, (args, kwargs))
+    result = func(*plain_args, **plain_kwargs)
+    if not there:
+        return result
+    wrapped = tree_map_only(Tensor, lambda value: value if isinstance(value, OnDevice) else OnDevice(value), result)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if any(inside) else wrapped
+
+
+@contextmanager
+def second_device():
+    """Everything that asks where to compute is told :data:`DEVICE`; yields the :class:`Watch`."""
+    import kdnb.device
+    from kdnb import sweep, training
+
+    swap = mock.patch.object
+    with ExitStack() as stack:
+        for module in (kdnb.device, training, sweep):
+            stack.enter_context(swap(module, "best_device", lambda: DEVICE))
+        stack.enter_context(swap(torch.Tensor, "to", _to))
+        stack.enter_context(swap(torch, "tensor", _tensor))
+        stack.enter_context(mock.patch.dict("os.environ", KDNB_PRECISION="float32"))
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter's values lie in ``elem``: .data cannot replace them
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, before)
+        watch = stack.enter_context(Watch())
+        yield watch
+
+
+_core_to, _core_tensor = torch.Tensor.to, torch.tensor
+
+
+def _tensor(data, *, device=None, **options) -> Tensor:
+    """``torch.tensor`` makes its result without asking anybody."""
+    made = _core_tensor(data, **options)
+    return made if device is None else made.to(device)
+
+
+def _to(self: Tensor, *args, **kwargs) -> Tensor:
+    """``host.to(other)``: torch's core would read the device of ``other`` where it does not say the truth."""
+    if args and isinstance(args[0], OnDevice):
+        return _core_to(self, device=DEVICE, dtype=args[0].dtype)
+    return _core_to(self, *args, **kwargs)
