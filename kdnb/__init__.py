@@ -3,7 +3,7 @@
 A floor imports only from floors below it::
 
     floor 3   sweep  fidelity/  figures  report
-    floor 2   training  evaluation  explain/  cost
+    floor 2   training  stack  evaluation  explain/  cost
     floor 1   datasets/  models  losses
     floor 0   errors  sources  settings  device  runs
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdnb.device import settle
 from kdnb.progress import progress
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def images_in_reach(call: Callable[[int], object], batch_size: int, seconds: flo
     """How many of ``batch_size`` images ``call(n)`` handles in about ``seconds``: at least one, so that slow methods are timed too."""
     start = time.perf_counter()
     call(1)
+    settle()  # a GPU has only been told what to do
     one = time.perf_counter() - start
     return max(1, min(batch_size, int(seconds / one)))
 

@@ -64,6 +64,12 @@ def mixed_precision(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def settle() -> None:
+    """Wait until a GPU has done what it was told, so that a clock read next tells the truth."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
     """Draw from torch's CPU generator as seeded here, and put it back afterwards; those of GPUs are not touched.

@@ -24,7 +24,7 @@ from statsmodels.stats.anova import anova_lm
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdnb import device, losses, models, tensors, training, views
+from kdnb import device, losses, models, stack, tensors, training, views
 from kdnb.datasets import ImageSet
 from kdnb.device import best_device, place
 from kdnb.errors import ArtefactError, ParameterError
@@ -35,6 +35,7 @@ from kdnb.settings import check
 
 WIDTHS = (32, 64, 128, 256, 512)
 DEEPER = 512  # filters of each layer beyond the fifth
+STACKED_SIDE = 64  # pixels; a student of larger images keeps a GPU busy alone
 FEW_SEEN = 1400  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 ATTEMPTS = 5  # on a cluster that loses workers
@@ -170,6 +171,36 @@ def train_cell(
     return Trained(one, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds), weights
 
 
+def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
+    """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none."""
+    if best_device().type != "cuda" or material.train.images.shape[1] > STACKED_SIDE:
+        return []
+    shapes: dict[tuple, list[Cell]] = {}
+    for one in cells:
+        shapes.setdefault((one.widths, one.pool), []).append(one)
+    return [group[k : k + stack.MOST] for group in shapes.values() for k in range(0, len(group), stack.MOST)]
+
+
+def train_stack(cells: Sequence[Cell], material: Material) -> Iterator[tuple[Trained, dict[str, Tensor]]]:
+    """:func:`train_cell` for cells of one shape at once; a stack that is interrupted starts anew, its time being that of a few students."""
+    started = time.perf_counter()
+
+    def loss_of(one: Cell):
+        options = {"alpha": one.alpha, "temperature": one.temperature}
+        return lambda z, t, y: losses.arm_loss(one.arm, z, None if one.arm in losses.WITHOUT_TEACHER else t, y, **options)
+
+    students, seeds = [student(one, material.num_classes) for one in cells], [one.seed for one in cells]
+    parts = (material.train, material.validation, material.recipe, [loss_of(one) for one in cells])
+    fitted = stack.fit(students, *parts, seeds=seeds, bank=material.bank)
+    seconds = (time.perf_counter() - started) / len(cells)
+    for one, model, found in zip(cells, students, fitted, strict=True):
+        val_logits, test_logits = (predict(model, examples.images) for examples in (material.validation, material.test))
+        model.load_state_dict(found.best)
+        best_logits = predict(model, material.test.images)
+        weights = {name: value.cpu() for name, value in found.last.items()}
+        yield Trained(one, val_logits, test_logits, found.history, found.best_epoch, best_logits, seconds), weights
+
+
 def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0) -> dict[Cell, Trained]:
     """Train the cells that are not finished yet, store each as it ends, and return all.
 
@@ -192,7 +223,10 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
         try:
             with _engine(scheduler, jobs, material) as stop:
                 parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
-                done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting)
+                if stacks := [] if scheduler or jobs else stacked(waiting, material):
+                    done = itertools.chain.from_iterable(train_stack(cells_of_one, material) for cells_of_one in stacks)
+                else:
+                    done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting)
                 for trained, weights in progress(done, f"{len(waiting)} students", len(waiting)):
                     _store(run, trained, weights, material)
                     _unfinished(checkpoints, trained.cell).unlink(missing_ok=True)

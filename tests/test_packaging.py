@@ -89,7 +89,7 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 FLOORS = [
     {"errors", "sources", "settings", "device", "runs"},
     {"progress", "datasets", "models", "losses", "tensors"},
-    {"views", "training", "evaluation", "explain", "cost"},
+    {"views", "training", "stack", "evaluation", "explain", "cost"},
     {"sweep", "fidelity", "figures", "claims", "report", "measured", "book", "pipeline", "bench"},
 ]
 

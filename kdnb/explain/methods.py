@@ -123,6 +123,24 @@ class _TargetLogit(nn.Module):
         return self.model(images)[:, self.target, None]
 
 
+def _shap_batch(device: torch.device) -> int:
+    """Points that SHAP passes at once: its own default on a CPU; on a GPU all of an image's, for there each call waits for the host."""
+    return 50 if device.type == "cpu" else SHAP_SAMPLES
+
+
+def gradient_shap(
+    model: nn.Module, images: Tensor, targets: Tensor, *, background: Tensor, samples: int = SHAP_SAMPLES, seed: int = 0
+) -> Tensor:
+    """:func:`shap` by captum's ``GradientShap``, all images in one batch on the device: the same expectation, other draws."""
+    from captum.attr import GradientShap
+
+    with as_found(model), drawing_from(seed):
+        explainer, whole = GradientShap(model), torch.zeros_like(images)
+        for _ in range(samples // 10):  # 10 points an image at once: 200 of 32 teacher images would not fit on a device
+            whole += explainer.attribute(images.detach(), baselines=background, target=targets, n_samples=10).detach()
+    return (whole / (samples // 10)).abs().sum(dim=1).float()
+
+
 def shap(
     model: nn.Module, images: Tensor, targets: Tensor, *, background: Tensor | None = None, samples: int = SHAP_SAMPLES, seed: int = 0
 ) -> Tensor:
@@ -148,7 +166,7 @@ def shap(
             for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
                 if target not in explainers or background is None:
                     empty = blurred(image) if background is None else background.detach()
-                    explainers[target] = GradientExplainer(_TargetLogit(model, target), empty)
+                    explainers[target] = GradientExplainer(_TargetLogit(model, target), empty, batch_size=_shap_batch(images.device))
                 values.append(explainers[target].shap_values(image, nsamples=samples, rseed=seed)[..., 0])
     finally:
         np.random.set_state(state)  # noqa: NPY002

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdnb.device import drawing_from
 from kdnb.explain import Method, blurred, rescaled
 
 KEPT_SHARES = (0.05, 0.1, 0.2, 0.3)  # of the area, for the agreement
@@ -209,8 +210,7 @@ def sensitivity_max(model: nn.Module, images: Tensor, targets: Tensor, method: M
             return (explain(inputs[0]),)
         return method(model, inputs, targets.repeat_interleave(len(inputs) // len(targets)))
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         found = captum_sensitivity(
             explain, images, perturb_func=_shaken, perturb_radius=SENSITIVITY_RADIUS, n_perturb_samples=SENSITIVITY_SAMPLES
         )
