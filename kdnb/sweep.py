@@ -255,7 +255,7 @@ def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
 def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[threading.Event | None]:
     """Where joblib trains. Here it is in threads: torch leaves Python's lock while it computes, and imports and images are held once."""
     if scheduler is None:
-        on_gpu = best_device().type == "cuda"
+        on_gpu = best_device().type != "cpu"
         jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)
         stop = threading.Event()
         with joblib.parallel_config(backend="sequential" if jobs == 1 else "threading", n_jobs=jobs), training.threads(1):

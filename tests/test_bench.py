@@ -1,5 +1,6 @@
 """The benchmark's runner: ratios of both sides in turn, and a table that keeps what was not measured again."""
 
+import subprocess
 import sys
 import time
 
@@ -76,3 +77,25 @@ def test_peak_memory_counts_the_children():
     child = "x = bytearray(200_000_000); import time; time.sleep(0.6)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     assert 0.19 < peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
+
+
+def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    command = [sys.executable, "-m", "kdnb.bench.gpu"]
+    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr.startswith("kdnb: gpu-check needs a GPU") and ended.stderr.count("\n") == 1
+
+
+def test_the_gpu_rows_run_here_too():
+    """Their times mean nothing on a CPU, but a quarter of an hour on a GPU shall not end in a typing error."""
+    from kdnb import models
+    from kdnb.bench import gpu
+    from kdnb.datasets import to_tensor
+
+    few = gpu._examples(64, 32)
+    student = models.initialised(models.StudentCNN, 4, seed=0)
+    assert gpu.step_ms(student, few, 1) > 0 and gpu.stack_over_one(few, 2, 1) > 0
+    assert gpu.shap_ms(student, to_tensor(few.images[:16])).min() > 0

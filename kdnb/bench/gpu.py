@@ -1,0 +1,148 @@
+"""What the study costs on a GPU: ``python -m kdnb.bench.gpu`` (``make gpu-check``), at most eight minutes, no data set, no network.
+
+Writes ``runs/gpu_check/gpu_check.csv``: the columns of ``bench.csv``, and device, driver and torch. Times are seconds of the whole step
+or call, the device having finished.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from kdnb import losses, models, stack, training, views
+from kdnb.bench import median_interval, write
+from kdnb.datasets import phantom, to_tensor
+from kdnb.device import best_device, place, settle
+from kdnb.errors import KdnbError, exit_status
+from kdnb.explain.methods import methods
+from kdnb.sources import REPOSITORY
+
+OUT = REPOSITORY / "runs" / "gpu_check" / "gpu_check.csv"
+SIDE, SMALL, CLASSES, BATCH, STUDENTS = 224, 64, 4, 64, 24
+LONGEST = 360.0  # seconds for the smoke run
+
+
+def timed(call: Callable[[], object], repeats: int) -> np.ndarray:
+    """Seconds of each of ``repeats`` calls, ``(repeats,)``, after one that does not count."""
+    call()
+    found = []
+    for _ in range(repeats):
+        settle()
+        start = time.perf_counter()
+        call()
+        settle()
+        found.append(time.perf_counter() - start)
+    return np.array(found)
+
+
+def _examples(count: int, side: int) -> training.Examples:
+    made = phantom.generate(count, side)
+    return training.Examples(made.images, made.labels)
+
+
+def _cross_entropy(student_logits: torch.Tensor, _: object, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(student_logits, targets)
+
+
+def step_ms(model: torch.nn.Module, train: training.Examples, repeats: int = 7) -> np.ndarray:
+    """Milliseconds of a training step of ``model``: an epoch of the study's own loop, divided by its steps."""
+    model, recipe = place(model), training.Recipe(epochs=100, batch_size=BATCH, views=4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=best_device().type == "cuda")
+    averaged = {name: value.clone() for name, value in model.state_dict().items()}
+    state, held = training._State(model, optimiser, averaged, {}, []), training.hold(train, best_device())
+    steps = len(training.batches_of(np.arange(len(train)), BATCH))
+    return 1e3 / steps * timed(lambda: training._epoch(state, held, None, recipe, _cross_entropy, 0, 0), repeats)
+
+
+def stack_over_one(train: training.Examples, count: int = STUDENTS, repeats: int = 3) -> np.ndarray:
+    """The time of ``count`` students in a stack over that of one alone, both with evaluation."""
+    recipe, few = training.Recipe(epochs=2, views=2), training.Examples(train.images[:BATCH], train.labels[:BATCH])
+    bank = np.zeros((2, len(train), CLASSES), np.float32)
+
+    def kd(z: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return losses.distillation_loss(z, t, y, alpha=0.4, temperature=10.0).total
+
+    def student(seed: int) -> torch.nn.Module:
+        return models.initialised(models.StudentCNN, CLASSES, seed=seed)
+
+    def together() -> None:
+        seeds = list(range(count))
+        stack.fit([student(seed) for seed in seeds], train, few, recipe, [kd] * count, seeds=seeds, bank=bank)
+
+    one = timed(lambda: training.fit(student(0), train, few, recipe, kd, seed=0, bank=bank), repeats)
+    return timed(together, repeats) / one
+
+
+def shap_ms(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
+    """Milliseconds an image of SHAP with 200 points."""
+    method, targets = methods(images[:16])["shap"], torch.zeros(4, dtype=torch.int64, device=images.device)
+    return 250 * timed(lambda: method(place(model).eval(), images[:4], targets), 3)
+
+
+def smoke_minutes() -> float:
+    """Minutes of the smoke run, whole, with this Python.
+
+    Raises:
+        KdnbError: it failed or took too long.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="kdnb-gpu-") as runs:
+        environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+        command = ["make", "reproduce", "PROFILE=smoke", f"RUNS={runs}", f"PY={sys.executable}"]
+        try:
+            ended = subprocess.run(command, cwd=REPOSITORY, env=environment, timeout=LONGEST, check=False).returncode
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {LONGEST:.0f} s"
+    if ended != 0:
+        raise KdnbError(f"the smoke run failed ({ended}): mend what it says above.")
+    return (time.perf_counter() - start) / 60
+
+
+def measure_all(out: Path) -> None:
+    """Measure every row and keep each as it comes; the smoke run is the last.
+
+    Raises:
+        KdnbError: there is no GPU, or the smoke run failed.
+    """
+    if best_device().type != "cuda":
+        raise KdnbError("gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: run it on such a machine.")
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(asked, capture_output=True, text=True, check=False)
+    where = {"device": torch.cuda.get_device_name(0), "driver": driver.stdout.strip().split("\n")[0], "torch": torch.__version__}
+
+    def keep(name: str, values: np.ndarray | float, goal: str, what: str) -> None:
+        value, lo, hi = median_interval(np.atleast_1d(values))
+        limit = float(goal.split()[1])
+        met = value <= limit if goal.startswith("<=") else value >= limit
+        write(out, {"name": name, "value": value, "lo": lo, "hi": hi, "goal": goal, "met": met, "what": what} | where)
+        print(f"{name:24} {value:10.3g} {goal:>9}  {'yes' if met else 'NO'}", flush=True)
+
+    large, small = _examples(512, SIDE), _examples(512, SMALL)
+    student = models.initialised(models.StudentCNN, CLASSES, seed=0)
+    teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0)
+    keep("student_step_ms", step_ms(student, large), "<= 4", "a student's training step, 224 px, batch 64")
+    keep("teacher_step_ms", step_ms(teacher, large, 3), "<= 35", "a teacher's training step, 224 px, batch 64")
+    seconds = timed(lambda: views.teacher_bank(teacher, large.images, 2), 3)
+    keep("bank_views_per_second", 2 * len(large) / seconds, ">= 5000", "views a second through the teacher, 224 px")
+    keep("stack_over_one", stack_over_one(small), "<= 4", f"{STUDENTS} students at 64 px in a stack / one alone")
+    pixels = to_tensor(large.images[:16]).to(best_device())
+    keep("shap_student_ms", shap_ms(student, pixels), "<= 60", "SHAP on the student, 200 points, 224 px, ms an image")
+    keep("shap_teacher_ms", shap_ms(teacher, pixels), "<= 60", "SHAP on the teacher, 200 points, 224 px, ms an image")
+    for name, model, epochs in (("teacher", models.densenet121_teacher, 3), ("student", models.StudentCNN, 6)):
+        network, recipe = models.initialised(model, CLASSES, seed=0), training.Recipe(epochs, views=epochs, averaging=0.9)
+        history = training.fit(network, large, large, recipe, _cross_entropy, seed=0).history
+        fallen = history["train_loss"].iloc[-1] / history["train_loss"].iloc[0]
+        keep(f"{name}_loss_fallen", fallen, "<= 0.95", f"the {name}'s training loss after {epochs} epochs / after one, 512 images, 224 px")
+    keep("peak_device_gib", torch.cuda.max_memory_allocated() / 2**30, "<= 40", "peak memory on the device over all rows above")
+    keep("smoke_minutes", smoke_minutes(), "<= 4", "the smoke run, whole")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(lambda: measure_all(OUT)))
