@@ -120,12 +120,18 @@ def second_device():
             stack.enter_context(swap(module, "best_device", lambda: DEVICE))
         stack.enter_context(swap(torch.Tensor, "to", _to))
         stack.enter_context(swap(torch, "tensor", _tensor))
+        stack.enter_context(swap(torch.nn.functional, "one_hot", _one_hot))
         stack.enter_context(mock.patch.dict("os.environ", KDNB_PRECISION="float32"))
         before = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter's values lie in ``elem``: .data cannot replace them
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, before)
         watch = stack.enter_context(Watch())
         yield watch
+
+
+def _one_hot(targets: Tensor, classes: int) -> Tensor:
+    """torch's core makes the row of classes on what it takes for the targets' device."""
+    return (torch.arange(classes, device=targets.device) == targets[..., None]).long()
 
 
 _core_to, _core_tensor = torch.Tensor.to, torch.tensor
