@@ -115,17 +115,18 @@ def dkd_loss(
 
 
 def _target_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
+    target = one_hot.long().argmax(dim=1, keepdim=True)  # a mask as index would have the host wait for the device in every step
+
     def target_and_rest(logits: Tensor) -> Tensor:
         logs = F.log_softmax(logits, dim=1)
         rest = logs.masked_fill(one_hot, -torch.inf).logsumexp(dim=1)
-        return torch.stack([logs[one_hot], rest], dim=1)
+        return torch.stack([logs.gather(1, target)[:, 0], rest], dim=1)
 
     return F.kl_div(target_and_rest(student), target_and_rest(teacher), reduction="batchmean", log_target=True)
 
 
 def _rest_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
-    count, classes = student.shape
-    rest = (~one_hot).nonzero()[:, 1].view(count, classes - 1)
+    rest = one_hot.long().argsort(dim=1, stable=True)[:, :-1]  # all classes but the target's, in their order
     logs = [F.log_softmax(logits.gather(1, rest), dim=1) for logits in (student, teacher)]
     return F.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)
 
