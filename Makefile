@@ -4,26 +4,34 @@ PROFILE  = quick
 SEED     = 0
 SPLIT    = official
 DATA_DIR =
+TEACHER  = densenet121
+STUDENT  = plain
+SCHEDULER =
+CACHE    =
+IMAGE    =
 RUNS     = runs
 PYTHON   = python3
 ONLY     =
 RUN      =
 
 # What a user gives is text: make itself must not expand a $ in it.
-VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR RUNS ONLY RUN
+VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR TEACHER STUDENT SCHEDULER CACHE IMAGE RUNS ONLY RUN
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 PY := .venv/bin/python
 READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
-SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS"
+SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS" \
+  --teacher "$$TEACHER" --student "$$STUDENT"
 
-.PHONY: help setup python-version reproduce run test test-slow bench book lab data lock outputs record clean
+.PHONY: help setup python-version reproduce run test test-slow explain bench book lab data lock outputs record clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
+	@echo "           TEACHER=densenet121 STUDENT=plain (or a name of torchvision.models, file.py:build, file.py:build:state.safetensors)"
+	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache"
 	@echo "Data sets: phantom, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
 
 python-version:
@@ -64,7 +72,7 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,losses datasets/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,models tensors training views evaluation losses cost sweep figures/training)
+$(call done,02): $(call done,01) $(call code,models networks cluster tensors training views evaluation losses cost sweep figures/training)
 $(call done,03): $(call done,02)
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain figures/live)
@@ -87,6 +95,9 @@ test: setup ## unit tests, every notebook in the smoke profile, and those notebo
 
 test-slow: setup ## the tests that kill, fill disks and soak
 	@$(PY) -m pytest -q -m slow
+
+explain: setup ## explain one image with a finished run (IMAGE=path RUN=runs/...): a page with maps, probabilities and a manifest
+	@$(PY) -m kdnb.report explain "$$IMAGE" "$$RUN"
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"

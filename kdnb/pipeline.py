@@ -10,6 +10,7 @@
 """
 
 import argparse
+import ast
 import errno
 import fcntl
 import hashlib
@@ -29,7 +30,7 @@ from typing import Any
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
 from kdnb.settings import Settings, from_command_line
-from kdnb.sources import REPOSITORY, from_home, locate
+from kdnb.sources import REPOSITORY, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 README_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
@@ -86,16 +87,16 @@ def write_stamp(path: Path, text: str) -> None:
 
 
 def notebook_parameters(settings: Settings) -> dict[str, Any]:
-    """The parameters that every notebook of a run is given: whole paths, so that they hold in any working directory."""
-    kind, _, rest = settings.dataset.partition(":")
-    dataset = f"folder:{from_home(rest).absolute()}" if kind == "folder" else settings.dataset
+    """The parameters of a run, of which a notebook is given those that it has: whole paths, so that they hold in any working directory."""
     return {
-        "dataset": dataset,
+        "dataset": settings.dataset,
         "profile": settings.profile,
         "seed": settings.seed,
         "data_dir": str(settings.data_dir),
         "run_dir": str(settings.run_dir),
         "split_protocol": settings.split_protocol,
+        "teacher": settings.teacher,
+        "student": settings.student,
     }
 
 
@@ -205,6 +206,13 @@ def failure_sentence(name: str, error: Exception, failed: Path) -> str:
 _PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
 
 
+def parameters_of(notebook: Path) -> set[str]:
+    """The names of a notebook's parameters."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    return {node.target.id for text in tagged for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)}
+
+
 def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     """Execute one notebook into ``folder``, whole or not at all.
 
@@ -218,6 +226,9 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     name = notebook.stem
+    known = parameters_of(notebook)
+    # Where the work is done changes no result, so the scheduler is no setting that makes a notebook run again.
+    parameters = {key: value for key, value in (parameters | {"scheduler": os.environ.get("SCHEDULER", "")}).items() if key in known}
     running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
     told = folder / f".{name}.progress"
     told.unlink(missing_ok=True)

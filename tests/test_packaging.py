@@ -88,7 +88,7 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 
 FLOORS = [
     {"errors", "sources", "settings", "runs"},
-    {"progress", "datasets", "models", "losses", "tensors"},
+    {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "evaluation", "explain", "cost"},
     {"sweep", "fidelity", "figures", "claims", "report", "measured", "book", "pipeline", "bench"},
 ]
