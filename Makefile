@@ -97,7 +97,7 @@ test-slow: setup ## the tests that kill, fill disks and soak
 	@$(PY) -m pytest -q -m slow
 
 explain: setup ## explain one image with a finished run (IMAGE=path RUN=runs/...): a page with maps, probabilities and a manifest
-	@$(PY) -m kdnb.report explain "$$IMAGE" "$$RUN"
+	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN"
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"

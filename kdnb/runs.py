@@ -26,7 +26,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 
 from kdnb.errors import ArtefactError, ParameterError, writing
 from kdnb.settings import Settings, resolve
-from kdnb.sources import REPOSITORY
+from kdnb.sources import REPOSITORY, from_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -337,3 +337,23 @@ def start(notebook: str, **parameters: Any) -> Run:
     run.record("environment", {notebook: environment()})
     run.record("budget", {notebook: asdict(settings.budget)})
     return run
+
+
+def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
+    """A finished run by its folder, with the settings that it recorded; ``data_dir`` where its images lie now, if they moved.
+
+    Raises:
+        ArtefactError: the folder holds no run.
+    """
+    place = from_home(folder).absolute()
+    info = Run(Settings("phantom", "quick", 0, place, place, "official", None), notebook).info()
+    if "run" not in info:
+        raise ArtefactError(f"{place} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0.")
+    stamp = place / ".stamps" / "settings.json"
+    known = json.loads(stamp.read_text(encoding="utf-8"))["parameters"] if stamp.exists() else {}
+    settings = resolve(**info["run"], data_dir=data_dir or known.get("data_dir", ""), run_dir=place)
+    spent = info.get("budget", {}).get("03_distillation", {})
+    if set(spent) == set(asdict(settings.budget)):  # what a notebook's parameters changed
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in spent.items()}
+        settings = replace(settings, budget=replace(settings.budget, **values))
+    return Run(settings, notebook)

@@ -90,7 +90,7 @@ FLOORS = [
     {"errors", "sources", "settings", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "evaluation", "explain", "cost"},
-    {"sweep", "fidelity", "figures", "claims", "report", "measured", "book", "pipeline", "bench"},
+    {"sweep", "fidelity", "figures", "claims", "report", "one_image", "measured", "book", "pipeline", "bench"},
 ]
 
 
