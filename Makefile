@@ -18,8 +18,24 @@ RUN      =
 VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR TEACHER STUDENT SCHEDULER CACHE IMAGE RUNS ONLY RUN
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
-PY := .venv/bin/python
-READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+export KDNB_CACHE := $(CACHE)
+export KDNB_SCHEDULER := $(SCHEDULER)
+# A user's own kernels, figures and switches of Python that would change what runs, or leave out its checks.
+unexport JUPYTER_PATH MATPLOTLIBRC PYTHONSAFEPATH PYTHONOPTIMIZE
+
+# A Python asked for that did not make .venv gets an environment of its own beside it.
+VENV := .venv
+ifneq ($(origin PYTHON),file)
+ASKED := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+MADE := $(shell sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+ifneq ($(MADE),)
+ifneq ($(ASKED),$(MADE))
+VENV := .venv-$(ASKED)
+endif
+endif
+endif
+PY := $(VENV)/bin/python
+READY := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS" \
   --teacher "$$TEACHER" --student "$$STUDENT"
 
@@ -47,13 +63,13 @@ $(READY): | python-version
 .PHONY: install
 install:
 	@if [ -e $(READY) ]; then exit 0; fi; \
-	if [ -e .venv/installing ]; then rm -rf .venv; fi; \
-	echo "Setting up .venv from requirements.lock (some minutes, once) ..." >&2; \
-	$(PYTHON) -m venv .venv && touch .venv/installing && \
+	if [ -e $(VENV)/installing ]; then rm -rf $(VENV); fi; \
+	echo "Setting up $(VENV) from requirements.lock (some minutes, once) ..." >&2; \
+	$(PYTHON) -m venv $(VENV) && touch $(VENV)/installing && \
 	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps -r requirements.lock && \
 	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . && \
-	MPLCONFIGDIR=.venv/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
-	rm -f .venv/installing .venv/ready-* && touch $(READY)
+	MPLCONFIGDIR=$(VENV)/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
+	rm -f $(VENV)/installing $(VENV)/ready-* && touch $(READY)
 
 reproduce: python-version ## run the study and write runs/<dataset>-<profile>-seed<seed>/
 	@$(PYTHON) -m kdnb.settings $(SETTINGS) > /dev/null
@@ -123,4 +139,4 @@ lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 
 clean: ## delete the runs, the caches and what tools left (not .venv, not data/raw)
 	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

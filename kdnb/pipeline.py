@@ -12,13 +12,13 @@
 import argparse
 import ast
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +29,7 @@ from typing import Any
 
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
+from kdnb.filesystems import lock
 from kdnb.settings import Settings, from_command_line
 from kdnb.sources import REPOSITORY, locate
 
@@ -53,12 +54,8 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("w")
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up).", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    said = f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up)."
+    with opened as file, lock(file, path, lambda: print(said, file=sys.stderr, flush=True)):
         yield
 
 
@@ -180,8 +177,15 @@ class Status:
 def kernel_environment(progress_file: Path) -> dict[str, str]:
     """What a kernel of the pipeline is told through its environment: where progress goes, and to leave the user's own settings aside."""
     prefix = Path(sys.prefix) / "var"
-    for name in ("ipython", "matplotlib"):
-        (prefix / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("ipython", "matplotlib"):
+            (prefix / name).mkdir(parents=True, exist_ok=True)
+            if not os.access(prefix / name, os.W_OK):
+                raise PermissionError
+    except OSError:  # the checkout may be read only
+        prefix = Path(tempfile.mkdtemp(prefix="kdnb-var-"))
+        for name in ("ipython", "matplotlib"):
+            (prefix / name).mkdir()
     return {
         "KDNB_PROGRESS": str(progress_file),
         "IPYTHONDIR": str(prefix / "ipython"),
@@ -203,6 +207,8 @@ def failure_sentence(name: str, error: Exception, failed: Path) -> str:
     return f"kdnb: {name} failed with {kind}: {first} (the whole traceback is in {failed})."
 
 
+# What a user's shell may hold that would put another kernel, other figures or no checks in the place of the study's.
+LEFT_ASIDE = ("JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSAFEPATH", "PYTHONOPTIMIZE")
 _PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
 
 
@@ -228,10 +234,12 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     name = notebook.stem
     known = parameters_of(notebook)
     # Where the work is done changes no result, so the scheduler is no setting that makes a notebook run again.
-    parameters = {key: value for key, value in (parameters | {"scheduler": os.environ.get("SCHEDULER", "")}).items() if key in known}
+    parameters = {key: value for key, value in (parameters | {"scheduler": os.environ.get("KDNB_SCHEDULER", "")}).items() if key in known}
     running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
     told = folder / f".{name}.progress"
     told.unlink(missing_ok=True)
+    for variable in LEFT_ASIDE:
+        os.environ.pop(variable, None)
     os.environ.update(kernel_environment(told))
     started = time.time()
     escaped = str(running).replace("{", "{{").replace("}", "}}")  # papermill formats the path with the parameters

@@ -197,7 +197,11 @@ def resolve(
         ParameterError: a value that is not allowed.
         DataNotFoundError: the data set's folder is missing.
     """
-    dataset = absolute(check_name(dataset))
+    given = {"dataset": dataset, "data_dir": data_dir, "run_dir": run_dir, "teacher": teacher, "student": student, "checkout": REPOSITORY}
+    for name, value in given.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+            raise ParameterError(f"{name} is {str(value)!r}, a path that is not UTF-8: rename it or make a link to it with another name.")
+    check_name(dataset)
     teacher, student = (absolute_network(check_network(*one)) for one in (("teacher", teacher), ("student", student)))
     check("seed", seed)
     check("split_protocol", split_protocol)
@@ -206,6 +210,7 @@ def resolve(
         spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
     data = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
+    dataset = absolute(dataset)
     run = from_home(run_dir) if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
     return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent, teacher, student)
 

@@ -87,7 +87,7 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 
 
 FLOORS = [
-    {"errors", "sources", "settings", "runs"},
+    {"errors", "filesystems", "sources", "settings", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "evaluation", "explain", "cost"},
     {"sweep", "fidelity", "figures", "claims", "report", "one_image", "measured", "book", "pipeline", "bench"},
