@@ -107,6 +107,7 @@ class Network(nn.Module):
     def __init__(self, network: nn.Module, num_classes: int, *, standardise: bool, image_size: int, layers: Sequence[str] | None = None):
         super().__init__()
         self.standardise = Standardise() if standardise else nn.Identity()
+        self.built: tuple[Spec, int, int] | None = None  # from what :func:`build` made it
         self.network = network
         for module in network.modules():
             if hasattr(module, "inplace"):
@@ -259,7 +260,25 @@ def build(what: Spec, num_classes: int, image_size: int) -> nn.Module:
     network = _from_file(what, num_classes)
     if what.state:
         _load_state(network, what)
-    return Network(network, num_classes, standardise=False, image_size=image_size)
+    made = Network(network, num_classes, standardise=False, image_size=image_size)
+    made.built = (what, num_classes, image_size)
+    return made
+
+
+def portable(model: nn.Module) -> Any:
+    """What can be sent to another process in the model's place: of one from a file, how to build it there, and its weights."""
+    built = getattr(model, "built", None)
+    return model if built is None else (built, {name: value.cpu() for name, value in model.state_dict().items()})
+
+
+def arrived(sent: Any) -> nn.Module:
+    """The model that :func:`portable` sent."""
+    if isinstance(sent, nn.Module):
+        return sent
+    built, state = sent
+    network = build(*built)
+    network.load_state_dict(state)
+    return network.eval()
 
 
 def _from_file(what: Spec, num_classes: int) -> nn.Module:

@@ -378,7 +378,7 @@ def train_teacher(
         known = training.accuracy_of(teacher, teacher.state_dict(), validation)
         made = pd.DataFrame([{"epoch": 0, "train_loss": float("nan"), "val_accuracy": known, "seconds": 0.0}])
     elif scheduler:
-        ((state, made),) = cluster.mapped(scheduler, _teacher_there, (teacher, train, validation, recipe), [seed])
+        ((state, made),) = cluster.mapped(scheduler, _teacher_there, (networks.portable(teacher), train, validation, recipe), [seed])
         teacher.load_state_dict(state)
     else:
         made = training.fit(teacher, train, validation, recipe, _cross_entropy, **options).history
@@ -394,8 +394,8 @@ def _cross_entropy(logits: Tensor, teacher_logits: Tensor | None, targets: Tenso
 
 def _teacher_there(shared: tuple, seed: int) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """A teacher trained on a worker, which keeps no checkpoint: its weights and its history."""
-    teacher, train, validation, recipe = shared
-    fitted = training.fit(copy.deepcopy(teacher), train, validation, recipe, _cross_entropy, seed=seed)
+    sent, train, validation, recipe = shared
+    fitted = training.fit(copy.deepcopy(networks.arrived(sent)), train, validation, recipe, _cross_entropy, seed=seed)
     return {name: value.cpu() for name, value in fitted.last.items()}, fitted.history
 
 
