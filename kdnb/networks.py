@@ -324,6 +324,11 @@ def new_teacher(name: str, num_classes: int, image_size: int, weights: str, head
     what = spec("teacher", name)
     if what.name == OWN_TEACHER:
         return untrained_teacher(num_classes, weights, head, seed)
+    for parameter, value, only in (("weights", weights, "imagenet"), ("head", head, "paper")):
+        if value == only:
+            raise ParameterError(
+                f"{parameter} is {value!r}, which goes with teacher {OWN_TEACHER} only, but teacher is {name!r}: leave it out."
+            )
     return initialised(build, what, num_classes, image_size, seed=seed), "own" if what.has_weights else "scratch"
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from kdnb import evaluation, explain, models, networks, sweep, training
 from kdnb.datasets import phantom
 from kdnb.errors import ModelError, ParameterError
+from kdnb.figures import training as figures
 from kdnb.runs import Run
 from kdnb.settings import check_network, from_command_line, resolve
 
@@ -220,6 +221,12 @@ def test_weights_come_with_a_file_and_belong_to_its_identity(file, tmp_path):
         networks.build(networks.spec("teacher", name), 4, 32)
 
 
+@pytest.mark.parametrize(("weights", "head"), [("imagenet", "plain"), ("auto", "paper")])
+def test_what_goes_with_densenet_only_is_refused_for_others(weights, head):
+    with pytest.raises(ParameterError, match="goes with teacher densenet121 only"):
+        networks.new_teacher("resnet18", 4, 32, weights, head, 0)
+
+
 def test_a_run_of_other_networks_has_a_folder_of_its_own(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ["--profile", "smoke", "--runs", "runs", "--teacher", "resnet18", "--student", "my net.py:build"]
@@ -257,6 +264,7 @@ def test_a_teacher_with_weights_of_its_own_is_taken_as_it_is(file, tmp_path):
     assert history["epoch"].tolist() == [0] and history["val_accuracy"].between(0, 1).all()
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
     assert run.has_model("teacher", "k")
+    assert figures.curves(history).axes, "its history can be drawn"
 
 
 # -- AUC ----------------------------------------------------------------------------------------------------------------

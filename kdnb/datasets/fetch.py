@@ -70,7 +70,7 @@ def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
     if flag in INFO and "multi-label" in INFO[flag]["task"]:
         raise ParameterError(
             f"dataset is {'medmnist:' + flag!r}, whose images have several labels each, which the study does not support: take one whose "
-            "images have one class, such as medmnist:pneumoniamnist."
+            "images have one class, such as medmnist:octmnist."
         )
     usable = sorted(name for name, info in INFO.items() if "3d" not in name and info["task"] in ("multi-class", "binary-class"))
     if flag not in usable:
