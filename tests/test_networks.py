@@ -148,7 +148,7 @@ def test_transformers_are_explained(build):
         assert found.shape == (2, 64, 64) and torch.isfinite(found).all(), name
     fields = explain.receptive_fields(model, image_size=64)
     assert list(fields) == list(layers) and 4 <= max(fields.values()) <= 64
-    assert build is swin or set(fields.values()) == {64}, "attention sees the whole image"
+    assert build is swin or list(fields.values())[-1] == 64, "attention sees the whole image"
 
 
 def test_layers_are_found_by_the_size_of_their_maps_or_named():
