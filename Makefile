@@ -4,32 +4,56 @@ PROFILE  = quick
 SEED     = 0
 SPLIT    = official
 DATA_DIR =
+TEACHER  = densenet121
+STUDENT  = plain
+SCHEDULER =
+CACHE    =
+IMAGE    =
 RUNS     = runs
 PYTHON   = python3
 ONLY     =
 RUN      =
 
 # What a user gives is text: make itself must not expand a $ in it.
-VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR RUNS ONLY RUN
+VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR TEACHER STUDENT SCHEDULER CACHE IMAGE RUNS ONLY RUN
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
-PY := .venv/bin/python
+export KDNB_CACHE := $(CACHE)
+export KDNB_SCHEDULER := $(SCHEDULER)
+# A user's own kernels, figures and switches of Python that would change what runs, or leave out its checks.
+unexport JUPYTER_PATH MATPLOTLIBRC PYTHONSAFEPATH PYTHONOPTIMIZE
+
+# A Python asked for that did not make .venv gets an environment of its own beside it.
+VENV := .venv
+ifneq ($(origin PYTHON),file)
+ASKED := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+MADE := $(shell sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+ifneq ($(MADE),)
+ifneq ($(ASKED),$(MADE))
+VENV := .venv-$(ASKED)
+endif
+endif
+endif
+PY := $(VENV)/bin/python
 # PY=python3 runs the study with a Python that has what it needs already (a GPU image's own torch, say), and .venv is not made.
-ifeq ($(PY),.venv/bin/python)
-READY := .venv/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+ifeq ($(PY),$(VENV)/bin/python)
+READY := $(VENV)/ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 else
 READY :=
 PYTHON := $(PY)
 endif
-SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS"
+SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS" \
+  --teacher "$$TEACHER" --student "$$STUDENT"
 
-.PHONY: help setup python-version reproduce run test test-slow bench gpu-check book lab data lock outputs record clean
+.PHONY: help setup python-version reproduce run test test-slow explain bench gpu-check book lab data lock outputs record clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
+	@echo "           TEACHER=densenet121 STUDENT=plain (or a name of torchvision.models, file.py:build, file.py:build:state.safetensors)"
+	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache"
 	@echo "Cost: smoke 3 minutes, quick 12 to 15, cpu 2 to 4 hours a data set, each on two CPU cores; paper wants a GPU (not measured on one yet)"
 	@echo "PY=python3 uses that Python and its torch in place of .venv; KDNB_PRECISION=float32 in the environment trains without bfloat16"
 	@echo "Data sets: phantom, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
@@ -49,13 +73,13 @@ endif
 .PHONY: install
 install:
 	@if [ -e $(READY) ]; then exit 0; fi; \
-	if [ -e .venv/installing ]; then rm -rf .venv; fi; \
-	echo "Setting up .venv from requirements.lock (some minutes, once) ..." >&2; \
-	$(PYTHON) -m venv .venv && touch .venv/installing && \
+	if [ -e $(VENV)/installing ]; then rm -rf $(VENV); fi; \
+	echo "Setting up $(VENV) from requirements.lock (some minutes, once) ..." >&2; \
+	$(PYTHON) -m venv $(VENV) && touch $(VENV)/installing && \
 	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps -r requirements.lock && \
 	$(PY) -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . && \
-	MPLCONFIGDIR=.venv/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
-	rm -f .venv/installing .venv/ready-* && touch $(READY)
+	MPLCONFIGDIR=$(VENV)/var/matplotlib $(PY) -c 'import matplotlib.font_manager' && \
+	rm -f $(VENV)/installing $(VENV)/ready-* && touch $(READY)
 
 reproduce: python-version ## run the study and write runs/<dataset>-<profile>-seed<seed>/
 	@$(PYTHON) -m kdnb.settings $(SETTINGS) > /dev/null
@@ -74,7 +98,7 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,device models tensors training stack views evaluation losses cost sweep figures/training)
+$(call done,02): $(call done,01) $(call code,device models networks cluster tensors training stack views evaluation losses cost sweep figures/training)
 $(call done,03): $(call done,02)
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain figures/live)
@@ -97,6 +121,9 @@ test: setup ## unit tests, every notebook in the smoke profile, and those notebo
 
 test-slow: setup ## the tests that kill, fill disks and soak
 	@$(PY) -m pytest -q -m slow
+
+explain: setup ## explain one image with a finished run (IMAGE=path RUN=runs/...): a page with maps, probabilities and a manifest
+	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN"
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"
@@ -125,4 +152,4 @@ lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 
 clean: ## delete the runs, the caches and what tools left (not .venv, not data/raw)
 	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

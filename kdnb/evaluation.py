@@ -13,11 +13,13 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 from scipy.stats import t as t_distribution
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 from torch import nn
 
 from kdnb.device import device_of, put, to_float
+from kdnb.networks import logits_of
 
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
@@ -31,7 +33,8 @@ def predict(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.nd
     model.eval()
     device = device_of(model)
     try:
-        batches = [model(to_float(put(images[i : i + batch_size], device).permute(0, 3, 1, 2))) for i in range(0, len(images), batch_size)]
+        parts = (to_float(put(images[i : i + batch_size], device).permute(0, 3, 1, 2)) for i in range(0, len(images), batch_size))
+        batches = [logits_of(model, part).float() for part in parts]
     finally:
         model.train(training)
     return torch.cat(batches).cpu().numpy()
@@ -135,10 +138,25 @@ def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(1).mean())
 
 
+def auc_one_vs_rest(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each class against all others, ``(C,)``; NaN for a class that has no image or all of them."""
+    areas = np.full(probabilities.shape[1], np.nan)
+    for number in range(probabilities.shape[1]):
+        if 0 < (labels == number).sum() < len(labels):
+            areas[number] = roc_auc_score(labels == number, probabilities[:, number])
+    return areas
+
+
+def auc_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The area under the ROC curve: of two classes the usual one, of more the mean of one against the rest over the classes that occur."""
+    areas = auc_one_vs_rest(labels, probabilities)
+    return float(np.nanmean(areas)) if np.isfinite(areas).any() else float("nan")
+
+
 def classification_scores(
     labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy and macro F1 with intervals, balanced accuracy, ECE and Brier: the columns of ``classification.csv``."""
+    """Accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier and AUC: the columns of ``classification.csv``."""
     classes = logits.shape[1]
     probabilities = np.exp(log_softmax(logits.astype(float), axis=1))
     cells = np.eye(classes * classes)[labels * classes + logits.argmax(1)]
@@ -154,11 +172,12 @@ def classification_scores(
     scores["balanced_accuracy"] = float(balanced_accuracy(whole))
     scores["ece"] = expected_calibration_error(labels, probabilities)
     scores["brier"] = brier_score(labels, probabilities)
+    scores["auc"] = auc_macro(labels, probabilities)
     return scores
 
 
 def per_class_scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall (sensitivity), specificity, F1 and n of each class: the columns of ``per_class.csv``."""
+    """Precision, recall (sensitivity), specificity, F1, n and AUC of each class: the columns of ``per_class.csv``."""
     count = len(classes)
     confusion = np.bincount(labels * count + logits.argmax(1), minlength=count * count).reshape(count, count)
     hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
@@ -175,6 +194,7 @@ def per_class_scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[s
             "specificity": ratio(others - (said - hits), others),
             "f1": ratio(2 * hits, true + said),
             "n": true,
+            "auc": auc_one_vs_rest(labels, np.exp(log_softmax(logits.astype(float), axis=1))),
         }
     )
 

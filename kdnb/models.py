@@ -178,6 +178,8 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
         return {"block1": parts.denseblock1, "block2": parts.denseblock2, "block3": parts.denseblock3, "block4": parts.norm5}
     if isinstance(model, (StudentCNN, ReleasedStudent)):
         return {f"layer{depth}": block for depth, block in enumerate(model.features, start=1)}
+    if names := getattr(model, "feature_layers", None):  # a network of one's own says which
+        return {f"layer{depth}": model.get_submodule(name) for depth, name in enumerate(names, start=1)}
     raise ModelError(f"{type(model).__name__} has no known feature layers: name the convolutional layers to use.")
 
 

@@ -10,14 +10,15 @@
 """
 
 import argparse
+import ast
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,8 +29,9 @@ from typing import Any
 
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
+from kdnb.filesystems import lock
 from kdnb.settings import Settings, from_command_line
-from kdnb.sources import REPOSITORY, from_home, locate
+from kdnb.sources import REPOSITORY, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 README_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
@@ -52,12 +54,8 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("w")
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up).", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    said = f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up)."
+    with opened as file, lock(file, path, lambda: print(said, file=sys.stderr, flush=True)):
         yield
 
 
@@ -86,16 +84,16 @@ def write_stamp(path: Path, text: str) -> None:
 
 
 def notebook_parameters(settings: Settings) -> dict[str, Any]:
-    """The parameters that every notebook of a run is given: whole paths, so that they hold in any working directory."""
-    kind, _, rest = settings.dataset.partition(":")
-    dataset = f"folder:{from_home(rest).absolute()}" if kind == "folder" else settings.dataset
+    """The parameters of a run, of which a notebook is given those that it has: whole paths, so that they hold in any working directory."""
     return {
-        "dataset": dataset,
+        "dataset": settings.dataset,
         "profile": settings.profile,
         "seed": settings.seed,
         "data_dir": str(settings.data_dir),
         "run_dir": str(settings.run_dir),
         "split_protocol": settings.split_protocol,
+        "teacher": settings.teacher,
+        "student": settings.student,
     }
 
 
@@ -179,8 +177,15 @@ class Status:
 def kernel_environment(progress_file: Path) -> dict[str, str]:
     """What a kernel of the pipeline is told through its environment: where progress goes, and to leave the user's own settings aside."""
     prefix = Path(sys.prefix) / "var"
-    for name in ("ipython", "matplotlib"):
-        (prefix / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("ipython", "matplotlib"):
+            (prefix / name).mkdir(parents=True, exist_ok=True)
+            if not os.access(prefix / name, os.W_OK):
+                raise PermissionError
+    except OSError:  # the checkout may be read only
+        prefix = Path(tempfile.mkdtemp(prefix="kdnb-var-"))
+        for name in ("ipython", "matplotlib"):
+            (prefix / name).mkdir()
     return {
         "KDNB_PROGRESS": str(progress_file),
         "IPYTHONDIR": str(prefix / "ipython"),
@@ -205,7 +210,16 @@ def failure_sentence(name: str, error: Exception, failed: Path) -> str:
     return f"kdnb: {name} failed with {kind}: {first} (the whole traceback is in {failed})."
 
 
+# What a user's shell may hold that would put another kernel, other figures or no checks in the place of the study's.
+LEFT_ASIDE = ("JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSAFEPATH", "PYTHONOPTIMIZE")
 _PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+
+
+def parameters_of(notebook: Path) -> set[str]:
+    """The names of a notebook's parameters."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    return {node.target.id for text in tagged for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)}
 
 
 def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
@@ -221,9 +235,14 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     name = notebook.stem
+    known = parameters_of(notebook)
+    # Where the work is done changes no result, so the scheduler is no setting that makes a notebook run again.
+    parameters = {key: value for key, value in (parameters | {"scheduler": os.environ.get("KDNB_SCHEDULER", "")}).items() if key in known}
     running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
     told = folder / f".{name}.progress"
     told.unlink(missing_ok=True)
+    for variable in LEFT_ASIDE:
+        os.environ.pop(variable, None)
     os.environ.update(kernel_environment(told))
     started = time.time()
     escaped = str(running).replace("{", "{{").replace("}", "}}")  # papermill formats the path with the parameters

@@ -36,6 +36,7 @@ TABLES = {
             "accuracy_hi",
             "f1_macro",
             "balanced_accuracy",
+            "auc",
             "ece",
             "brier",
             "parameters",

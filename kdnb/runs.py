@@ -12,7 +12,6 @@
 """
 
 import ast
-import fcntl
 import hashlib
 import importlib.metadata
 import inspect
@@ -23,24 +22,26 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 
 from kdnb.errors import ArtefactError, ParameterError, writing
+from kdnb.filesystems import flushed, lock, readable_by_all
 from kdnb.settings import Settings, resolve
-from kdnb.sources import REPOSITORY
+from kdnb.sources import REPOSITORY, from_home
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import nn
+    from torch import Tensor, nn
 
 _PACKAGES = ("torch", "torchvision", "captum", "shap", "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "pillow")
 
@@ -63,9 +64,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 yield temporary
             except SafetensorError as error:  # it wraps what the system said
                 raise OSError(str(error)) from error
-            temporary.chmod(0o644)
+            readable_by_all(temporary, 0o644)
             with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+                flushed(file)
             temporary.replace(path)
     finally:
         if temporary is not None:
@@ -85,11 +86,44 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
             yield part
-            part.chmod(0o755)
+            readable_by_all(part, 0o755)
             part.replace(folder)
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def tensors_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself.
+
+    Raises:
+        OSError, SafetensorError: there is none, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except OSError:  # the file system maps no file into memory
+        content = path.read_bytes()
+        deserialize(content)  # checks what the header says
+        return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: there is none, or it is damaged.
+    """
+    from safetensors.torch import load, load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # the file system maps no file into memory
+        return load(path.read_bytes())
 
 
 def file_hash(path: Path) -> str:
@@ -120,19 +154,35 @@ def environment() -> dict[str, Any]:
     """Package versions, device, processor, threads and commit, for ``run.json``."""
     import torch
 
-    def git(*words: str) -> str:
-        answer = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False)
-        return answer.stdout.strip()
-
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
-        "commit": git("rev-parse", "HEAD") or "unknown",
-        "modified": bool(git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks")),
+        **commit(REPOSITORY),
     }
+
+
+def commit(checkout: Path) -> dict[str, Any]:
+    """The commit of a checkout and whether its code was changed since.
+
+    ``"unknown"`` without git, and where the code was unpacked inside a repository that is not its own.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        try:
+            answer = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, check=False, env=own)
+        except OSError:
+            return ""
+        return os.fsdecode(answer.stdout).strip() if answer.returncode == 0 else ""
+
+    top = git("rev-parse", "--show-toplevel")
+    if not top or not Path(top).exists() or not Path(top).samefile(checkout):
+        return {"commit": "unknown", "modified": False}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks")
+    return {"commit": git("rev-parse", "HEAD") or "unknown", "modified": bool(changed)}
 
 
 class Run:
@@ -174,8 +224,7 @@ class Run:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             opened = (self.folder / ".run.lock").open("w")
-        with opened as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with opened as file, lock(file, self.folder / ".run.lock"):
             info = self.info()
             yield info
             with atomic_write(self.folder / "run.json") as path:
@@ -272,8 +321,7 @@ class Run:
     def has_model(self, name: str, key: str) -> bool:
         """Whether the run holds a sound model ``name`` made from exactly ``key``."""
         try:
-            with safe_open(self._checked(f"models/{name}.safetensors"), framework="pt") as file:
-                return (file.metadata() or {}).get("key") == key
+            return tensors_metadata(self._checked(f"models/{name}.safetensors")).get("key") == key
         except (ArtefactError, SafetensorError):
             return False
 
@@ -283,19 +331,16 @@ class Run:
         Raises:
             ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
         """
-        from safetensors.torch import load_file
-
         from kdnb.device import place
 
         file = f"models/{name}.safetensors"
         path = self._checked(file)
         cure = again(self.folder, self.info()["artefacts"][file])
         try:
-            with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("key")
+            found = tensors_metadata(path).get("key")
             if key is not None and found != key:
                 raise ArtefactError(f"{path} was made from other data or settings: {cure}.")
-            model.load_state_dict(load_file(path))
+            model.load_state_dict(read_tensors(path))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ArtefactError(f"{path} cannot be loaded ({reason}): {cure}.") from error
@@ -326,6 +371,10 @@ def start(notebook: str, **parameters: Any) -> Run:
         ParameterError, DataNotFoundError: as :func:`kdnb.settings.resolve`.
         ArtefactError: the folder holds a run of another data set, profile, seed or split, whose results must not mix with this one's.
     """
+    if sys.flags.optimize:
+        raise ParameterError(
+            f"Python runs with -O or PYTHONOPTIMIZE ({sys.flags.optimize}), but then the notebooks' checks would vanish: unset it."
+        )
     run = Run(resolve(**parameters), notebook)
     settings = run.settings
     asked = {name: getattr(settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
@@ -339,3 +388,23 @@ def start(notebook: str, **parameters: Any) -> Run:
     run.record("environment", {notebook: environment()})
     run.record("budget", {notebook: asdict(settings.budget)})
     return run
+
+
+def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
+    """A finished run by its folder, with the settings that it recorded; ``data_dir`` where its images lie now, if they moved.
+
+    Raises:
+        ArtefactError: the folder holds no run.
+    """
+    place = from_home(folder).absolute()
+    info = Run(Settings("phantom", "quick", 0, place, place, "official", None), notebook).info()
+    if "run" not in info:
+        raise ArtefactError(f"{place} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0.")
+    stamp = place / ".stamps" / "settings.json"
+    known = json.loads(stamp.read_text(encoding="utf-8"))["parameters"] if stamp.exists() else {}
+    settings = resolve(**info["run"], data_dir=data_dir or known.get("data_dir", ""), run_dir=place)
+    spent = info.get("budget", {}).get("03_distillation", {})
+    if set(spent) == set(asdict(settings.budget)):  # what a notebook's parameters changed
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in spent.items()}
+        settings = replace(settings, budget=replace(settings.budget, **values))
+    return Run(settings, notebook)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from kdnb.errors import ParameterError, exit_status
-from kdnb.sources import REPOSITORY, check_name, from_home, locate
+from kdnb.sources import REPOSITORY, absolute, check_name, from_home, locate
 
 SPLIT_PROTOCOLS = ("official", "leak_free", "regrouped")
+OWN_TEACHER, OWN_STUDENT = "densenet121", "plain"  # the study's own networks
+NETWORK_FILE = r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)(?::(?P<state>.+\.safetensors))?"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Settings:
     run_dir: Path
     split_protocol: str
     budget: Budget
+    teacher: str = OWN_TEACHER
+    student: str = OWN_STUDENT
 
 
 # What each value must be, as (test, words); lists are tested item by item.
@@ -99,6 +103,32 @@ def check(name: str, value: Any) -> Any:
     return value
 
 
+def check_network(role: str, name: Any) -> str:
+    """Return ``name`` if ``role`` (``"teacher"`` or ``"student"``) may be a network of that name.
+
+    Raises:
+        ParameterError: neither a plain name nor ``file.py:build`` or ``file.py:build:state.safetensors`` of files that are there.
+    """
+    found = re.fullmatch(NETWORK_FILE, name) if isinstance(name, str) else None
+    if found is None and not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
+        own = OWN_TEACHER if role == "teacher" else OWN_STUDENT
+        raise ParameterError(
+            f"{role} is {name!r}, but it must be {own}, a name of torchvision.models, file.py:build or file.py:build:state.safetensors."
+        )
+    for path in filter(None, found.group("file", "state") if found else ()):
+        if not from_home(path).is_file():
+            raise ParameterError(f"{role} is {name!r}, but there is no file {path}: name one that is there.")
+    return name
+
+
+def absolute_network(name: str) -> str:
+    """The network's name with whole paths, so that it holds in any working directory."""
+    if (found := re.fullmatch(NETWORK_FILE, name)) is None:
+        return name
+    file, function, state = found.group("file", "function", "state")
+    return ":".join(filter(None, (str(from_home(file).absolute()), function, state and str(from_home(state).absolute()))))
+
+
 @cache
 def profiles() -> dict[str, dict]:
     """The profiles from the shortest to the longest, each with its values, as ``profiles.toml`` has them."""
@@ -126,12 +156,22 @@ def budget(profile: str, dataset: str = "phantom", split_protocol: str = "offici
     return Budget(**{name: check(name, value) for name, value in values.items()})
 
 
-def run_name(dataset: str, profile: str, seed: int, split_protocol: str = "official") -> str:
-    """The name of the run's folder; a dataset's name that is no plain file name is shortened and hashed."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset).strip("-.")[:40]
-    if plain != dataset:
-        plain += "-" + hashlib.sha256(dataset.encode()).hexdigest()[:6]
-    return f"{plain}-{profile}-seed{seed}" + ("" if split_protocol == "official" else f"-{split_protocol}")
+def run_name(
+    dataset: str, profile: str, seed: int, split_protocol: str = "official", teacher: str = OWN_TEACHER, student: str = OWN_STUDENT
+) -> str:
+    """The name of the run's folder; what is no plain file name is shortened and hashed, a path to its last part."""
+    name = f"{_plain(dataset)}-{profile}-seed{seed}" + ("" if split_protocol == "official" else f"-{split_protocol}")
+    name += "" if teacher == OWN_TEACHER else f"-teacher_{_plain(teacher)}"
+    return name + ("" if student == OWN_STUDENT else f"-student_{_plain(student)}")
+
+
+def _plain(name: str) -> str:
+    kind, colon, path = name.partition(":")
+    short = f"{kind}-{Path(path).name}" if colon and "/" in path else Path(name).name if "/" in name else name
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", short).strip("-.")[:40]
+    if plain != name:
+        plain += "-" + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return plain
 
 
 def resolve(
@@ -141,6 +181,8 @@ def resolve(
     data_dir: str | Path = "",
     run_dir: str | Path = "",
     split_protocol: str = "official",
+    teacher: str = OWN_TEACHER,
+    student: str = OWN_STUDENT,
     **overrides: Any,
 ) -> Settings:
     """Check a notebook's parameters and fill in what they leave open.
@@ -148,13 +190,19 @@ def resolve(
     Args:
         data_dir: where the downloaded data sets lie; empty means ``data/raw``.
         run_dir: where the run writes; empty means ``runs/`` and :func:`run_name`.
+        teacher, student: names of networks as :mod:`kdnb.networks` understands them.
         overrides: budget values; ``None`` means the profile's. The profile's ``seeds`` count from the run's seed.
 
     Raises:
         ParameterError: a value that is not allowed.
         DataNotFoundError: the data set's folder is missing.
     """
+    given = {"dataset": dataset, "data_dir": data_dir, "run_dir": run_dir, "teacher": teacher, "student": student, "checkout": REPOSITORY}
+    for name, value in given.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+            raise ParameterError(f"{name} is {str(value)!r}, a path that is not UTF-8: rename it or make a link to it with another name.")
     check_name(dataset)
+    teacher, student = (absolute_network(check_network(*one)) for one in (("teacher", teacher), ("student", student)))
     check("seed", seed)
     check("split_protocol", split_protocol)
     spent = budget(profile, dataset, split_protocol, **overrides)
@@ -162,8 +210,9 @@ def resolve(
         spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
     data = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
+    dataset = absolute(dataset)
     run = from_home(run_dir) if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
-    return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent)
+    return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent, teacher, student)
 
 
 def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Path]:
@@ -174,14 +223,17 @@ def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Pat
     """
     parser = argparse.ArgumentParser(prog="python -m kdnb.settings", description="Check one run's settings and print its folder.")
     options = {"dataset": "phantom", "profile": "quick", "seed": "0", "data-dir": "", "runs": "runs", "split": "official"}
+    options |= {"teacher": OWN_TEACHER, "student": OWN_STUDENT}
     for name, default in options.items():
         parser.add_argument(f"--{name}", default=default)
     given = parser.parse_args(arguments)
     if not re.fullmatch(r"[\w./+,@-]+", given.runs):
         raise ParameterError(f"runs is {given.runs!r}, but it must be a path of letters, digits and . / _ + , @ - (make splits at others).")
     seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
-    settings = resolve(given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split)
-    folder = Path(given.runs) / run_name(settings.dataset, settings.profile, settings.seed, settings.split_protocol)
+    networks = {"teacher": given.teacher or OWN_TEACHER, "student": given.student or OWN_STUDENT}
+    settings = resolve(given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split, **networks)
+    what = (settings.dataset, settings.profile, settings.seed, settings.split_protocol, settings.teacher, settings.student)
+    folder = Path(given.runs) / run_name(*what)
     return replace(settings, run_dir=folder.absolute()), folder
 
 

@@ -49,6 +49,12 @@ def check_name(dataset: str) -> str:
     return dataset
 
 
+def absolute(dataset: str) -> str:
+    """The data set's name with a whole path, so that a relative ``folder:images`` and its absolute path are one."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}:{from_home(path).absolute()}" if kind in ("folder", "table") else dataset
+
+
 def locate(dataset: str, data_dir: Path) -> Path | None:
     """The folder that holds ``dataset``, or ``None`` for one that is generated or comes in a package.
 

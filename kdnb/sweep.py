@@ -5,6 +5,7 @@ teacher logits (:class:`Material`); cells of one seed share initial weights and 
 finished cell lies in ``cells/<name>.safetensors`` under a key made of all that it depends on, and is never trained again.
 """
 
+import copy
 import itertools
 import os
 import threading
@@ -24,7 +25,7 @@ from statsmodels.stats.anova import anova_lm
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdnb import device, losses, models, stack, tensors, training, views
+from kdnb import cluster, device, losses, models, networks, stack, tensors, training, views
 from kdnb.datasets import ImageSet
 from kdnb.device import best_device, place
 from kdnb.errors import ArtefactError, ParameterError
@@ -38,7 +39,6 @@ DEEPER = 512  # filters of each layer beyond the fifth
 STACKED_SIDE = 64  # pixels; a student of larger images keeps a GPU busy alone
 FEW_SEEN = 1400  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
-ATTEMPTS = 5  # on a cluster that loses workers
 _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
 
@@ -73,6 +73,7 @@ class Material:
     num_classes: int
     key: str
     folder: str = "cells"  # of the run, where its finished cells lie
+    student: str = networks.OWN_STUDENT  # the network that learns, as :mod:`kdnb.networks` names it
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ def widths(depth: int) -> tuple[int, ...]:
 # -- training many ------------------------------------------------------------------------------------------------------
 
 
-def student(one: Cell, num_classes: int) -> models.StudentCNN:
-    """The cell's student with the initial weights of its seed."""
+def student(one: Cell, num_classes: int, name: str = networks.OWN_STUDENT, image_size: int = 64) -> torch.nn.Module:
+    """The cell's student with the initial weights of its seed; ``name`` is another network's, whose images have ``image_size`` pixels."""
     with _DRAWING:
+        if name != networks.OWN_STUDENT:
+            return models.initialised(networks.build, networks.spec("student", name), num_classes, image_size, seed=one.seed)
         return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
 
 
@@ -150,7 +153,7 @@ def train_cell(
         return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
 
     with training.threads(1):
-        model = student(one, material.num_classes)
+        model = student(one, material.num_classes, material.student, material.train.images.shape[1])
         fitted = training.fit(
             model,
             material.train,
@@ -172,8 +175,12 @@ def train_cell(
 
 
 def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
-    """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none."""
-    if best_device().type != "cuda" or material.train.images.shape[1] > STACKED_SIDE:
+    """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none.
+
+    A student of one's own may hold what a stack cannot (dropout, say): it trains alone.
+    """
+    small = material.train.images.shape[1] <= STACKED_SIDE
+    if best_device().type != "cuda" or not small or material.student != networks.OWN_STUDENT:
         return []
     shapes: dict[tuple, list[Cell]] = {}
     for one in cells:
@@ -214,7 +221,7 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
     """
     finished = {one: found for one in cells if (found := _stored(run, one, material)) is not None}
     checkpoints = run.folder / material.folder / "unfinished"
-    lost_worker = _lost_worker(scheduler)
+    lost_worker = cluster.lost_worker(scheduler)
     for attempt in itertools.count(1):
         waiting = [one for one in cells if one not in finished]
         if not waiting:
@@ -233,22 +240,12 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
                     finished[trained.cell] = trained
         except lost_worker:
             # Dask trains a dead worker's cells again, unless the only copy of the material died with it: then we send it anew.
-            if attempt == ATTEMPTS:
+            if attempt == cluster.ATTEMPTS:
                 raise
 
 
 class Stopped(Exception):
     """A training ended because nobody waits for it any more: the cell was interrupted, or another student failed."""
-
-
-def _lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
-    """The exceptions by which Dask says that work was lost with a worker."""
-    if scheduler is None:
-        return ()
-    from distributed import KilledWorker
-    from distributed.client import FutureCancelledError
-
-    return KilledWorker, FutureCancelledError
 
 
 @contextmanager
@@ -264,15 +261,7 @@ def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[th
             finally:
                 stop.set()
         return
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout="5s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise ParameterError(
-            f"scheduler is {scheduler!r}, but no Dask scheduler answers there: start one with `dask scheduler`."
-        ) from error
-    with client, client.as_current(), joblib.parallel_config(backend="dask", scatter=[material]):
+    with cluster.client(scheduler) as client, client.as_current(), joblib.parallel_config(backend="dask", scatter=[material]):
         yield None
 
 
@@ -306,7 +295,7 @@ def _stored(run: Run, one: Cell, material: Material) -> Trained | None:
     return Trained(one, val, test, pd.DataFrame(facts["history"]), facts["best_epoch"], best, facts["seconds"])
 
 
-def trained_student(run: Run, one: Cell, material: Material) -> models.StudentCNN:
+def trained_student(run: Run, one: Cell, material: Material) -> torch.nn.Module:
     """The network of a finished cell, in evaluation mode.
 
     Raises:
@@ -315,7 +304,7 @@ def trained_student(run: Run, one: Cell, material: Material) -> models.StudentCN
     found = tensors.load(_path(run, one, material), cell_key(one, material))
     if found is None:
         raise ArtefactError(f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells.")
-    network = student(one, material.num_classes)
+    network = student(one, material.num_classes, material.student, material.train.images.shape[1])
     network.load_state_dict({name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")})
     return place(network).eval()
 
@@ -331,8 +320,11 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     train, validation, test = (examples(data, split) for split in ("train", "val", "test"))
     budget = run.budget
     recipe = training.Recipe(budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs))
-    key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views))
-    return Material(train, validation, test, _bank(run, "bank", train, teacher, recipe.views, key), recipe, len(data.classes), key)
+    name = networks.of_run(run, "student")
+    identity = networks.identity("student", name)
+    key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views), *identity)
+    bank = _bank(run, "bank", train, teacher, recipe.views, key)
+    return Material(train, validation, test, bank, recipe, len(data.classes), key, student=name)
 
 
 def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_class: int) -> Material:
@@ -357,6 +349,14 @@ def of_length(whole: Material, epochs: int) -> Material:
     """The material for students that train for ``epochs``; the views and the bank stay the same."""
     folder = whole.folder + f"_{epochs}_epochs" * (epochs != whole.recipe.epochs)
     return replace(whole, recipe=replace(whole.recipe, epochs=epochs), folder=folder)
+
+
+def of_plain_student(whole: Material) -> Material:
+    """The material for students of the study's own shapes, where the run's student is another network."""
+    if whole.student == networks.OWN_STUDENT:
+        return whole
+    key, folder = content_key(whole.key, networks.OWN_STUDENT), f"{whole.folder}_{networks.OWN_STUDENT}"
+    return replace(whole, student=networks.OWN_STUDENT, key=key, folder=folder)
 
 
 def training_and_validation(whole: Material) -> Material:
@@ -397,8 +397,13 @@ def train_teacher(
     recipe: training.Recipe,
     key: str,
     seed: int,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Train ``teacher`` in place by cross-entropy and store it under ``name``, or load it if the run holds it under the same key.
+
+    Args:
+        recipe: with 0 epochs the teacher is stored as it is: its weights came with it.
+        scheduler: address of a Dask scheduler one of whose workers shall train it.
 
     Returns:
         The history of its epochs: ``epoch``, ``train_loss``, ``val_accuracy``, ``seconds``, ``model``.
@@ -408,23 +413,42 @@ def train_teacher(
         return run.load_table(f"{name}_history")
     unfinished = run.folder / "models" / "unfinished" / f"{name}.safetensors"
     options = {"seed": seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
-    fitted = training.fit(teacher, train, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
-    history = run.save_table(f"{name}_history", fitted.history.assign(model="teacher"))
+    if recipe.epochs == 0:
+        known = training.accuracy_of(teacher, teacher.state_dict(), validation)
+        made = pd.DataFrame([{"epoch": 0, "train_loss": float("nan"), "val_accuracy": known, "seconds": 0.0}])
+    elif scheduler:
+        ((state, made),) = cluster.mapped(scheduler, _teacher_there, (networks.portable(teacher), train, validation, recipe), [seed])
+        teacher.load_state_dict(state)
+    else:
+        made = training.fit(teacher, train, validation, recipe, _cross_entropy, **options).history
+    history = run.save_table(f"{name}_history", made.assign(model="teacher"))
     run.save_model(name, teacher, key)
     unfinished.unlink(missing_ok=True)
     return history
 
 
-def refitted_teacher(run: Run, whole: Material, seed: int) -> torch.nn.Module:
+def _cross_entropy(logits: Tensor, teacher_logits: Tensor | None, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets)
+
+
+def _teacher_there(shared: tuple, seed: int) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """A teacher trained on a worker, which keeps no checkpoint: its weights and its history."""
+    sent, train, validation, recipe = shared
+    fitted = training.fit(copy.deepcopy(networks.arrived(sent)), train, validation, recipe, _cross_entropy, seed=seed)
+    return {name: value.cpu() for name, value in fitted.last.items()}, fitted.history
+
+
+def refitted_teacher(run: Run, whole: Material, seed: int, scheduler: str | None = None) -> torch.nn.Module:
     """Notebook 02's teacher once more: the same recipe, but the images of training and validation together.
 
     With the run's seed its start and its order are that teacher's, too; another seed tells what luck there is in training a teacher.
     """
     taught = run.info()["teacher"]
-    teacher, _ = models.untrained_teacher(whole.num_classes, taught["weights"], taught["head"], seed)
+    name, size = networks.of_run(run, "teacher"), whole.train.images.shape[1]
+    teacher, _ = networks.new_teacher(name, whole.num_classes, size, taught["weights"], taught["head"], seed)
     recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation", seed)
     both = training_and_validation(whole).train
-    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed)
+    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed, scheduler)
     return teacher
 
 

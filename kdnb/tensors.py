@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdnb.runs import atomic_write
+from kdnb.runs import atomic_write, read_tensors, tensors_metadata
 
 
 def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) -> None:
@@ -28,12 +28,11 @@ def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) ->
 def load(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
     """Tensors and facts in ``path``; ``None`` where there are none, they are damaged or changed, or have another key."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            if about["key"] != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return (tensors, about["facts"]) if about["sha256"] == _content(tensors) else None
+        about = json.loads(tensors_metadata(path)["about"])
+        if about["key"] != key:
+            return None
+        tensors = read_tensors(path)
+        return (tensors, about["facts"]) if about["sha256"] == _content(tensors) else None
     except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 

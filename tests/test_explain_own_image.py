@@ -9,7 +9,7 @@ from torch import nn
 from kdnb import explain, fidelity, runs
 from kdnb.datasets import load
 from kdnb.errors import ArtefactError, DataError
-from kdnb.explain.own_image import SHOWN, calibration_temperature, explain_arrays, explain_image, nearest_distance
+from kdnb.explain.own_image import calibrated, calibration_temperature, evidence_maps, explain_arrays, explain_image, nearest_distance
 from kdnb.models import StudentCNN, initialised
 
 
@@ -42,7 +42,10 @@ def test_noise_is_unlike_the_training_images_and_test_images_are_not(student, da
     assert strange.unlike_training and "WARNING: unlike the training images" in str(strange)
     assert sum(answer.unlike_training for answer in known) <= 2
     for answer in (known[0], strange):
-        assert set(answer.maps) == set(SHOWN) and all(a.shape == (32, 32) for a in answer.maps.values())
+        assert all(a.shape == (32, 32) for a in answer.maps.values())
+        assert set(answer.maps) == {*(f"feature_maps_layer{d}" for d in range(1, 6)), "grad_cam", "shap"} and all(
+            a.shape == (32, 32) for a in answer.maps.values()
+        )
         assert answer.probabilities["probability"].sum() == pytest.approx(1)
         assert answer.probabilities["probability"].is_monotonic_decreasing
         assert set(answer.probabilities["class"]) == set(data.classes)
@@ -54,6 +57,79 @@ def test_an_image_file_is_explained_with_a_finished_run(run, data, tmp_path):
     answer = explain_image(run, tmp_path / "mine.png")
     assert np.array_equal(answer.image, data.images[position])
     assert str(answer).startswith(answer.probabilities["class"][0])
+
+
+def test_paths_arrays_and_pillow_images_are_explained_alike_wherever_one_stands(run, data, tmp_path, monkeypatch):
+    pixels = data.images[data.index("test")[0]]
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    monkeypatch.chdir(tmp_path)
+    answers = [explain_image(run.folder, one) for one in ("mine.png", pixels, Image.fromarray(pixels))]
+    for answer in answers:
+        assert np.array_equal(answer.image, pixels) and answer.probabilities.equals(answers[0].probabilities)
+    assert np.array_equal(explain_image(run, pixels[..., 0]).image[..., 1], pixels[..., 0])
+    for wrong in (pixels.astype(float), pixels[None], np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(DataError, match="must be uint8"):
+            explain_image(run, wrong)
+    with pytest.raises(ArtefactError, match="holds no run"):
+        explain_image(tmp_path, "mine.png")
+
+
+def test_evidence_adds_up_to_the_logits(student, data):
+    images = torch.from_numpy(data.images[:4]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        logits = student(images)
+    sums = evidence_maps(student, images).sum(dim=(2, 3))
+    assert torch.allclose(sums + student.classifier.bias, logits, atol=1e-4)
+    table = explain_arrays(student, data, data.images[:1], background=2, samples=2)[0].probabilities
+    parts = table[["evidence_for", "evidence_against", "rest"]].sum(axis=1)
+    assert np.allclose(parts, table["logit"], atol=1e-4)
+
+
+def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    logits = 2.0 * np.eye(4)[labels] + rng.normal(scale=0.1, size=(200, 4))
+    temperature = calibration_temperature(logits, labels)
+    assert (logits.argmax(1) == labels).all() and temperature > 0.3
+    sure = np.exp(logits / temperature)
+    assert (sure.max(1) / sure.sum(1)).mean() == pytest.approx(51 / 54, abs=0.02), "as sure as 50 right of 50 allow"
+    found = calibrated(logits, labels)
+    assert found["validation_images"] == 200 and 0 <= found["ece"] < 0.1
+
+
+def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_path, capsys):
+    import hashlib
+    import json
+
+    from kdnb.one_image import main
+
+    Image.fromarray(data.images[data.index("test")[0]]).save(tmp_path / "a scan <b>.png")
+    for _ in range(2):  # the second replaces the first
+        assert main(["--", str(tmp_path / "a scan <b>.png"), str(run.folder)]) == 0
+    (folder,) = (run.folder / "explained").iterdir()
+    assert str(folder / "index.html") in capsys.readouterr().out
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert set(manifest["files"]) == files
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert manifest["run"]["dataset"] == "phantom" and manifest["environment"]["packages"]["torch"]
+    assert {"maps/grad_cam.npy", "maps/grad_cam.png", "probabilities.csv", "image.png", "index.html"} <= files
+    assert sum(name.startswith("maps/evidence_") and name.endswith(".npy") for name in files) == len(data.classes)
+    html = (folder / "index.html").read_text()
+    assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
+    assert not [word for word in ("http://", "https://", 'src="maps') if word in html], "one page that needs nothing else"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["", "{run}"], "image is ''"), (["absent.png", "{run}"], "cannot be used"), (["x.png", "{run}/no"], "no run")]
+)
+def test_what_cannot_become_a_page_is_one_sentence(run, words, said, capsys):
+    from kdnb.one_image import main
+
+    assert main(["--", *(word.format(run=run.folder) for word in words)]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
 
 
 def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):

@@ -345,7 +345,7 @@ def _imports(code: str) -> set[Path]:
 
 
 # Floor 0 holds no number of the study: budgets reach make through the stamp of the settings.
-FLOOR_0 = {PACKAGE / f"{name}.py" for name in ("__init__", "errors", "sources", "settings", "runs", "progress")}
+FLOOR_0 = {PACKAGE / f"{name}.py" for name in ("__init__", "errors", "filesystems", "sources", "settings", "runs", "progress")}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

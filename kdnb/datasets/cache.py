@@ -5,8 +5,8 @@ image size and the code that reads images. It is built in a folder beside that o
 that exists is complete; an interrupted build is built again. Only a window of images is in memory at any time.
 """
 
-import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -21,11 +21,12 @@ import numpy as np
 from kdnb.datasets import reading
 from kdnb.datasets.folders import Listing
 from kdnb.errors import DataError, StorageError, writing
+from kdnb.filesystems import lock
 from kdnb.progress import progress
 from kdnb.runs import atomic_folder, atomic_write, content_key, source_key
-from kdnb.sources import REPOSITORY
+from kdnb.sources import REPOSITORY, from_home
 
-FOLDER = REPOSITORY / "data" / "cache"
+FOLDER = REPOSITORY / (from_home(os.environ.get("KDNB_CACHE", "")) if os.environ.get("KDNB_CACHE") else "data/cache")
 _WINDOW = 1024  # images decoded but not yet written, at most
 _BATCH = 32  # files that a process reads at a time
 _WORTH_A_PROCESS = 128  # files: a process takes as long to start as some hundred small images to read
@@ -110,9 +111,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time build ``folder``."""
     with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_suffix(".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        opened = folder.with_suffix(".lock").open("w")
+    with opened as file, lock(file, folder.with_suffix(".lock")):
         yield
 
 
@@ -127,12 +127,19 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
         shapes = {"images": (count, image_size, image_size, 3), "signatures": (count, reading.SIGNATURE, reading.SIGNATURE)}
         if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
             return None
-        arrays = {name: np.memmap(folder / name, np.uint8, "r", shape=shape) for name, shape in shapes.items()}
+        arrays = {name: _mapped(folder / name, shape) for name, shape in shapes.items()}
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         return None
     unreadable = dict(zip(columns.pop("bad_ids").tolist(), columns.pop("bad_reasons").tolist(), strict=True))
     own = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}
     return Cached(**arrays, **own, metadata=columns, unreadable=unreadable, key=files)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.memmap(path, np.uint8, "r", shape=shape)
+    except OSError:  # a file system that maps no file into memory: then the images take up as much memory as they are large
+        return np.fromfile(path, np.uint8).reshape(shape)
 
 
 def build(name: str, listing: Listing, image_size: int, folder: Path) -> None:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from kdnb.errors import DataNotFoundError, DownloadError, ParameterError, exit_status
+from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, exit_status
 from kdnb.runs import atomic_folder
 from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
 
@@ -67,6 +67,11 @@ def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
     """
     from medmnist import INFO
 
+    if flag in INFO and "multi-label" in INFO[flag]["task"]:
+        raise ParameterError(
+            f"dataset is {'medmnist:' + flag!r}, whose images have several labels each, which the study does not support: take one whose "
+            "images have one class, such as medmnist:octmnist."
+        )
     usable = sorted(name for name, info in INFO.items() if "3d" not in name and info["task"] in ("multi-class", "binary-class"))
     if flag not in usable:
         raise ParameterError(f"dataset is {'medmnist:' + flag!r}, but the flag must be one of: {', '.join(usable)}.")
@@ -94,6 +99,11 @@ def _unpack_medmnist(flag: str, split: str, size: int, folder: Path, check: bool
             items = getattr(medmnist, info["python_class"])(split=split, download=check, size=size, root=str(folder.parent))
     except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
         where = folder.parent / (flag + ("" if size == 28 else f"_{size}") + ".npz")
+        if where.exists():
+            raise DataError(
+                f"{where} is damaged or not the published file ({type(error).__name__}), and another cannot be had: delete it and "
+                f"fetch it again from {info['url' if size == 28 else f'url_{size}']}."
+            ) from error
         raise DownloadError(
             f"{flag} could not be downloaded: fetch it from {info['url' if size == 28 else f'url_{size}']} by hand and put it at {where}."
         ) from error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdnb.errors import ModelError
 from kdnb.models import feature_layers
+from kdnb.networks import Network, as_maps, logits_of, measured_fields
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
@@ -78,10 +79,7 @@ def collecting(layers: Mapping[str, nn.Module], combine: Callable[[Tensor], Tens
     collected: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ModelError(f"layer {name!r} gives {shape}, not maps of shape (images, filters, height, width): name a convolution.")
-        collected[name] = combine(output)
+        collected[name] = combine(as_maps(output, module, name))
 
     with ExitStack() as hooks:
         for name, module in layers.items():
@@ -108,7 +106,7 @@ def average_feature_maps(
     """
     chosen = layers_of(model, layers)
     with as_found(model), torch.no_grad(), collecting(chosen, combine) as maps:
-        model(images)
+        logits_of(model, images)
     unused = [name for name in chosen if name not in maps]
     if unused:
         raise ModelError(f"layer {unused[0]!r} took no part in the forward pass of {type(model).__name__}: name another layer.")
@@ -123,6 +121,8 @@ def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, imag
     every convolution. Per-image standardisation lets every pixel shift the mean a little; that is not counted.
     """
     chosen = layers_of(model, layers)
+    if isinstance(model, Network):  # of any build: no chain to follow
+        return dict(zip(chosen, measured_fields(model, layers or model.feature_layers, image_size), strict=True))
     reach, step, fields = 1, 1, {}
 
     def window(module: nn.Module, inputs: tuple, output: Tensor) -> None:

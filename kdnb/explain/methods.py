@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdnb.device import device_of, drawing_from
 from kdnb.errors import ModelError
 from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
+from kdnb.networks import as_maps, logits_of
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -89,12 +90,18 @@ def feature_maps_mean(
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, layers: Sequence[str] | None = None) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017) at the last feature layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over positions."""
-    from captum.attr import LayerGradCam
-
     layer = list(layers_of(model, layers).values())[-1]
-    with as_found(model):
-        heat = LayerGradCam(model, layer).attribute(images.detach(), target=targets, relu_attributions=True)
-    return upsampled(heat[:, 0].detach(), images.shape[-2:])
+    found: list[Tensor] = []
+    with as_found(model), torch.enable_grad():
+        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            logits = logits_of(model, images.detach().requires_grad_())
+        finally:
+            hook.remove()
+        maps = as_maps(found[-1], layer)
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), found[-1])
+    heat = (as_maps(gradient, layer).mean(dim=(2, 3), keepdim=True) * maps.detach()).sum(dim=1).relu()
+    return upsampled(heat, images.shape[-2:])
 
 
 def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -102,7 +109,7 @@ def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> T
     from captum.attr import IntegratedGradients
 
     with as_found(model):
-        attribution = IntegratedGradients(model).attribute(
+        attribution = IntegratedGradients(partial(logits_of, model)).attribute(
             images.detach(),
             baselines=blurred(images),
             target=targets,
@@ -120,7 +127,7 @@ class _TargetLogit(nn.Module):
         self.model, self.target = model, target
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)[:, self.target, None]
+        return logits_of(self.model, images)[:, self.target, None]
 
 
 def _shap_batch(device: torch.device) -> int:

@@ -1,11 +1,13 @@
 """Explain an image of one's own with a finished run, and say so where the image is unlike what the model was trained on."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
@@ -13,22 +15,17 @@ from torch import Tensor, nn
 from kdnb.datasets import ImageSet, load_for, to_tensor
 from kdnb.datasets.reading import read
 from kdnb.errors import DataError
+from kdnb.evaluation import expected_calibration_error
 from kdnb.explain.maps import as_found, collecting
 from kdnb.explain.methods import explain_all, methods
-from kdnb.models import StudentCNN, feature_layers
-from kdnb.runs import Run
+from kdnb.models import feature_layers
+from kdnb.networks import as_maps, load_student, logits_of
+from kdnb.runs import Run, opened
 from kdnb.sources import from_home
+from kdnb.training import best_device
 
 UNLIKE_LEVEL = 99.0  # per cent of the validation images are nearer to the training images than the limit
-SHOWN = (
-    "feature_maps_layer1",
-    "feature_maps_layer2",
-    "feature_maps_layer3",
-    "feature_maps_layer4",
-    "feature_maps_layer5",
-    "grad_cam",
-    "shap",
-)
+FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,21 @@ class OwnImage:
 
     Attributes:
         image: ``(H, W, 3)`` uint8, as the model sees it.
-        probabilities: a row per class, most likely first: class, probability (calibrated on validation).
+        probabilities: a row per class, most likely first: class, probability (calibrated on validation), logit, and of the logit what
+            speaks for the class (``evidence_for``), against it (``evidence_against``, below 0), and what no place says (``rest``).
         maps: method -> ``(H, W)`` for the predicted class.
+        evidence: class -> ``(h, w)`` (:func:`evidence_maps`).
         distance: to the nearest training image, in features; limit: the distance that 99% of the validation images stay below.
+        calibration: temperature, validation_images, and ece, the calibration error on validation images in ten folds.
     """
 
     image: np.ndarray
     probabilities: pd.DataFrame
     maps: dict[str, np.ndarray]
+    evidence: dict[str, np.ndarray]
     distance: float
     limit: float
+    calibration: dict[str, float]
 
     @property
     def unlike_training(self) -> bool:
@@ -61,22 +63,45 @@ class OwnImage:
         return verdict
 
 
-def explain_image(run: Run, path: str | Path, model_name: str = "student_kd") -> OwnImage:
-    """Predict and explain the image at ``path`` with a student of a finished run.
+def explain_image(run: Run | str | Path, image: str | Path | np.ndarray | Image.Image, model_name: str = "student_kd") -> OwnImage:
+    """Predict and explain one image with a student of a finished run.
 
     The image is decoded and resized as the data set's own images are. The probabilities are softened by the temperature that
     fits the validation images best; SHAP's background is drawn from the training images.
 
+    Args:
+        run: a run, or its folder.
+        image: a path, ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` uint8, or a Pillow image.
+
     Raises:
-        DataError: the file is no image that can be read. ArtefactError: the run has not trained that student.
+        DataError: no image that can be read. ArtefactError: the folder holds no run, or the run has not trained that student.
     """
+    run = run if isinstance(run, Run) else opened(run, "explain_image")
     data = load_for(run.settings)
-    model = run.load_model(model_name, StudentCNN(len(data.classes)))
+    model = load_student(run, model_name, len(data.classes)).to(best_device())
+    pixels = square_of(image, run.budget.image_size)
+    return explain_arrays(model, data, pixels[None], background=run.budget.shap_background, samples=run.budget.shap_samples)[0]
+
+
+def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> np.ndarray:
+    """An image as the networks see it, ``(image_size, image_size, 3)`` uint8.
+
+    Raises:
+        DataError: it cannot be read, or an array of another form.
+    """
+    if isinstance(image, np.ndarray):
+        layers = image[..., None] if image.ndim == 2 else image
+        if layers.dtype != np.uint8 or layers.ndim != 3 or layers.shape[2] not in (1, 3) or 0 in layers.shape:
+            raise DataError(f"the image is {image.dtype} of shape {image.shape}, but it must be uint8 of (H, W), (H, W, 1) or (H, W, 3).")
+        image = Image.fromarray(np.repeat(layers, 3 // layers.shape[2], axis=2))
+    if isinstance(image, Image.Image):
+        with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:  # through the one reader, whose rules are the data sets'
+            image.save(Path(folder) / "image.png")
+            return read(Path(folder) / "image.png", image_size).square
     try:
-        image = read(from_home(path), run.budget.image_size).square
+        return read(from_home(image), image_size).square
     except DataError as error:
-        raise DataError(f"image {path} cannot be used ({error}): give the path of a PNG, JPEG, TIFF or DICOM file.") from error
-    return explain_arrays(model, data, image[None], background=run.budget.shap_background, samples=run.budget.shap_samples)[0]
+        raise DataError(f"image {image} cannot be used ({error}): give the path of a PNG, JPEG, TIFF or DICOM file.") from error
 
 
 def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, background: int = 16, samples: int = 50) -> list[OwnImage]:
@@ -85,21 +110,50 @@ def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, back
     _, seen = logits_and_features(model, data.images[train])
     logits, features = logits_and_features(model, data.images[validation])
     limit = np.percentile(nearest_distance(features, seen), UNLIKE_LEVEL)
-    temperature = calibration_temperature(logits, data.labels[validation])
+    calibration = calibrated(logits, data.labels[validation])
     logits, features = logits_and_features(model, images)
     distances = nearest_distance(features, seen)
     step = max(1, len(train) // background)
     device = next(model.parameters()).device
-    available = methods(to_tensor(data.images[train[::step][:background]]).to(device), shap_samples=samples)
+    depth = len(feature_layers(model))
+    available = methods(to_tensor(data.images[train[::step][:background]]).to(device), shap_samples=samples, depth=depth)
     targets = torch.from_numpy(logits.argmax(axis=1)).to(device)
-    maps = explain_all({name: available[name] for name in SHOWN}, model, to_tensor(images).to(device), targets)
+    shown = (*(f"feature_maps_layer{d}" for d in range(1, depth + 1)), "grad_cam", "shap")
+    maps = explain_all({name: available[name] for name in shown}, model, to_tensor(images).to(device), targets)
+    evidence = evidence_maps(model, to_tensor(images).to(device)).cpu().numpy()
     answers = []
     for k, image in enumerate(images):
-        table = pd.DataFrame({"class": data.classes, "probability": np.exp(log_softmax(logits[k] / temperature))})
+        of_class = dict(zip(data.classes, evidence[k], strict=True))
+        table = pd.DataFrame({"class": data.classes, "probability": np.exp(log_softmax(logits[k] / calibration["temperature"]))})
+        table = table.assign(
+            logit=logits[k],
+            evidence_for=evidence[k].clip(min=0).sum(axis=(1, 2)),
+            evidence_against=evidence[k].clip(max=0).sum(axis=(1, 2)),
+            rest=logits[k] - evidence[k].sum(axis=(1, 2)),
+        )
         table = table.sort_values("probability", ascending=False, ignore_index=True)
         own_maps = {name: values[k].cpu().numpy() for name, values in maps.items()}
-        answers.append(OwnImage(image, table, own_maps, float(distances[k]), float(limit)))
+        answers.append(OwnImage(image, table, own_maps, of_class, float(distances[k]), float(limit), calibration))
     return answers
+
+
+def evidence_maps(model: nn.Module, images: Tensor) -> Tensor:
+    """What each cell of the last feature layer adds to each class's logit, ``(N, C, h, w)``: activation times gradient, over all filters.
+
+    Of the study's student, a linear layer on averages, the sum over the cells is exactly the logit without its bias.
+    """
+    layer = list(feature_layers(model).values())[-1]
+    found: list[Tensor] = []
+    with as_found(model), torch.enable_grad():
+        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        try:
+            logits = logits_of(model, images.detach().requires_grad_())
+        finally:
+            hook.remove()
+        sums = logits.sum(dim=0)
+        gradients = [torch.autograd.grad(one, found[-1], retain_graph=True)[0] for one in sums]
+    maps = as_maps(found[-1].detach(), layer)
+    return torch.stack([(as_maps(gradient, layer) * maps).sum(dim=1) for gradient in gradients], dim=1).float()
 
 
 def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
@@ -114,18 +168,38 @@ def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 
 
     with as_found(model), torch.no_grad(), collecting(layers, pooled) as means:
         for start in range(0, len(images), batch_size):
-            logits.append(model(to_tensor(images[start : start + batch_size]).to(device)).cpu().numpy())
+            logits.append(logits_of(model, to_tensor(images[start : start + batch_size]).to(device)).cpu().numpy())
             features.append(torch.cat([means[name] for name in layers], dim=1).cpu().numpy())
     return np.concatenate(logits), np.concatenate(features)
 
 
 def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that makes the labels most likely: ``argmin_T -mean log softmax(z / T)_y`` (Guo et al. 2017)."""
+    """The temperature that makes the labels most likely: ``argmin_T -mean sum_c t_c log softmax(z / T)_c`` (Guo et al. 2017).
+
+    As in Platt (1999) the target of a label is not 1 but ``(n + 1) / (n + C)``, with n images of its class: where no image is wrong, the
+    likelihood alone would take any confidence for too little, and T would go to 0.
+    """
+    classes = logits.shape[1]
+    of_class = np.bincount(labels, minlength=classes)[labels]
+    targets = np.repeat(1 / (of_class + classes)[:, None], classes, axis=1)
+    targets[np.arange(len(labels)), labels] = (of_class + 1) / (of_class + classes)
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
+        return -(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The temperature of all validation images, and how well calibrated they are when each tenth is softened by that of the others."""
+    probabilities = np.empty(logits.shape, float)
+    folds = np.arange(len(labels)) % FOLDS
+    for fold in np.unique(folds):
+        rest = folds != fold if len(labels) > 1 else folds == fold
+        temperature = calibration_temperature(logits[rest], labels[rest])
+        probabilities[folds == fold] = np.exp(log_softmax(logits[folds == fold] / temperature, axis=1))
+    ece = expected_calibration_error(labels, probabilities)
+    return {"temperature": calibration_temperature(logits, labels), "validation_images": len(labels), "ece": ece}
 
 
 def nearest_distance(features: np.ndarray, seen: np.ndarray) -> np.ndarray:

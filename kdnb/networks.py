@@ -1,0 +1,369 @@
+"""Networks by name: the study's own, any classifier of ``torchvision.models``, or what a function in one's own file builds.
+
+A name is ``densenet121`` (the study's teacher), ``plain`` (its student), another name of ``torchvision.models``, or
+``file.py:build``, where ``build(num_classes)`` returns a module that takes ``(N, 3, H, W)`` float32 in [0, 1]. With
+``file.py:build:state.safetensors`` its weights are loaded; a teacher that has them is taken as it is.
+"""
+
+import copy
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnb.errors import ModelError, ParameterError
+from kdnb.models import Standardise, StudentCNN, densenet121_teacher, feature_layers, initialised, untrained_teacher
+from kdnb.runs import Run, file_hash
+from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
+
+MOST_LAYERS = 5  # whose maps are shown of a network whose layers nobody named
+_ENDS = (Standardise, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+# -- what any network answers ---------------------------------------------------------------------------------------
+
+
+def as_logits(output: Any) -> Tensor:
+    """Logits ``(N, C)`` float32 from what a classifier returned.
+
+    Of a dictionary, a tuple or an object with ``logits`` (an inception in training, a transformer) the logits are taken. One logit an
+    image, ``(N, 1)`` or ``(N,)``, is that of the second of two classes: ``(0, z)``, whose softmax is the sigmoid of z.
+
+    Raises:
+        ModelError: none of these.
+    """
+    found = output
+    if isinstance(found, dict):
+        found = found.get("logits", found.get("out", next(iter(found.values()), None)))
+    elif not isinstance(found, Tensor) and hasattr(found, "logits"):
+        found = found.logits
+    elif isinstance(found, (tuple, list)) and found:
+        found = found[0]
+    if not isinstance(found, Tensor) or found.ndim not in (1, 2) or not found.is_floating_point():
+        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(f"the network returns {what}, but a classifier must return logits of shape (images, classes).")
+    found = found if found.dtype in (torch.float32, torch.float64) else found.float()
+    if found.ndim == 1 or found.shape[1] == 1:
+        single = found.reshape(-1)
+        return torch.stack([torch.zeros_like(single), single], dim=1)
+    return found
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits ``(N, C)`` of any classifier, whatever its precision and the form of its output (:func:`as_logits`)."""
+    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
+    return as_logits(model(images.to(own)))
+
+
+def as_maps(output: Any, module: nn.Module, name: str = "") -> Tensor:
+    """What ``module`` returned as maps ``(N, filters, h, w)``.
+
+    Channels last, as Swin transformers keep them, are moved: the sizes of the module's layer norms and linear layers tell which axis the
+    filters are on. The tokens of a vision transformer, ``(N, tokens, filters)``, are laid out on their grid without the class token.
+
+    Raises:
+        ModelError: neither maps nor tokens of a square grid, or maps that could be read both ways.
+    """
+    name = name or type(module).__name__
+    if isinstance(output, Tensor) and output.ndim == 4:
+        norms = {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
+        sizes = norms | {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
+        if output.shape[3] in sizes and output.shape[1] in sizes:
+            raise ModelError(f"layer {name!r} gives {tuple(output.shape)}, where filters cannot be told from rows: name another layer.")
+        return output.permute(0, 3, 1, 2) if output.shape[3] in sizes else output
+    if isinstance(output, Tensor) and output.ndim == 3:
+        for extra in (0, 1):  # a class token comes first
+            side = round(max(output.shape[1] - extra, 0) ** 0.5)
+            if side > 1 and side * side == output.shape[1] - extra:
+                return output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ModelError(f"layer {name!r} gives {shape}, not maps of shape (images, filters, height, width): name a convolution.")
+
+
+# -- one's own network ----------------------------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """A network of one's own behind the study's form: ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C)``, with named feature layers.
+
+    Args:
+        network: what was built. num_classes: what it must tell apart.
+        standardise: give it standardised images, as the study's own networks get; one from a file prepares its images itself.
+        image_size: of the images on which its layers are looked for.
+        layers: names of the feature layers within ``network``; by default its attribute ``feature_layers`` or those found.
+
+    Raises:
+        ModelError: other outputs than ``num_classes`` logits, or no layer with maps.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int, *, standardise: bool, image_size: int, layers: Sequence[str] | None = None):
+        super().__init__()
+        self.standardise = Standardise() if standardise else nn.Identity()
+        self.built: tuple[Spec, int, int] | None = None  # from what :func:`build` made it
+        self.network = network
+        for module in network.modules():
+            if hasattr(module, "inplace"):
+                module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
+        found = layers_with_maps(self, image_size)
+        with torch.no_grad():
+            shape = tuple(self.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
+        if shape != (2, num_classes):
+            raise ModelError(f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: build it for these.")
+        named = layers or getattr(network, "feature_layers", None)
+        names = [f"network.{name}" for name in named] if named else found
+        modules = dict(self.named_modules())
+        if missing := [name for name in names if name not in modules]:
+            raise ModelError(f"feature_layers names {missing[0].removeprefix('network.')!r}, but the network has no module of that name.")
+        if not names:
+            raise ModelError(f"{type(network).__name__} has no layer with maps to look into: use a convolutional network.")
+        self.feature_layers = tuple(names)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.network, self.standardise(images)).float()
+
+
+def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
+    """Names of the layers to look into: of each size of map the last module that computes it, at most five, first layer first.
+
+    Where all maps have one size, as in a vision transformer or a network without pooling, the size tells nothing apart: then the
+    outermost modules that are called in a row are taken, at most five, evenly.
+    """
+    calls: list[tuple[str, int]] = []
+
+    def see(name: str, module: nn.Module, output: Any) -> None:
+        try:
+            side = as_maps(output, module, name).shape[-1]
+        except ModelError:
+            return
+        if side > 1:
+            calls.append((name, side))
+
+    training = [module for module in model.modules() if module.training]
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if name and not isinstance(module, _ENDS):
+                hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: see(name, m, output)))
+        model.eval()
+        try:
+            model(torch.rand(2, 3, image_size, image_size))
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"the network cannot look at images of {image_size} x {image_size} pixels ({reason}).") from error
+        finally:
+            for module in training:
+                module.training = True
+    last = {side: name for name, side in calls if name != "network"}
+    names = [last[side] for side in sorted(last, reverse=True)]
+    if len(names) == 1:
+        inner = [name for name, _ in calls if name not in ("network", names[0])]
+        names = [name for name in dict.fromkeys(inner) if not any(name.startswith(f"{other}.") for other in inner)] or names
+        names = [names[round(k * (len(names) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)] if len(names) > MOST_LAYERS else names
+    return names[-MOST_LAYERS:]
+
+
+def measured_fields(model: nn.Module, layers: Sequence[str], image_size: int) -> list[int]:
+    """Pixels across on which the middle unit of each layer depends, at most ``image_size``: for any network, by gradients.
+
+    In a copy all weights are made positive and activations that can be are left out, so that no path cancels another.
+    """
+    twin = copy.deepcopy(model).double().cpu().eval()
+    for module in twin.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.abs() + 1e-3
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.zero_(), module.running_var.fill_(1.0)
+        for name, child in module.named_children():
+            if isinstance(child, Standardise):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, (nn.MaxPool2d,)):
+                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode))
+    kept: dict[str, Tensor] = {}
+    image = torch.full((1, 3, image_size, image_size), 1e-2, dtype=torch.float64, requires_grad=True)
+    with ExitStack() as hooks:
+        for name in layers:
+            module = twin.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: kept.update({name: as_maps(output, m, name)})))
+        twin(image)
+    fields = []
+    for name in layers:
+        maps = kept[name]
+        (gradient,) = torch.autograd.grad(maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum(), image, retain_graph=True)
+        across = (gradient[0].abs().amax(dim=(0, 1)) > 0).nonzero().flatten()
+        fields.append(int(across[-1] - across[0]) + 1 if len(across) else 0)
+    return fields
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network's name taken apart, with what its files hold: equal exactly where the network is."""
+
+    name: str
+    file: str = ""
+    function: str = ""
+    state: str = ""
+    hashes: tuple[str, ...] = ()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether trained weights come with it."""
+        return bool(self.state)
+
+
+def spec(role: str, name: str) -> Spec:
+    """What ``name`` says for ``role`` (``"teacher"`` or ``"student"``).
+
+    Raises:
+        ParameterError: no network of that name, or a file that is not there.
+    """
+    check_network(role, name)
+    found = re.fullmatch(NETWORK_FILE, name)
+    if found is None:
+        if name not in (OWN_TEACHER, OWN_STUDENT) and name not in _classifiers():
+            raise ParameterError(
+                f"{role} is {name!r}, but torchvision.models has no classifier of that name: give one of its names or file.py:build."
+            )
+        return Spec(name)
+    file, function, state = found["file"], found["function"], found["state"] or ""
+    return Spec(name, file, function, state, tuple(file_hash(Path(path)) for path in (file, state) if path))
+
+
+def _classifiers() -> list[str]:
+    import torchvision.models
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def build(what: Spec, num_classes: int, image_size: int) -> nn.Module:
+    """The network as built, with the weights that come with it.
+
+    Raises:
+        ModelError, ParameterError: its file cannot be used; the sentence says why.
+    """
+    if what.name == OWN_TEACHER:
+        return densenet121_teacher(num_classes)
+    if what.name == OWN_STUDENT:
+        return StudentCNN(num_classes)
+    if not what.file:
+        import torchvision.models
+
+        options = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
+        network = torchvision.models.get_model(what.name, weights=None, num_classes=num_classes, **options)
+        return Network(network, num_classes, standardise=True, image_size=image_size)
+    network = _from_file(what, num_classes)
+    if what.state:
+        _load_state(network, what)
+    made = Network(network, num_classes, standardise=False, image_size=image_size)
+    made.built = (what, num_classes, image_size)
+    return made
+
+
+def portable(model: nn.Module) -> Any:
+    """What can be sent to another process in the model's place: of one from a file, how to build it there, and its weights."""
+    built = getattr(model, "built", None)
+    return model if built is None else (built, {name: value.cpu() for name, value in model.state_dict().items()})
+
+
+def arrived(sent: Any) -> nn.Module:
+    """The model that :func:`portable` sent."""
+    if isinstance(sent, nn.Module):
+        return sent
+    built, state = sent
+    network = build(*built)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _from_file(what: Spec, num_classes: int) -> nn.Module:
+    """Run the user's file and call its function; its folder is importable meanwhile."""
+    identity = "kdnb_own_" + hashlib.sha256(what.file.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    folder = str(Path(what.file).absolute().parent)
+    sys.path.insert(0, folder)
+    try:
+        module = importlib.util.module_from_spec(found := importlib.util.spec_from_file_location(identity, what.file))
+        sys.modules[identity] = module
+        found.loader.exec_module(module)
+        function = getattr(module, what.function, None)
+        if not callable(function):
+            raise ParameterError(f"{what.file} has no function {what.function!r}: name the one that returns the network.")
+        network = function(num_classes)
+    except ParameterError:
+        raise
+    except Exception as error:  # whatever the user's code says
+        raise ModelError(f"{what.name} could not be built ({type(error).__name__}: {error}): mend {what.file}.") from error
+    finally:
+        sys.path.remove(folder)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{what.function} of {what.file} returns {type(network).__name__}: it must return a torch.nn.Module.")
+    return network
+
+
+def _load_state(network: nn.Module, what: Spec) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(what.state))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{what.state} does not hold the weights of {what.file}:{what.function} ({reason}).") from error
+
+
+# -- the teacher and the student of a run ---------------------------------------------------------------------------
+
+
+def new_teacher(name: str, num_classes: int, image_size: int, weights: str, head: str, seed: int) -> tuple[nn.Module, str]:
+    """A teacher before its training and where its weights come from: ``"imagenet"``, ``"scratch"`` or ``"own"`` (trained already)."""
+    what = spec("teacher", name)
+    if what.name == OWN_TEACHER:
+        return untrained_teacher(num_classes, weights, head, seed)
+    for parameter, value, only in (("weights", weights, "imagenet"), ("head", head, "paper")):
+        if value == only:
+            raise ParameterError(
+                f"{parameter} is {value!r}, which goes with teacher {OWN_TEACHER} only, but teacher is {name!r}: leave it out."
+            )
+    return initialised(build, what, num_classes, image_size, seed=seed), "own" if what.has_weights else "scratch"
+
+
+def identity(role: str, name: str) -> list[Any]:
+    """What a key must hold of a network: nothing for the study's own, else its name and the hashes of its files."""
+    what = spec(role, name)
+    return [] if name in (OWN_TEACHER, OWN_STUDENT) else [what.function or what.name, *what.hashes]
+
+
+def of_run(run: Run, role: str) -> str:
+    """The name of the run's ``"teacher"`` or ``"student"``, as its notebooks recorded it."""
+    return run.info().get("networks", {}).get(role, OWN_TEACHER if role == "teacher" else OWN_STUDENT)
+
+
+def load_teacher(run: Run, num_classes: int) -> nn.Module:
+    """The trained teacher of a run, in evaluation mode.
+
+    Raises:
+        ArtefactError: notebook 02 has not trained it, or its file has changed since.
+    """
+    taught = run.info()["teacher"]
+    name = of_run(run, "teacher")
+    if name == OWN_TEACHER:
+        return run.load_model("teacher", densenet121_teacher(num_classes, head=taught["head"]), taught["key"])
+    return run.load_model("teacher", build(spec("teacher", name), num_classes, run.budget.image_size), taught["key"])
+
+
+def load_student(run: Run, model_name: str, num_classes: int) -> nn.Module:
+    """A trained student of a run by the name it is stored under, such as ``"student_kd"``, in evaluation mode."""
+    return run.load_model(model_name, build(spec("student", of_run(run, "student")), num_classes, run.budget.image_size))
+
+
+def stages(model: nn.Module) -> list[str]:
+    """Names of modules in the order in which cascading randomisation destroys them: the classifier, then the feature layers, last first."""
+    modules = dict(model.named_modules())
+    head = [name for name, module in modules.items() if hasattr(module, "reset_parameters")][-1]
+    where = {id(module): name for name, module in modules.items()}
+    return list(dict.fromkeys([head, *(where[id(layer)] for layer in reversed(feature_layers(model).values()))]))

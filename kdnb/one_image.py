@@ -1,0 +1,136 @@
+"""One image explained with a finished run, as a page and a folder: ``make explain IMAGE=scan.png RUN=runs/phantom-quick-seed0``.
+
+The folder, ``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``, ``probabilities.csv`` and
+``manifest.json``: the image, the run, versions, and a hash of every file.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from kdnb import __version__
+from kdnb.errors import DataError, exit_status
+from kdnb.explain.own_image import OwnImage, explain_image
+from kdnb.report import STYLE, html_table
+from kdnb.runs import Run, atomic_folder, environment, file_hash, opened
+from kdnb.sources import from_home
+
+NOTICE = "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."
+
+
+def explain(image: str, folder: str, model_name: str = "student_kd") -> Path:
+    """Explain the image at a path with the run in ``folder`` and return the page; an earlier explanation of the same image is replaced.
+
+    Raises:
+        DataError: the image cannot be read. ArtefactError: the folder holds no run.
+    """
+    if not image:
+        raise DataError("image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN=runs/phantom-quick-seed0.")
+    run = opened(folder or "runs/phantom-quick-seed0", "explain_image")
+    answer = explain_image(run, image, model_name)
+    content = file_hash(from_home(image))
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(image).stem).strip("-.")[:40] or "image"
+    place = run.folder / "explained" / f"{name}-{content[:8]}"
+    if place.exists():
+        shutil.rmtree(place)
+    with atomic_folder(place) as part:
+        write(answer, run, part, {"name": Path(image).name, "sha256": content, "model": model_name})
+    return place / "index.html"
+
+
+def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> None:
+    """Write page, maps, table and manifest into an empty folder."""
+    (folder / "maps").mkdir()
+    pictures = {"image": _png_of_pixels(answer.image)}
+    maps = answer.maps | {f"evidence_{name}": values for name, values in answer.evidence.items()}
+    for number, (method, values) in enumerate(maps.items()):
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
+        stem = plain if plain == method else f"{plain}-{number}"
+        np.save(folder / "maps" / f"{stem}.npy", values, allow_pickle=False)
+        pictures[method] = _png_of_map(values, answer.image.shape[0])
+        (folder / "maps" / f"{stem}.png").write_bytes(pictures[method])
+    answer.probabilities.to_csv(folder / "probabilities.csv", index=False, float_format="%.8g", lineterminator="\n")
+    (folder / "image.png").write_bytes(pictures["image"])
+    info = run.info()
+    manifest = {
+        "image": image,
+        "prediction": answer.probabilities["class"][0],
+        "unlike_training": answer.unlike_training,
+        "distance": answer.distance,
+        "limit": answer.limit,
+        "calibration": answer.calibration,
+        "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
+        "model_sha256": info["artefacts"][f"models/{image['model']}.safetensors"]["sha256"],
+        "kdnb": __version__,
+        "environment": environment(),
+    }
+    (folder / "index.html").write_text(page(answer, image["name"], pictures, manifest), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest["files"] = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+
+
+def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict) -> str:
+    """The explanation as one self-contained page."""
+    shown = "".join(
+        f'<figure style="display:inline-block;margin:.5rem"><img width="192" alt="{escape(_words(method), quote=True)}" '
+        f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"><figcaption>{escape(_words(method))}</figcaption></figure>'
+        for method, picture in pictures.items()
+    )
+    facts = {"run": manifest["run"], "calibration": manifest["calibration"], "environment": manifest["environment"]}
+    origin = "".join(f"<dt>{key}</dt><dd>{escape(json.dumps(value, default=str))}</dd>" for key, value in facts.items())
+    safe = escape(name.encode("utf-8", "replace").decode())
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe}</title><style>{STYLE}</style></head><body>\n'
+        f"<h1>{safe}</h1>\n<p><strong>{escape(str(answer))}</strong></p>\n<p>{NOTICE}</p>\n"
+        f"<h2>Probabilities and evidence</h2>{html_table(answer.probabilities)}\n"
+        '<p class="note">logit = evidence_for + evidence_against + rest; probabilities are softened by one temperature, fitted on the '
+        "validation images.</p>\n"
+        f"<h2>Maps</h2>{shown}\n<h2>Where the numbers come from</h2><dl>{origin}</dl>\n</body></html>\n"
+    )
+
+
+def _words(method: str) -> str:
+    return method.replace("feature_maps_layer", "average map of layer ").replace("evidence_", "evidence for ").replace("_", " ")
+
+
+def _png_of_pixels(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _png_of_map(values: np.ndarray, size: int) -> bytes:
+    """A map in colours: viridis over its own range, and for evidence, which has a sign, blue against red about zero."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    signed = values.min() < 0
+    low, high = (-np.abs(values).max(), np.abs(values).max()) if signed else (values.min(), values.max())
+    scaled = (values - low) / max(float(high - low), 1e-12)
+    colours = (colormaps["RdBu_r" if signed else "viridis"](scaled)[..., :3] * 255).round().astype(np.uint8)
+    return _png_of_pixels(np.asarray(Image.fromarray(colours).resize((size, size), Image.Resampling.NEAREST)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Explain one image and print where the page lies; for a wrong path print the sentence and return 2."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.one_image", description=main.__doc__)
+    parser.add_argument("image")
+    parser.add_argument("run", nargs="?", default="")
+    given = parser.parse_args(arguments)
+    return exit_status(lambda: print(f"kdnb: the explanation is {explain(given.image, given.run)}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
