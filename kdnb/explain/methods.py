@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError
+from kdnb.explain.evidence import class_evidence
 from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -81,6 +82,23 @@ def feature_maps_mean(
     """The mean of all layers' average maps, each rescaled to [0, 1] first, so that no layer outweighs the others by its scale."""
     maps = average_feature_maps(model, images, layers, combine)
     return torch.stack([rescaled(upsampled(layer, images.shape[-2:])) for layer in maps]).mean(dim=0)
+
+
+# -- class evidence ---------------------------------------------------------------------------------------------------------
+
+
+def evidence_of_target(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """What each place adds to the target's logit, with its sign (:func:`kdnb.explain.class_evidence`)."""
+    maps = class_evidence(model, images).maps
+    return upsampled(maps[torch.arange(len(images), device=images.device), targets], images.shape[-2:])
+
+
+def evidence_contrast(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The target's evidence minus the runner-up's (the likeliest other class): why this class and not that one."""
+    evidence, rows = class_evidence(model, images), torch.arange(len(images), device=images.device)
+    others = evidence.logits.clone()
+    others[rows, targets] = -torch.inf
+    return upsampled(evidence.maps[rows, targets] - evidence.maps[rows, others.argmax(dim=1)], images.shape[-2:])
 
 
 # -- gradient methods -------------------------------------------------------------------------------------------------------
@@ -247,6 +265,8 @@ def methods(
         **{f"feature_maps_layer{d}": partial(feature_maps_layer, depth=d, layers=layers) for d in range(1, depth + 1)},
         "feature_maps_mean": partial(feature_maps_mean, layers=layers),
         "feature_maps_weighted": partial(feature_maps_mean, combine=weighted_average, layers=layers),
+        "class_evidence": evidence_of_target,
+        "evidence_contrast": evidence_contrast,
         "grad_cam": partial(grad_cam, layers=layers),
         "integrated_gradients": integrated_gradients,
         "shap": partial(shap, background=background, samples=shap_samples, seed=seed),
