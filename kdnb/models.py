@@ -79,15 +79,11 @@ class StudentCNN(nn.Module):
 class LayeredStudent(StudentCNN):
     """A student whose classifier reads the pooled maps of *all* layers, so that each logit is a sum over layers and places.
 
-    Args:
-        drop: how likely a whole layer is left out of an image's decision in training (the rest is scaled up), so that no layer can be
-            relied on alone; 0 leaves the share of the layers to chance.
-        options: as :class:`StudentCNN` takes them.
+    It takes what :class:`StudentCNN` takes.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256, 512), *arguments, drop: float = 0.0, **options):
+    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256, 512), *arguments, **options):
         super().__init__(num_classes, widths, *arguments, **options)
-        self.drop = drop
         self.classifier = nn.Linear(sum(widths), num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -95,9 +91,6 @@ class LayeredStudent(StudentCNN):
         for block in self.features:
             maps = block(maps)
             pooled.append(maps.mean(dim=(2, 3)))
-        if self.training and self.drop:
-            kept = torch.rand(len(images), len(pooled), 1, device=images.device) >= self.drop
-            pooled = [features * kept[:, layer] / (1 - self.drop) for layer, features in enumerate(pooled)]
         return self.classifier(torch.cat(pooled, dim=1))
 
 

@@ -135,3 +135,11 @@ def test_layers_and_places_add_up(built, images, size):
     with torch.no_grad():
         torch.testing.assert_close(total, model(some), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explain.class_evidence(model, some).logits, model(some), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_is_offered_the_methods_that_it_has(built, images):
+    named = {"class_evidence", "evidence_contrast", "feature_maps_unpooled", "grad_cam"}
+    chosen = {name: METHODS[name] for name in named}
+    assert set(explain.available(chosen, built["plain student"], images)) == named
+    assert set(explain.available(chosen, built["ResNet18"], images)) == named - {"feature_maps_unpooled"}
+    assert set(explain.available(chosen, models.ReleasedStudent(4), images)) == {"feature_maps_unpooled", "grad_cam"}

@@ -23,6 +23,7 @@ _KINDS = {"class evidence": "#009E73", "feature maps": "#0072B2", "gradients": "
 _NAMES = {
     "feature_maps_mean": "mean of layers",
     "feature_maps_weighted": "weighted mean",
+    "feature_maps_unpooled": "mean of layers, before pooling",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "integrated gradients",
     "shap": "SHAP",
