@@ -90,7 +90,7 @@ FLOORS = [
     {"errors", "sources", "settings", "runs"},
     {"progress", "datasets", "models", "losses", "tensors"},
     {"views", "training", "evaluation", "explain", "cost"},
-    {"sweep", "fidelity", "figures", "claims", "report", "measured", "book", "pipeline", "bench"},
+    {"sweep", "transparency", "fidelity", "figures", "claims", "report", "measured", "book", "pipeline", "bench"},
 ]
 
 
