@@ -323,6 +323,112 @@ CLAIMS = {
 }
 
 
+# -- a student that explains itself (chapter 07) ------------------------------------------------------------------------
+# Stated when the phantom alone had been run with these students, and brain MRI in an exploration of one seed whose numbers are not used.
+# Every rule is about the shape called transparent, trained on labels alone unless it says otherwise. Grad-CAM of that student is its own
+# evidence without sign and scale, so the rivals are explanations of the plain student on the same images.
+
+EVIDENCE_METRICS = {
+    "truth": ("pointing_game", "rank_accuracy", "pixel_auc"),
+    "fidelity": ("agreement_10", "deletion_blur", "road_most_first"),
+}
+PASSES = 1.1  # forward passes; what costs at most a tenth more is one
+
+
+def _evidence_tests(run: Run, question: str) -> pd.DataFrame:
+    """Chapter 07's comparisons whose question starts so; none, where the run has no such chapter or its student is another network."""
+    if not run.has_table("tests_evidence"):
+        return pd.DataFrame(columns=["question", "a", "b", "metric", "difference", "lo", "hi", "p_holm", "n", "seeds"])
+    tests = run.load_table("tests_evidence")
+    return tests[tests["question"].str.startswith(question)]
+
+
+def _evidence_row(run: Run, question: str, a: str, rule: Callable[..., Measured], threshold: float) -> Measured:
+    rows = _evidence_tests(run, question).query("a == @a")
+    if rows.empty:
+        return not_testable("this run has no transparent students")
+    row = rows.iloc[0]
+    if row["seeds"] < 2:  # its interval knows nothing of the luck of training
+        return Measured(row["difference"], row["lo"], row["hi"], UNDECIDED, "test accuracy; one seed only")
+    return rule(
+        row["difference"], row["lo"], row["hi"], threshold, f"test accuracy, {row['seeds']:.0f} seeds, Holm p = {row['p_holm']:.3g}"
+    )
+
+
+def _transparent_keeps_up(run: Run) -> Measured:
+    return _evidence_row(run, "field: what does the smaller one cost?", "transparent ce", above, -NON_INFERIORITY)
+
+
+def _teacher_pays(run: Run) -> Measured:
+    return _evidence_row(run, "teacher: does it add more to the smaller field?", "gain of transparent by kd_t2", above, 0.0)
+
+
+def _teacher_pays_few(run: Run) -> Measured:
+    return _evidence_row(run, "teacher: does it add more to the smaller field,", "gain of transparent by kd_t2", above, 0.0)
+
+
+def _evidence_against(run: Run, kind: str) -> Measured:
+    """Better than every rival by every metric of the kind: an intersection of tests, each at its own level, needs no correction."""
+    rows = _evidence_tests(run, kind).query("a == 'transparent class_evidence'")
+    rows = rows[rows["metric"].isin(EVIDENCE_METRICS[kind])]
+    if rows.empty:
+        return not_testable(
+            "no true masks" if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students"
+        )
+    sign = rows["metric"].map(lambda metric: -1 if metric in ("deletion_blur", "road_most_first") else 1)
+    ends = pd.DataFrame({"mean": sign * rows["difference"], "one": sign * rows["lo"], "two": sign * rows["hi"]})
+    least, most = ends[["one", "two"]].min(axis=1), ends[["one", "two"]].max(axis=1)
+    nearest = least.idxmin()
+    won = int((least > 0).sum())
+    detail = f"better beyond luck in {won} of {len(rows)} comparisons, worse in {int((most < 0).sum())}; nearest: "
+    detail += f"{rows.loc[nearest, 'b']} by {rows.loc[nearest, 'metric']}, {rows.loc[nearest, 'n']:.0f} images"
+    verdict = REPRODUCED if won == len(rows) else NOT_REPRODUCED if (most < 0).any() else UNDECIDED
+    return Measured(ends.loc[nearest, "mean"], least[nearest], most[nearest], verdict, detail)
+
+
+def _evidence_marks(run: Run) -> Measured:
+    return _evidence_against(run, "truth")
+
+
+def _evidence_faithful(run: Run) -> Measured:
+    return _evidence_against(run, "fidelity")
+
+
+def _evidence_cost(run: Run) -> Measured:
+    if not run.has_table("evidence_cost"):
+        return not_testable("this run has no transparent students")
+    row = run.load_table("evidence_cost").iloc[0]
+    return below(
+        row["ratio"], row["lo"], row["hi"], PASSES, f"class evidence of all classes over a forward pass, median of {row['n']:.0f} pairs"
+    )
+
+
+CLAIMS |= {
+    "transparent_keeps_up": Claim(
+        "a student whose evidence is local keeps up with the plain one", "transparent minus plain above -1 point", _transparent_keeps_up
+    ),
+    "evidence_marks": Claim(
+        "class evidence of the transparent student marks the lesion better than any explanation of the plain one, and than every control",
+        "difference above 0 for each rival by each of: " + ", ".join(EVIDENCE_METRICS["truth"]),
+        _evidence_marks,
+    ),
+    "evidence_faithful": Claim(
+        "it is more faithful to its network than any explanation of the plain student, by each family of metrics",
+        "difference on the better side of 0 for each rival by each of: " + ", ".join(EVIDENCE_METRICS["fidelity"]),
+        _evidence_faithful,
+    ),
+    "evidence_cost": Claim("it costs one forward pass", f"ratio below {PASSES:g}", _evidence_cost),
+    "teacher_pays": Claim(
+        "the teacher adds more to the transparent student than to the plain one",
+        "difference of the gains above 0, loss with T^2",
+        _teacher_pays,
+    ),
+    "teacher_pays_few": Claim(
+        "so it does where the students have few labels", "difference of the gains above 0, loss with T^2", _teacher_pays_few
+    ),
+}
+
+
 def judge(run: Run) -> pd.DataFrame:
     """A row for each claim: the paper's number, what the released code does, what this run measured, the rule and the verdict."""
     paper, release = published("paper"), published("release").set_index("claim")["statement"]

@@ -44,7 +44,7 @@ _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global
 
 @dataclass(frozen=True)
 class Cell:
-    """One student of a study: what it minimises (an arm of :data:`kdnb.losses.ARMS`), its seed and its shape."""
+    """One student of a study: what it minimises (an arm of :data:`kdnb.losses.ARMS`), its seed and shape (:data:`kdnb.models.SHAPES`)."""
 
     arm: str
     seed: int
@@ -52,13 +52,15 @@ class Cell:
     temperature: float = 1.0
     widths: tuple[int, ...] = WIDTHS
     pool: str = "max"
+    shape: str = "plain"
 
     @property
     def name(self) -> str:
         """The cell's file name without its ending, such as ``kd-a0.4-t10-s0``."""
         mix = "" if self.arm in losses.WITHOUT_TEACHER else f"-a{self.alpha:g}-t{self.temperature:g}"
         shape = "" if self.widths == WIDTHS else "-w" + "x".join(map(str, self.widths))
-        return f"{self.arm}{mix}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
+        named = "" if self.shape == "plain" else f"-{self.shape}"
+        return f"{self.arm}{mix}{named}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def student(one: Cell, num_classes: int, name: str = networks.OWN_STUDENT, image
     with _DRAWING:
         if name != networks.OWN_STUDENT:
             return models.initialised(networks.build, networks.spec("student", name), num_classes, image_size, seed=one.seed)
-        return models.initialised(models.StudentCNN, num_classes, one.widths, one.pool, seed=one.seed)
+        return models.initialised(models.student, one.shape, num_classes, one.widths, one.pool, seed=one.seed)
 
 
 def train_cell(
@@ -184,7 +186,7 @@ def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
         return []
     shapes: dict[tuple, list[Cell]] = {}
     for one in cells:
-        shapes.setdefault((one.widths, one.pool), []).append(one)
+        shapes.setdefault((one.shape, one.widths, one.pool), []).append(one)
     return [group[k : k + stack.MOST] for group in shapes.values() for k in range(0, len(group), stack.MOST)]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from kdnb import claims
+from kdnb import claims, transparency
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -127,7 +127,7 @@ def test_judgement_of_a_finished_run(tmp_path):
         "maps_over_controls": claims.NOT_REPRODUCED,
         "fidelity": claims.NOT_TESTABLE,
     }
-    assert judged["verdict"].to_dict() == expected
+    assert judged["verdict"][list(expected)].to_dict() == expected
     assert judged.loc["maps_over_shap", "measured"] == pytest.approx(1000)
     assert judged.loc["maps_over_shap", "detail"].endswith("both on the student: 222 times")
     assert judged.loc["maps_over_controls", "detail"].endswith("untrained")
@@ -235,3 +235,60 @@ def test_what_patience_is_worth_needs_students_of_both_kinds_that_train_long(tmp
     for others in (tests[~long], tests.assign(a=tests["a"].mask(long, "student_dist"))):
         run.save_table("tests", others)
         assert claims.judge(run).set_index("claim").loc["long_training", "verdict"] == claims.NOT_TESTABLE
+
+
+# -- a student that explains itself ---------------------------------------------------------------------------------------
+
+
+def evidence_run(folder, **changed) -> Run:
+    """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best, but for what is changed."""
+    run = Run(resolve(profile="smoke", run_dir=folder), "test")
+    question, half = "field: what does the smaller one cost?", 0.002
+    rows = [comparison(question, "transparent ce", "plain ce", changed.get("behind", -0.002), half) | {"metric": "accuracy", "n": 90}]
+    for few, gain in (("?", changed.get("gain", 0.02)), (", 5 labels a class?", 0.0)):
+        one = comparison(
+            f"teacher: does it add more to the smaller field{few}", "gain of transparent by kd_t2", "gain of plain by kd_t2", gain, 0.01
+        )
+        rows.append(one | {"metric": "accuracy", "n": 90})
+    for kind, metrics in claims.EVIDENCE_METRICS.items():
+        for metric in metrics:
+            for rival in ("grad_cam", "random"):
+                better = changed.get(f"{rival} {metric}", 0.1) * (-1 if metric in ("deletion_blur", "road_most_first") else 1)
+                one = comparison(f"{kind}: is it better?", "transparent class_evidence", f"plain {rival}", better, 0.05)
+                rows.append(one | {"metric": metric, "n": 40})
+    run.save_table("tests_evidence", pd.DataFrame(rows))
+    run.save_table(
+        "evidence_cost", pd.DataFrame([{"ratio": changed.get("cost", 1.03), "lo": 1.0, "hi": changed.get("cost", 1.03), "n": 15}])
+    )
+    return run
+
+
+def evidence_verdicts(run: Run) -> dict[str, str]:
+    names = ("transparent_keeps_up", "evidence_marks", "evidence_faithful", "evidence_cost", "teacher_pays", "teacher_pays_few")
+    return {name: claims.CLAIMS[name].measure(run).verdict for name in names}
+
+
+def test_the_rules_on_class_evidence(tmp_path):
+    verdicts = evidence_verdicts(evidence_run(tmp_path / "good"))
+    assert verdicts.pop("teacher_pays_few") == claims.UNDECIDED
+    assert set(verdicts.values()) == {claims.REPRODUCED}
+    changed = {"behind": -0.05, "gain": -0.02, "grad_cam rank_accuracy": 0.01, "random deletion_blur": -0.2, "cost": 1.3}
+    assert evidence_verdicts(evidence_run(tmp_path / "bad", **changed)) == {
+        "transparent_keeps_up": claims.NOT_REPRODUCED,
+        "evidence_marks": claims.UNDECIDED,  # one of six comparisons is not told from luck
+        "evidence_faithful": claims.NOT_REPRODUCED,  # one of six is lost
+        "evidence_cost": claims.UNDECIDED,
+        "teacher_pays": claims.NOT_REPRODUCED,
+        "teacher_pays_few": claims.UNDECIDED,
+    }
+    lost = claims.CLAIMS["evidence_faithful"].measure(Run(resolve(profile="smoke", run_dir=tmp_path / "bad"), "test"))
+    assert (round(lost.value, 6), round(lost.lo, 6), round(lost.hi, 6)) == (-0.2, -0.25, -0.15), "the nearest, above 0 where it is better"
+    assert "better beyond luck in 5 of 6 comparisons, worse in 1; nearest: plain random by deletion_blur, 40 images" in lost.detail
+
+
+def test_a_run_without_transparent_students_cannot_test_them(tmp_path):
+    assert set(evidence_verdicts(finished_run(tmp_path, 0.0)).values()) == {claims.NOT_TESTABLE}
+
+
+def test_the_rules_ask_for_what_the_chapter_measures():
+    assert claims.EVIDENCE_METRICS == {"truth": transparency.TRUTH, "fidelity": transparency.FAITHFUL}

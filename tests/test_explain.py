@@ -14,7 +14,7 @@ from kdnb.errors import ModelError
 from kdnb.explain import METHODS, methods
 from kdnb.explain.maps import average, weighted_average
 from kdnb.fidelity import spearman
-from kdnb.models import StudentCNN, densenet121_teacher, feature_layers, initialised
+from kdnb.models import ReleasedStudent, StudentCNN, densenet121_teacher, feature_layers, initialised
 
 QUICK = methods(shap_samples=4)
 
@@ -158,6 +158,33 @@ def test_receptive_fields_are_what_gradients_reach():
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------------
+
+
+def test_unpooled_maps_are_the_layers_own_at_full_resolution(student, images):
+    maps = explain.unpooled_feature_maps(student, images)
+    assert [a.shape[-1] for a in maps] == [64, 32, 16, 8, 4]
+    pooled = explain.average_feature_maps(student, images)
+    torch.testing.assert_close(maps[4], pooled[4])  # the last layer does not pool
+    with torch.no_grad():
+        by_hand = student.features[0][0](student.standardise(images))
+        by_hand = student.features[0][2](by_hand).relu().mean(dim=1)
+    torch.testing.assert_close(maps[0], by_hand)
+    # with rising normalisation the largest of four activations is the activation of the largest
+    assert all((F.max_pool2d(a[:, None], 2)[:, 0] <= b + 1e-4).all() for a, b in zip(maps[:4], pooled[:4], strict=True))
+
+
+def test_unpooled_maps_of_the_release_are_its_relu_before_norm_and_pooling(images):
+    model = initialised(ReleasedStudent, 3, seed=0).eval()
+    maps = explain.unpooled_feature_maps(model, images)
+    with torch.no_grad():
+        by_hand = model.features[0][0](model.standardise(images)).relu().mean(dim=1)
+    torch.testing.assert_close(maps[0], by_hand)
+    assert len(maps) == 6 and not any(module._forward_hooks for module in model.modules())
+
+
+def test_unpooled_maps_are_known_of_students_only(images):
+    with pytest.raises(ModelError, match="Chain is not a student whose poolings are known: use average_feature_maps"):
+        explain.unpooled_feature_maps(Chain(), images)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -10,6 +10,7 @@ from torchvision.models import densenet121
 
 from kdnb import cost, models
 from kdnb.errors import DownloadError, ModelError, ParameterError
+from kdnb.explain import receptive_fields
 
 
 def test_standardise_makes_contrast_and_brightness_irrelevant():
@@ -103,3 +104,26 @@ def test_imagenet_weights_are_kept_but_for_the_head(monkeypatch):
     assert origin == "imagenet"
     assert torch.equal(teacher.network.features.conv0.weight, first)
     assert teacher.network.classifier.out_features == 3
+
+
+@pytest.mark.parametrize(("name", "fields", "cells"), [("plain", 78, 4), ("translucent", 38, 8), ("transparent", 22, 8)])
+def test_named_shapes_have_their_field_and_map(name, fields, cells):
+    model = models.student(name, 3, (8, 8, 16, 16, 16)).eval()
+    assert list(receptive_fields(model).values())[-1] == fields
+    assert model.features(torch.rand(1, 3, 64, 64)).shape == (1, 16, cells, cells)
+
+
+def test_the_plain_shape_is_the_default_student_bit_for_bit():
+    plain, default = (
+        models.initialised(build, *arguments, seed=3) for build, arguments in ((models.student, ("plain", 4)), (models.StudentCNN, (4,)))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), default.state_dict().values(), strict=True))
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ParameterError, match="student is 'opaque', but it must be one of: plain, "):
+        models.student("opaque", 4)
+    with pytest.raises(ParameterError, match=r"kernel_sizes is \(3, 2\), but it must be odd"):
+        models.StudentCNN(4, kernel_sizes=(3, 2))
+    with pytest.raises(ParameterError, match="poolings is -1, but"):
+        models.StudentCNN(4, poolings=-1)

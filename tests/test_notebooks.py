@@ -88,7 +88,7 @@ def test_there_are_the_eight_notebooks(request):
         "04_temperature_sweep",
         "05_feature_map_explanation",
         "06_fidelity_benchmark",
-        "07_report",
+        "09_report",
     ]
 
 

@@ -90,7 +90,7 @@ FLOORS = [
     {"errors", "filesystems", "sources", "settings", "device", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "stack", "evaluation", "explain", "cost"},
-    {"sweep", "fidelity", "figures", "claims", "report", "one_image", "measured", "book", "pipeline", "bench"},
+    {"sweep", "transparency", "fidelity", "figures", "claims", "report", "one_image", "measured", "book", "pipeline", "bench"},
 ]
 
 

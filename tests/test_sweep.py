@@ -59,6 +59,13 @@ def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
     assert [one.name for one in cells if one.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
 
 
+def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name():
+    plain, other = sweep.cell("kd_t2", 0, 0.4, 10), sweep.cell("kd_t2", 0, 0.4, 10, shape="transparent")
+    assert (plain.name, other.name) == ("kd_t2-a0.4-t10-s0", "kd_t2-a0.4-t10-transparent-s0")
+    assert sweep.student(plain, 3).features[3][0].kernel_size == (3, 3)
+    assert sweep.student(other, 3).features[3][0].kernel_size == (1, 1)
+
+
 def test_alpha_one_is_cross_entropy_at_every_temperature():
     assert sweep.cell("kd", 0, 1.0, 5.0) == sweep.cell("kd_t2", 0, 1.0, 20.0) == sweep.cell("ce", 0, 0.4, 7.0)
     assert len(sweep.grid(["kd"], [1.0], [3, 5, 7], [0])) == 1

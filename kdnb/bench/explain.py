@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.bench import Row, Side
-from kdnb.explain import average_feature_maps, methods
+from kdnb.explain import average_feature_maps, class_evidence, methods
 from kdnb.models import StudentCNN, densenet121_teacher, feature_layers, initialised
 
 IMAGE_SIZE = 64
@@ -33,6 +33,16 @@ def _maps_over_forward() -> tuple[Side, Side]:
             student(images)
 
     return _many(lambda: average_feature_maps(student, images)), _many(forward)
+
+
+def _evidence_over_forward() -> tuple[Side, Side]:
+    student, images = _student(), _images(BATCH)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            student(images)
+
+    return _many(lambda: class_evidence(student, images)), _many(forward)
 
 
 def _captum_over_maps() -> tuple[Side, Side]:
@@ -81,6 +91,9 @@ def _shap_teacher_over_student() -> tuple[Side, Side]:
 ROWS = {
     "maps_over_forward": Row(
         "all five average feature maps of a batch", "one plain forward pass of the student", 1.05, "<=", _maps_over_forward, repeats=31
+    ),
+    "evidence_over_forward": Row(
+        "class evidence of a batch, all classes", "one plain forward pass of the student", 1.05, "<=", _evidence_over_forward, repeats=31
     ),
     "captum_layers_over_maps": Row(
         "one captum LayerActivation call a layer", "the same maps, ours", 4, ">=", _captum_over_maps, repeats=15

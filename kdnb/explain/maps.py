@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError
-from kdnb.models import feature_layers
+from kdnb.models import ReleasedStudent, StudentCNN, feature_layers
 from kdnb.networks import Network, as_maps, logits_of, measured_fields
 
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -111,6 +111,35 @@ def average_feature_maps(
     if unused:
         raise ModelError(f"layer {unused[0]!r} took no part in the forward pass of {type(model).__name__}: name another layer.")
     return [maps[name] for name in chosen]
+
+
+def unpooled_feature_maps(model: nn.Module, images: Tensor, combine: Callable[[Tensor], Tensor] = average) -> list[Tensor]:
+    """The average maps of a student's layers before their pooling, at up to the image's own resolution, in one forward pass.
+
+    So the authors' release takes them: convolution, ReLU, average, then pooling. The five-layer student pools before it normalises, so here
+    its normalisation and ReLU are applied once more, to the convolution's output. A tenth to a fifth of a forward pass more than
+    :func:`average_feature_maps`, whose maps are what the next layer reads.
+
+    Args:
+        combine: how a layer's filters become one map, as in :func:`average_feature_maps`.
+
+    Raises:
+        ModelError: not one of the study's students.
+    """
+    if not isinstance(model, (StudentCNN, ReleasedStudent)):
+        raise ModelError(f"{type(model).__name__} is not a student whose poolings are known: use average_feature_maps.")
+    maps: list[Tensor] = []
+
+    def keep(rest: nn.Module, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        # Image by image, the activations stay in the processor's cache: half the time of the whole batch at once.
+        maps.append(torch.cat([combine(rest(one)) for one in output.split(1)]))
+
+    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+        for block in model.features:
+            rest = block[2:] if isinstance(model, StudentCNN) else block[1]
+            hooks.enter_context(block[0].register_forward_hook(partial(keep, rest)))
+        model(images)
+    return maps
 
 
 def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, image_size: int = 64) -> dict[str, int]:

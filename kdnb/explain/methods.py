@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from kdnb.device import device_of, drawing_from
 from kdnb.errors import ModelError
-from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, weighted_average
+from kdnb.explain.evidence import class_evidence, explains_itself
+from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, unpooled_feature_maps, weighted_average
+from kdnb.models import ReleasedStudent, StudentCNN
 from kdnb.networks import as_maps, logits_of
 
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -83,6 +85,29 @@ def feature_maps_mean(
     """The mean of all layers' average maps, each rescaled to [0, 1] first, so that no layer outweighs the others by its scale."""
     maps = average_feature_maps(model, images, layers, combine)
     return torch.stack([rescaled(upsampled(layer, images.shape[-2:])) for layer in maps]).mean(dim=0)
+
+
+def feature_maps_unpooled(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """:func:`feature_maps_mean` of the maps before pooling, as the authors' release takes them; of a student only."""
+    maps = unpooled_feature_maps(model, images)
+    return torch.stack([rescaled(upsampled(layer, images.shape[-2:])) for layer in maps]).mean(dim=0)
+
+
+# -- class evidence ---------------------------------------------------------------------------------------------------------
+
+
+def evidence_of_target(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """What each place adds to the target's logit, with its sign (:func:`kdnb.explain.class_evidence`)."""
+    maps = class_evidence(model, images).maps
+    return upsampled(maps[torch.arange(len(images), device=images.device), targets], images.shape[-2:])
+
+
+def evidence_contrast(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The target's evidence minus the runner-up's (the likeliest other class): why this class and not that one."""
+    evidence, rows = class_evidence(model, images), torch.arange(len(images), device=images.device)
+    others = evidence.logits.clone()
+    others[rows, targets] = -torch.inf
+    return upsampled(evidence.maps[rows, targets] - evidence.maps[rows, others.argmax(dim=1)], images.shape[-2:])
 
 
 # -- gradient methods -------------------------------------------------------------------------------------------------------
@@ -272,6 +297,9 @@ def methods(
         **{f"feature_maps_layer{d}": partial(feature_maps_layer, depth=d, layers=layers) for d in range(1, depth + 1)},
         "feature_maps_mean": partial(feature_maps_mean, layers=layers),
         "feature_maps_weighted": partial(feature_maps_mean, combine=weighted_average, layers=layers),
+        "feature_maps_unpooled": feature_maps_unpooled,
+        "class_evidence": evidence_of_target,
+        "evidence_contrast": evidence_contrast,
         "grad_cam": partial(grad_cam, layers=layers),
         "integrated_gradients": integrated_gradients,
         "shap": partial(shap, background=background, samples=shap_samples, seed=seed),
@@ -285,6 +313,13 @@ def methods(
 
 
 METHODS = methods()
+
+
+def available(chosen: dict[str, Method], model: nn.Module, images: Tensor) -> dict[str, Method]:
+    """Those of the ``chosen`` methods that this network has: the others need a network that ends as a student does, or a student."""
+    lacking = [] if explains_itself(model, images) else ["class_evidence", "evidence_contrast"]
+    lacking += [] if isinstance(model, (StudentCNN, ReleasedStudent)) else ["feature_maps_unpooled"]
+    return {name: method for name, method in chosen.items() if name not in lacking}
 
 
 def explain_all(chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor, batch_size: int = 64) -> dict[str, Tensor]:

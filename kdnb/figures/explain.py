@@ -19,10 +19,11 @@ from kdnb.figures import NAMES
 
 HEAT = "viridis"
 OPACITY = 0.5  # of a map over its image, as in the paper's figures
-_KINDS = {"feature maps": "#0072B2", "gradients": "#D55E00", "controls": "#7F7F7F", "forward pass": "#000000"}
+_KINDS = {"class evidence": "#009E73", "feature maps": "#0072B2", "gradients": "#D55E00", "controls": "#7F7F7F", "forward pass": "#000000"}
 _NAMES = {
     "feature_maps_mean": "mean of layers",
     "feature_maps_weighted": "weighted mean",
+    "feature_maps_unpooled": "mean of layers, before pooling",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "integrated gradients",
     "shap": "SHAP",
@@ -56,9 +57,11 @@ def method_name(method: str) -> str:
 
 
 def method_kind(method: str) -> str:
-    """``feature maps``, ``gradients``, ``controls`` or ``forward pass``: what a method is drawn in the colour of."""
+    """``class evidence``, ``feature maps``, ``gradients``, ``controls`` or ``forward pass``: what a method is drawn in the colour of."""
     if method == "forward":
         return "forward pass"
+    if "evidence" in method:
+        return "class evidence"
     return "controls" if method in CONTROLS else "feature maps" if method.startswith("feature_maps") else "gradients"
 
 

@@ -1,0 +1,216 @@
+"""What transparency costs and what it shows: students of several receptive fields, with a teacher and without (chapter 07).
+
+Every comparison is paired by seed and image (:func:`kdnb.evaluation.compare_over_seeds`): both the luck of training and that of the test
+images count. Questions start with ``field:`` (what a smaller field costs), ``teacher:`` (who gains more by it), ``truth:`` and
+``fidelity:`` (whose explanation is better).
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from kdnb import fidelity, sweep
+from kdnb.cost import macs, parameters
+from kdnb.datasets import ImageSet
+from kdnb.evaluation import compare_over_seeds, with_holm
+from kdnb.explain import Method, as_found, class_evidence, explain_all, layer_evidence, receptive_fields
+from kdnb.sweep import Cell, Material, Trained
+
+PLAIN, TRANSPARENT = "plain", "transparent"
+SHAPES = (PLAIN, "translucent", TRANSPARENT)  # from the largest field to the smallest
+ALONE, TAUGHT = "ce", "kd_t2"
+TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")  # of the order of the pixels: mass_ratio depends on whether a map has a sign
+FAITHFUL = ("agreement_10", "deletion_blur", "road_most_first")  # one of each family: kept, deleted, removed and filled in
+CONTROLS = ("random", "centre", "sobel", "untrained", "data_set_mean")
+RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled", *CONTROLS)  # on the plain student; SHAP on fewer images
+
+
+def cells(shapes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float) -> list[Cell]:
+    """The students of the study: every shape, arm and seed once."""
+    return [sweep.cell(arm, seed, alpha, temperature, shape=shape) for shape in shapes for arm in arms for seed in seeds]
+
+
+def prices(results: dict[Cell, Trained], material: Material, image_size: int, labels: str = "all") -> pd.DataFrame:
+    """A row a student: ``transparency.csv``.
+
+    Columns: labels (how many), shape, loss, seed, receptive_field (pixels across, of the last layer), map_cells (across), macs, parameters,
+    val_accuracy, test_accuracy, seconds.
+    """
+    rows, known = [], {}
+    for one, trained in results.items():
+        if one.shape not in known:
+            network = sweep.student(one, material.num_classes)
+            evidence = class_evidence(network, torch.rand(1, 3, image_size, image_size))
+            known[one.shape] = {
+                "receptive_field": list(receptive_fields(network, image_size=image_size).values())[-1],
+                "map_cells": evidence.maps.shape[-1],
+                "macs": macs(network, image_size),
+                "parameters": parameters(network),
+            }
+        right = [float(hit.mean()) for hit in (_hits(trained.val_logits, material.validation), _hits(trained.test_logits, material.test))]
+        row = {"labels": labels, "shape": one.shape, "loss": one.arm, "seed": one.seed} | known[one.shape]
+        rows.append(row | {"val_accuracy": right[0], "test_accuracy": right[1], "seconds": trained.seconds})
+    return pd.DataFrame(rows)
+
+
+def _hits(logits: np.ndarray, examples) -> np.ndarray:
+    return logits.argmax(1) == examples.labels
+
+
+def _of(results: dict[Cell, Trained], material: Material, shape: str, arm: str) -> np.ndarray:
+    """Hits on the test images, ``(S, N)``, in the order of seeds."""
+    chosen = sorted((one for one in results if (one.shape, one.arm) == (shape, arm)), key=lambda one: one.seed)
+    return np.stack([_hits(results[one].test_logits, material.test) for one in chosen]).astype(float)
+
+
+def price_tests(results: dict[Cell, Trained], material: Material, groups: np.ndarray, labels: str = "all") -> pd.DataFrame:
+    """Rows of ``tests.csv``: what a smaller field costs in accuracy, what the teacher adds to each shape, and to which it adds more.
+
+    The last is a difference of differences on the same seeds and images: (taught - alone) of the smaller field minus that of the plain one.
+    """
+    shapes = [shape for shape in dict.fromkeys(one.shape for one in results) if shape != PLAIN]
+    arms = list(dict.fromkeys(one.arm for one in results))
+    suffix = "" if labels == "all" else f", {labels} labels a class"
+    rows = []
+    for shape in shapes:
+        for arm in arms:
+            pair = (_of(results, material, name, arm) for name in (shape, PLAIN))
+            rows.append(
+                compare_over_seeds(f"field: what does the smaller one cost{suffix}?", f"{shape} {arm}", f"{PLAIN} {arm}", *pair, groups)
+            )
+    taught = [arm for arm in arms if arm != ALONE]
+    for shape in (PLAIN, *shapes):
+        for arm in taught:
+            pair = (_of(results, material, shape, name) for name in (arm, ALONE))
+            rows.append(compare_over_seeds(f"teacher: what does it add{suffix}?", f"{shape} {arm}", f"{shape} {ALONE}", *pair, groups))
+    for shape in shapes:
+        for arm in taught:
+            gains = (_of(results, material, name, arm) - _of(results, material, name, ALONE) for name in (shape, PLAIN))
+            what = f"teacher: does it add more to the smaller field{suffix}?"
+            rows.append(compare_over_seeds(what, f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}", *gains, groups))
+    return with_holm(rows)
+
+
+# -- explanations -------------------------------------------------------------------------------------------------------
+
+
+def explanation_rows(
+    students: dict[tuple[str, int], nn.Module], chosen: dict[str, dict[str, Method]], data: ImageSet, per_class: int
+) -> pd.DataFrame:
+    """Truth (where there are masks) and faithfulness of explanations of several students on the same test images.
+
+    Args:
+        students: (shape, seed) -> network. chosen: shape -> methods to judge on it.
+
+    Returns:
+        the rows of ``fidelity.csv`` and ``localisation.csv``, with columns ``shape`` and ``seed``; truth only where the student is right.
+    """
+    tables = []
+    for (shape, seed), model in students.items():
+        sample = fidelity.draw_sample(model, data, per_class)
+        maps = explain_all(chosen[shape], model, sample.images, sample.targets)
+        rows = [fidelity.fidelity_rows(model, shape, sample, maps)]
+        if sample.masks is not None:
+            rows.append(fidelity.localisation_rows(shape, sample, maps).query("correct"))
+        tables.append(pd.concat(rows, ignore_index=True).assign(shape=shape, seed=seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def explanation_tests(rows: pd.DataFrame, shape: str = TRANSPARENT) -> pd.DataFrame:
+    """Rows of ``tests.csv``: class evidence of one shape against every explanation of the plain student, by each metric.
+
+    Only images on which every seed of both has the metric count.
+    """
+    found = []
+    for kind, metrics in (
+        ("truth: does the evidence mark the lesion better?", TRUTH),
+        ("fidelity: is the evidence more faithful?", FAITHFUL),
+    ):
+        for metric in metrics:
+            of_metric = rows[rows["metric"] == metric]
+            own = of_metric[(of_metric["shape"] == shape) & (of_metric["method"] == "class_evidence")]
+            plain = of_metric[of_metric["shape"] == PLAIN]
+            for rival in dict.fromkeys(plain["method"]):
+                both = pd.concat([own.assign(side="a"), plain[plain["method"] == rival].assign(side="b")])
+                wide = both.pivot_table(index=["image_id", "group"], columns=["side", "seed"], values="value").dropna()
+                if len(wide) < 2 or wide.columns.get_level_values(0).nunique() < 2:
+                    continue
+                groups = wide.index.get_level_values("group").to_numpy()
+                pair = (wide[side].to_numpy().T for side in ("a", "b"))
+                row = compare_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, groups)
+                better = row["difference"] * (-1 if metric in fidelity.LOWER_IS_BETTER else 1)
+                found.append(row | {"metric": metric, "better": row["a"] if better > 0 else row["b"] if better < 0 else "equal"})
+    return with_holm(found)
+
+
+def explanation_summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean of every metric by shape and method over images and seeds, with the number of values: ``evidence_summary.csv``."""
+    means = rows.groupby(["shape", "method", "metric"], sort=False)["value"].agg(["mean", "count"]).reset_index()
+    return means.rename(columns={"count": "n"})
+
+
+def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
+    """What class evidence costs in forward passes: one row, ``ratio``, ``lo``, ``hi``, ``n``; both sides in turn, ``repeats`` times.
+
+    The interval is that of the median, from order statistics (binomial, 95% or all there is where the repeats are few).
+    """
+
+    def forward() -> None:
+        with as_found(model), torch.no_grad():
+            model(images)
+
+    def seconds(call) -> float:
+        started = time.perf_counter()
+        call()
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    for call in (forward, lambda: class_evidence(model, images)):
+        call()
+    ratios = np.sort([seconds(lambda: class_evidence(model, images)) / seconds(forward) for _ in range(repeats)])
+    from scipy.stats import binom
+
+    rank = max(int(binom.ppf(0.025, repeats, 0.5)), 1)
+    return pd.DataFrame([{"ratio": float(np.median(ratios)), "lo": ratios[rank - 1], "hi": ratios[-rank], "n": repeats}])
+
+
+# -- one image, one decision --------------------------------------------------------------------------------------------
+
+
+def apart(model: nn.Module, image: Tensor, classes: Sequence[str]) -> pd.DataFrame:
+    """A decision taken apart: a row a class with its bias, what speaks for it and against it, their sum, and the logit.
+
+    Args:
+        image: ``(3, H, W)``.
+    """
+    evidence = class_evidence(model, image[None])
+    cells_of = evidence.maps[0].flatten(1) / evidence.maps[0, 0].numel()
+    with as_found(model), torch.no_grad():
+        logits = model(image[None])[0]
+    parts = {"bias": evidence.bias, "for": cells_of.clamp_min(0).sum(1), "against": cells_of.clamp_max(0).sum(1), "sum": evidence.logits[0]}
+    table = pd.DataFrame({name: values.cpu().numpy() for name, values in (parts | {"logit": logits}).items()})
+    return table.assign(**{"class": list(classes)}).set_index("class").sort_values("logit", ascending=False)
+
+
+def layer_shares(model: nn.Module, images: Tensor, names: Iterable[str]) -> pd.DataFrame:
+    """Which layer decided: what each layer adds to the gap between the two likeliest classes, a row an image.
+
+    Args:
+        model: a student whose classifier reads several layers. names: of the images' classes, ``(N,)``.
+
+    Returns:
+        ``class``, one column a layer (``layer1``, ...), ``bias`` and ``gap``, their sum: the likeliest class's logit minus the next one's.
+    """
+    by_layer, bias = layer_evidence(model, images)
+    parts = torch.stack([maps.mean(dim=(2, 3)) for maps in by_layer.values()] + [bias.expand(len(images), -1)])
+    first, second = parts.sum(dim=0).topk(2, dim=1).indices.T
+    rows = torch.arange(len(images), device=images.device)
+    gaps = (parts[:, rows, first] - parts[:, rows, second]).T.cpu().numpy()
+    table = pd.DataFrame(gaps, columns=[*(f"layer{k}" for k in range(1, len(by_layer) + 1)), "bias"])
+    table.insert(0, "class", list(names))
+    return table.assign(gap=gaps.sum(axis=1))

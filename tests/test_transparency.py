@@ -1,0 +1,132 @@
+"""Transparent students: tables with a known answer, and evidence that adds up."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdnb import models, sweep, transparency
+from kdnb.datasets import load
+from kdnb.explain import METHODS
+from kdnb.figures import evidence as figures
+from kdnb.sweep import Trained
+from kdnb.training import Examples, Recipe
+
+LABELS = np.arange(60) % 3
+WIDTHS = (4, 4, 8, 8, 8)
+
+
+def logits_of(right: np.ndarray) -> np.ndarray:
+    """Logits whose answer is right where ``right`` says so."""
+    return np.eye(3, dtype=np.float32)[np.where(right, LABELS, (LABELS + 1) % 3)]
+
+
+@pytest.fixture
+def material():
+    part = Examples(np.zeros((60, 16, 16, 3), np.uint8), LABELS)
+    return sweep.Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k")
+
+
+@pytest.fixture
+def results():
+    """Of each 20 images plain gets 18 right, taught or not; transparent 14 alone and 17 taught. One more or less from seed to seed."""
+    found = {}
+    right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
+    for one in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
+        logits = logits_of(np.arange(60) % 20 < right[one.shape, one.arm] + one.seed - 1)
+        found[one] = Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    return found
+
+
+def test_price_and_gain_are_differences_on_the_same_images(results, material):
+    tests = transparency.price_tests(results, material, np.arange(60).astype(str)).set_index(["question", "a"])["difference"].round(6)
+    assert tests["field: what does the smaller one cost?"].to_dict() == {"transparent ce": -0.2, "transparent kd_t2": -0.05}
+    assert tests["teacher: what does it add?"].to_dict() == {"plain kd_t2": 0, "transparent kd_t2": 0.15}
+    assert tests["teacher: does it add more to the smaller field?"].to_dict() == {"gain of transparent by kd_t2": 0.15}
+    few = transparency.price_tests(results, material, np.arange(60).astype(str), "5")
+    assert few["question"].str.endswith(", 5 labels a class?").all()
+
+
+def test_the_table_knows_field_cells_and_operations(results, material):
+    table = transparency.prices(results, material, 48)
+    assert len(table) == 12 and set(table["labels"]) == {"all"}
+    first = table.groupby("shape", sort=False)[["receptive_field", "map_cells"]].first()
+    assert first.to_numpy().tolist() == [[78, 3], [22, 6]]
+    assert table.groupby(["shape", "loss"])["test_accuracy"].mean()["transparent", "kd_t2"] == pytest.approx(0.85)
+    assert table.groupby("shape")["macs"].first().loc[["plain", "transparent"]].is_monotonic_decreasing
+
+
+def explained(seeds=(0, 1, 2)) -> pd.DataFrame:
+    """Evidence is better than both rivals by each metric, by 0.3, but for the pointing game of Grad-CAM; deletion is better when lower."""
+    rows = []
+    for seed in seeds:
+        for image in range(30):
+            for metric in ("pointing_game", "pixel_auc", "deletion_blur"):
+                for shape, method, value in (
+                    ("transparent", "class_evidence", 0.6),
+                    ("plain", "grad_cam", 0.6 if metric == "pointing_game" else 0.3),
+                    ("plain", "random", 0.3),
+                ):
+                    value = 1 - value if metric == "deletion_blur" else value
+                    value += 0.02 * ((7 * image + seed) % 5)
+                    rows.append((f"i{image}", f"g{image}", shape, method, metric, seed, value))
+    return pd.DataFrame(rows, columns=["image_id", "group", "shape", "method", "metric", "seed", "value"])
+
+
+def test_evidence_is_compared_with_the_plain_students_explanations():
+    rows = explained()
+    gone = (rows["image_id"] == "i3") & (rows["seed"] == 1) & (rows["method"] == "random")
+    tests = transparency.explanation_tests(rows[~gone]).set_index(["metric", "b"])
+    assert set(tests.index) == {(m, f"plain {r}") for m in ("pointing_game", "pixel_auc", "deletion_blur") for r in ("grad_cam", "random")}
+    assert tests.loc[("deletion_blur", "plain random"), "difference"] == pytest.approx(-0.3)
+    assert tests.loc[("deletion_blur", "plain random"), "better"] == "transparent class_evidence"
+    assert tests.loc[("pointing_game", "plain grad_cam"), "better"] == "equal"
+    assert tests["n"].unstack().to_numpy().tolist() == [[30, 29]] * 3, "an image that one seed lacks is left out for all"
+    assert tests["question"].str.partition(":")[0].value_counts().to_dict() == {"truth": 4, "fidelity": 2}
+
+
+def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, material):
+    data = load("phantom", 32, phantom_images=120)
+    students = {}
+    for shape in ("plain", "transparent"):
+        students[shape, 0] = models.initialised(models.student, shape, len(data.classes), WIDTHS, seed=0).eval()
+    chosen = {shape: {name: METHODS[name] for name in ("class_evidence", "random")} for shape, _ in students}
+    rows = transparency.explanation_rows(students, chosen, data, per_class=2)
+    assert set(rows["shape"]) == {"plain", "transparent"} and {"pixel_auc", "deletion_blur"} <= set(rows["metric"])
+    assert rows.query("metric == 'pixel_auc'")["correct"].all(), "where the student is wrong its evidence need not be at the lesion"
+    summary = transparency.explanation_summary(rows)
+    figure = figures.price(transparency.prices(results, material, 32), summary)
+    assert [axis.get_ylabel().split("\n")[0] for axis in figure.axes][0] == "test accuracy" and len(figure.axes) >= 4
+
+
+def test_a_decision_taken_apart_adds_up():
+    model = models.initialised(models.student, "transparent", 3, WIDTHS, seed=2).eval()
+    table = transparency.apart(model, torch.rand(3, 48, 48), ["a", "b", "c"])
+    assert table["logit"].is_monotonic_decreasing
+    np.testing.assert_allclose(table["bias"] + table["for"] + table["against"], table["logit"], atol=1e-5)
+    assert (table["for"] >= 0).all() and (table["against"] <= 0).all()
+
+
+def test_layers_add_up_to_the_gap():
+    model = models.initialised(models.student, "layered", 3, WIDTHS, seed=2).eval()
+    images = torch.rand(5, 3, 48, 48)
+    table = transparency.layer_shares(model, images, ["x"] * 5)
+    assert list(table) == ["class", "layer1", "layer2", "layer3", "layer4", "layer5", "bias", "gap"]
+    with torch.no_grad():
+        top = model(images).topk(2, dim=1).values
+    np.testing.assert_allclose(table["gap"], (top[:, 0] - top[:, 1]).numpy(), atol=1e-5)
+
+
+def test_what_evidence_costs_is_a_median_of_pairs():
+    model = models.initialised(models.student, "plain", 3, WIDTHS, seed=0).eval()
+    row = transparency.passes(model, torch.rand(2, 3, 32, 32), repeats=9).iloc[0]
+    assert row["n"] == 9 and 0 < row["lo"] <= row["ratio"] <= row["hi"]
+
+
+def test_signed_maps_have_zero_in_the_middle_of_their_scale():
+    maps = {"for": np.array([[[0.0, 2.0], [0.0, -1.0]]]), "against": np.array([[[0.0, -3.0], [0.0, 0.5]]])}
+    figure = figures.signed(
+        np.zeros((1, 16, 16, 3), np.uint8), maps, ["image"], masks=np.eye(16, dtype=bool)[None], notes=[["+1.2", "-0.3"]]
+    )
+    limits = {image.get_clim() for axis in figure.axes[1:3] for image in axis.images[1:]}
+    assert limits == {(-3.0, 3.0)} and [axis.get_xlabel() for axis in figure.axes[1:3]] == ["+1.2", "-0.3"]
