@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError, ParameterError
-from kdnb.models import Standardise, StudentCNN, densenet121_teacher, feature_layers, initialised, untrained_teacher
+from kdnb.models import SHAPES, Standardise, densenet121_teacher, feature_layers, initialised, student, untrained_teacher
 from kdnb.runs import Run, file_hash
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
@@ -226,9 +226,10 @@ def spec(role: str, name: str) -> Spec:
     check_network(role, name)
     found = re.fullmatch(NETWORK_FILE, name)
     if found is None:
-        if name not in (OWN_TEACHER, OWN_STUDENT) and name not in _classifiers():
+        own = list(SHAPES) if role == "student" else [OWN_TEACHER]
+        if name not in own and name not in _classifiers():
             raise ParameterError(
-                f"{role} is {name!r}, but torchvision.models has no classifier of that name: give one of its names or file.py:build."
+                f"{role} is {name!r}, but it must be {', '.join(own)}, a classifier of torchvision.models or file.py:build."
             )
         return Spec(name)
     file, function, state = found["file"], found["function"], found["state"] or ""
@@ -249,8 +250,8 @@ def build(what: Spec, num_classes: int, image_size: int) -> nn.Module:
     """
     if what.name == OWN_TEACHER:
         return densenet121_teacher(num_classes)
-    if what.name == OWN_STUDENT:
-        return StudentCNN(num_classes)
+    if what.name in SHAPES:
+        return student(what.name, num_classes)
     if not what.file:
         import torchvision.models
 

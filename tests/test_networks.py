@@ -178,8 +178,8 @@ def test_measured_receptive_fields_are_those_of_the_chain():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnet1", "no classifier of that name"),
-        ("fcn_resnet50", "no classifier of that name"),
+        ("resnet1", "a classifier of torchvision.models"),
+        ("fcn_resnet50", "a classifier of torchvision.models"),
         ("nowhere.py:build", "there is no file nowhere.py"),
         ("net.py", "file.py:build"),
         ("Rm -rf", "a name of torchvision.models"),
@@ -289,3 +289,12 @@ def test_auc_of_a_class_without_images_is_undefined():
     areas = evaluation.per_class_scores(labels, logits, "abc")["auc"]
     assert pd.isna(areas[2]) and areas[:2].notna().all()
     assert np.isnan(evaluation.classification_scores(labels * 0, logits, samples=20)["auc"])
+
+
+@pytest.mark.parametrize("shape", list(models.SHAPES))
+def test_a_student_of_a_named_shape_is_built_by_its_name(shape):
+    network = networks.build(networks.spec("student", shape), 3, 32)
+    assert type(network) is models.SHAPES[shape][0] and network(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    assert networks.identity("student", shape) == ([] if shape == "plain" else [shape])
+    with pytest.raises(ParameterError, match=f"teacher is '{shape}'"):
+        networks.spec("teacher", shape)
