@@ -54,9 +54,9 @@ help: ## list the targets
 	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
 	@echo "           TEACHER=densenet121 STUDENT=plain|translucent|transparent|layered (or a name of torchvision.models, file.py:build, file.py:build:state.safetensors)"
 	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache"
-	@echo "Cost: smoke 3 minutes, quick 12 to 15, cpu 2 to 4 hours a data set, each on two CPU cores; paper wants a GPU (not measured on one yet)"
+	@echo "Cost: smoke 3 minutes, quick 14 with bfloat16 instructions and 30 without, cpu 2 to 4 hours a data set, on two CPU cores; paper wants a GPU (not measured on one yet)"
 	@echo "PY=python3 uses that Python and its torch in place of .venv; KDNB_PRECISION=float32 in the environment trains without bfloat16"
-	@echo "Data sets: phantom, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
+	@echo "Data sets: phantom, phantom:drawn, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
 
 python-version:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import log_softmax
+from scipy.special import log_softmax, xlogy
 from scipy.stats import binomtest, norm
 from scipy.stats import t as t_distribution
 from sklearn.metrics import roc_auc_score
@@ -197,6 +197,22 @@ def per_class_scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[s
             "auc": auc_one_vs_rest(labels, np.exp(log_softmax(logits.astype(float), axis=1))),
         }
     )
+
+
+def expected_accuracy(logits: np.ndarray, posterior: np.ndarray) -> float:
+    """Mean true probability of the answers, ``mean p(y_hat | x)``: accuracy without the luck of labels that were drawn.
+
+    The most that can be had is the Bayes accuracy, ``mean max_c p(c | x)``.
+
+    Args:
+        logits, posterior: ``(N, C)``.
+    """
+    return float(np.take_along_axis(posterior, logits.argmax(axis=1)[:, None], axis=1).mean())
+
+
+def divergence(logits: np.ndarray, posterior: np.ndarray) -> float:
+    """Mean ``KL(p || softmax(z))`` of the true posterior from the model's probabilities, in nats; 0 for a model that knows the truth."""
+    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits.astype(float), axis=1)).sum(axis=1).mean())
 
 
 # -- comparisons --------------------------------------------------------------------------------------------------------

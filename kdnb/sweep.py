@@ -29,7 +29,15 @@ from kdnb import cluster, device, losses, models, networks, stack, tensors, trai
 from kdnb.datasets import ImageSet
 from kdnb.device import best_device, place
 from kdnb.errors import ArtefactError, ParameterError
-from kdnb.evaluation import classification_scores, compare_over_seeds, f1_macro, per_class_scores, predict
+from kdnb.evaluation import (
+    classification_scores,
+    compare_over_seeds,
+    divergence,
+    expected_accuracy,
+    f1_macro,
+    per_class_scores,
+    predict,
+)
 from kdnb.progress import progress
 from kdnb.runs import Run, content_key, source_key
 from kdnb.settings import check
@@ -314,7 +322,7 @@ def trained_student(run: Run, one: Cell, material: Material) -> torch.nn.Module:
 def examples(data: ImageSet, split: str) -> training.Examples:
     """One split of a data set as the loop needs it."""
     where = data.index(split)
-    return training.Examples(data.images[where], data.labels[where])
+    return training.Examples(data.images[where], data.labels[where], None if data.posterior is None else data.posterior[where])
 
 
 def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
@@ -486,7 +494,10 @@ def scores(
 
 
 def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFrame:
-    """One row per cell: the columns of ``sweep.csv`` and the validation F1, the best epoch and its test accuracy."""
+    """One row per cell: the columns of ``sweep.csv``, the validation F1, the best epoch and its test accuracy.
+
+    Where the true posterior is known, also the expected accuracy and the divergence on the test images.
+    """
     rows = []
     for one, trained in results.items():
         val_f1, test_f1 = (
@@ -508,6 +519,9 @@ def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFram
                 "test_accuracy_best_epoch": float((trained.test_logits_best.argmax(1) == material.test.labels).mean()),
             }
         )
+        if (truth := material.test.posterior) is not None:
+            rows[-1]["test_expected_accuracy"] = expected_accuracy(trained.test_logits, truth)
+            rows[-1]["test_divergence"] = divergence(trained.test_logits, truth)
     return pd.DataFrame(rows)
 
 

@@ -47,10 +47,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Examples:
-    """Images ``(N, H, W, 3)`` uint8 with labels ``(N,)`` int64: one split, as the loop needs it."""
+    """Images ``(N, H, W, 3)`` uint8 with labels ``(N,)`` int64 and, where it is known, the true posterior ``(N, C)``: one split."""
 
     images: np.ndarray
     labels: np.ndarray
+    posterior: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

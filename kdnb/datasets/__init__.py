@@ -86,6 +86,8 @@ def to_tensor(images: np.ndarray) -> "torch.Tensor":
 
 def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
     variant = name.partition(":")[2]
+    if variant == "drawn":
+        return _drawn_phantom(name, image_size, split_protocol, count)
     made = phantom.generate(count, image_size, variant)
     groups = np.array([f"subject_{number:05d}" for number in made.subjects])
     ids = np.array(
@@ -97,7 +99,31 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
     notes = {"shortcut_masks": made.shortcut_masks} if variant == "shortcut" else {}
     notes |= {"depth": phantom.DEPTH} if variant == "volume" else {}
     split = by_groups(made.labels, groups, {"test": 0.2, "val": 0.1})
-    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes)
+    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, None, split_protocol, notes=notes)
+
+
+def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
+    """Generated images of known posterior with the flaws of public sets, whose official split has their leaks.
+
+    Where the flaws are is known (``notes``), and so are the groups: the audit, which has to find them, can be judged by it.
+    """
+    planted = phantom.plant(phantom.generate(count, image_size, "drawn"))
+    made, copies = planted.made, np.flatnonzero(planted.twin_of >= 0)
+    groups = np.array([f"subject_{number:05d}" for number in made.subjects])
+    names = [f"{group}_{k % phantom.DRAWN_PER_SUBJECT}" for k, group in enumerate(groups)]
+    ids = np.array([f"{phantom.CLASSES[label]}/{one}" for label, one in zip(made.labels, names, strict=True)])
+    groups = join(groups, np.stack([planted.twin_of[copies], copies], axis=1))
+    # A lesion that is more likely none than a tumour decides nothing that a map could mark.
+    masks = made.masks & (made.posterior[:, 0] < 0.5)[:, None, None]
+    twin_of = np.full(count, "", ids.dtype)
+    twin_of[copies] = ids[planted.twin_of[copies]]
+    notes = {"twin_of": twin_of, "wrong_label": planted.wrong, "second_scanner": planted.scanner}
+    if split_protocol == "official":
+        split = by_groups(made.labels, ids, {"test": 0.4})  # single images at random, as most do it
+        split = by_groups(made.labels, groups, {"val": 1 / 8}, split)
+    else:
+        split = by_groups(made.labels, groups, {"test": 0.4, "val": 0.6 / 8})
+    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, masks, made.posterior, split_protocol, notes=notes)
 
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
@@ -135,7 +161,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "folder_classes": folder_classes,
     }
     return ImageSet(
-        name, cached.images, labels.astype(np.int64), tuple(classes.tolist()), group, ids, split, None, split_protocol, notes=notes
+        name, cached.images, labels.astype(np.int64), tuple(classes.tolist()), group, ids, split, split_protocol=split_protocol, notes=notes
     )
 
 

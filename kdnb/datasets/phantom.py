@@ -18,6 +18,14 @@ in the deep zone, a smooth random background with a bias field (suppressors, cor
 subject's anatomy. All of this is drawn before the class is looked at; the ring replaces what stood in its place. An image without
 its lesion (``lesions=False``) therefore says nothing about the class, and pixels outside the mask are equal with and without it.
 
+**Drawn labels** (``phantom:drawn``). Here the truth is a probability. Every image has one lesion between a plain disc (strength s = 0, no
+different from a control) and a ring (s = 1), in one of the places or on the way from the deep place to another, and the label is drawn,
+once for a subject, from :func:`posterior`. With the smoothstep ``S(u) = 3 u^2 - 2 u^3`` a lesion is a tumour with probability S(s), and a
+tumour the part f of the way to another place is of that other class with probability S(f). So nobody can be right more often than the
+Bayes classifier, a model's probabilities can be scored without the luck of the labels, and there is a teacher that knows all there is
+to know (Menon et al. 2021, arXiv 2005.10419). :func:`plant` gives such a set the flaws of public ones: mirrored copies under other names,
+wrong labels, and a second scanner that goes with a class. Noise hides a little of what was drawn: pixels allow a little less than Bayes.
+
 What it is not: anatomy is three ellipses, noise is Gaussian and white, lesions have one size and no partial volume, subjects differ less
 than people do. A method that fails here will hardly work on patients; one that succeeds here has not been shown to.
 
@@ -39,7 +47,12 @@ SNR = 4.5  # peak contrast of a lesion over the standard deviation of the noise
 NOISE = 0.045  # standard deviation of the noise; images live in [0, 1]
 SHORTCUT_STRENGTH = 0.9  # P(the marker stands in the class's corner) in ``phantom:shortcut``
 DEPTH = 9  # slices of a volume in ``phantom:volume``
-_SUBJECTS_PER_CHUNK = 8
+DRAWN_PER_SUBJECT = 4  # images of one subject of ``phantom:drawn``: they show one lesion and have one label
+BETWEEN = 1 / 3  # share of these subjects whose lesion lies on the way from the deep place to another
+PURE = (0.25, 0.375, 0.375)  # of the others, where it lies: with BETWEEN, each class of tumour is as frequent as the next
+TWINS, WRONG_LABELS = 0.04, 0.02  # shares of the images that :func:`plant` makes copies of others, and gives another label
+SCANNER = (0.30, 0.05, 0.05, 0.05)  # P(the second scanner | class) in a planted set
+_CHUNK = 64  # images drawn at once
 _PLACES = 3
 
 
@@ -49,7 +62,9 @@ class Phantom:
 
     Attributes:
         images: ``(N, H, W, 3)`` uint8. labels, subjects: ``(N,)`` int64.
-        masks: ``(N, H, W)`` bool, the lesion that decides the class. shortcut_masks: the same for the planted marker.
+        masks: ``(N, H, W)`` bool, the lesion that decides the class, in drawn sets whatever its strength. shortcut_masks: the same for the
+            planted marker.
+        posterior: ``(N, C)`` float64, where labels are drawn the probability of each class given all that the image shows; else ``None``.
     """
 
     images: np.ndarray
@@ -57,6 +72,7 @@ class Phantom:
     subjects: np.ndarray
     masks: np.ndarray
     shortcut_masks: np.ndarray
+    posterior: np.ndarray | None = None
 
 
 def generate(count: int, image_size: int, variant: str = "", *, snr: float = SNR, lesions: bool = True, seed: int = 0) -> Phantom:
@@ -66,28 +82,35 @@ def generate(count: int, image_size: int, variant: str = "", *, snr: float = SNR
 
     Args:
         variant: ``""`` (head), ``"shortcut"`` (a corner marker that follows the class), ``"fundus"`` (coloured, another
-            anatomy) or ``"volume"`` (the slice through the lesion's centre of the volume that :func:`volumes` gives).
+            anatomy), ``"volume"`` (the slice through the lesion's centre of the volume that :func:`volumes` gives) or ``"drawn"``
+            (labels drawn from a known probability).
         snr: peak contrast of a lesion in standard deviations of the noise.
         lesions: ``False`` gives the same images without the lesion that decides the class (controls stay); masks still say
             where it would be.
         seed: another seed gives other subjects.
     """
-    chunk_images = _SUBJECTS_PER_CHUNK * PER_SUBJECT
-    chunks = range(-(-count // chunk_images))
+    chunks = range(-(-count // _CHUNK))
     shape = (count, image_size, image_size)
     found = Phantom(
-        np.empty((*shape, 3), np.uint8), np.empty(count, np.int64), np.empty(count, np.int64), np.empty(shape, bool), np.zeros(shape, bool)
+        np.empty((*shape, 3), np.uint8),
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+        np.empty(shape, bool),
+        np.zeros(shape, bool),
+        np.empty((count, len(CLASSES))) if variant == "drawn" else None,
     )
 
     def fill(chunk: int) -> None:
-        where = slice(chunk * chunk_images, min((chunk + 1) * chunk_images, count))
+        where = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, count))
         keep = slice(0, where.stop - where.start)
-        latent = _draw(seed, chunk)
+        latent = _draw_lesions(seed, chunk) if variant == "drawn" else _draw(seed, chunk)
         planes, mask = _render(latent, image_size, variant, snr, lesions, offset=0)
         marker = _marker(latent, planes, image_size) if variant == "shortcut" else False
         found.images[where] = _colour(planes, latent, variant)[keep]
         found.labels[where], found.subjects[where] = latent["label"][keep], latent["subject"][keep]
         found.masks[where] = mask[keep]
+        if found.posterior is not None:
+            found.posterior[where] = latent["posterior"][keep]
         found.shortcut_masks[where] = marker if marker is False else marker[keep]
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -107,25 +130,137 @@ def volumes(
         Volumes ``(n, DEPTH, H, W)`` uint8 and lesion masks of that shape, bool. Slice ``DEPTH // 2`` is the image; slices are spaced
         as far apart as ``image_size / 32`` pixels in the plane.
     """
-    chunk_images = _SUBJECTS_PER_CHUNK * PER_SUBJECT
     positions = np.asarray(positions)
     stack = np.empty((len(positions), DEPTH, image_size, image_size), np.uint8)
     masks = np.empty(stack.shape, bool)
-    for chunk in np.unique(positions // chunk_images):
-        wanted = np.flatnonzero(positions // chunk_images == chunk)
+    for chunk in np.unique(positions // _CHUNK):
+        wanted = np.flatnonzero(positions // _CHUNK == chunk)
         latent = _draw(seed, int(chunk))
         for depth in range(DEPTH):
             plane, mask = _render(latent, image_size, "volume", snr, lesions, offset=depth - DEPTH // 2)
-            stack[wanted, depth] = _bytes(plane)[positions[wanted] % chunk_images]
-            masks[wanted, depth] = mask[positions[wanted] % chunk_images]
+            stack[wanted, depth] = _bytes(plane)[positions[wanted] % _CHUNK]
+            masks[wanted, depth] = mask[positions[wanted] % _CHUNK]
     return stack, masks
 
 
-def _draw(seed: int, chunk: int) -> dict[str, np.ndarray]:
+# -- labels drawn from a known probability ------------------------------------------------------------------------------
+
+
+def posterior(strength: np.ndarray, way: np.ndarray, outer: np.ndarray) -> np.ndarray:
+    """P(class | lesion), ``(n, C)`` float64: the truth that labels are drawn from.
+
+    Args:
+        strength: ``(n,)`` 0 (a disc) to 1 (a ring).
+        way: ``(n,)``, what part of the way from the deep place to the outer one the lesion lies. outer: ``(n,)`` 2 (edge) or 3 (base).
+    """
+    tumour, outside = _smoothstep(strength), _smoothstep(way)
+    chances = np.zeros((len(strength), len(CLASSES)))
+    chances[:, 0] = 1 - tumour
+    chances[:, 1] = tumour * (1 - outside)
+    chances[np.arange(len(outer)), outer] = tumour * outside
+    return chances
+
+
+def updated(posterior: np.ndarray, likelihood: np.ndarray) -> np.ndarray:
+    """Bayes' rule: class probabilities ``(N, C)`` once more evidence is seen, whose likelihood given each class is ``(N, C)``."""
+    joint = posterior * likelihood
+    return joint / joint.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A generated set with the flaws of public ones, and where they are.
+
+    Attributes:
+        made: the images with their *published* labels, some wrong, and the subjects that the copies' names tell.
+        twin_of: ``(N,)`` int64, the image that this one is the mirror image of, -1 where it is its own.
+        wrong: ``(N,)`` bool, which labels are not those that were drawn. scanner: ``(N,)`` bool, what the second scanner took.
+    """
+
+    made: Phantom
+    twin_of: np.ndarray
+    wrong: np.ndarray
+    scanner: np.ndarray
+
+
+def plant(made: Phantom, seed: int = 0) -> Planted:
+    """Give a set of drawn labels the flaws that public sets have, the same ones at every call.
+
+    Some images are replaced by the mirror image of another, under the name of a subject who does not exist; some labels are wrong, those
+    of copies among them; and a second scanner, whose receiver fades from top to bottom, took more of the class ``none`` than of the others
+    (:data:`SCANNER`). The posterior takes the scanner into account, which everybody can see, and not the wrong labels.
+    """
+    count, classes = len(made.labels), len(CLASSES)
+    rng = np.random.default_rng([20250215, seed])
+    images, labels, subjects = made.images.copy(), made.labels.copy(), made.subjects.copy()
+    masks, markers, chances = made.masks.copy(), made.shortcut_masks.copy(), made.posterior.copy()
+
+    # One scanner a subject, drawn given the label.
+    _, first, member = np.unique(made.subjects, return_index=True, return_inverse=True)
+    rate = np.array(SCANNER)
+    scanner = (rng.uniform(size=len(first)) < rate[labels[first]])[member]
+    rows = images.shape[1]
+    fade = (np.float32(1.4) - np.arange(rows, dtype=np.float32) / np.float32(rows - 1))[:, None, None]
+    images[scanner] = np.minimum(images[scanner] * fade + np.float32(0.5), 255).astype(np.uint8)
+    chances = updated(chances, np.where(scanner[:, None], rate, 1 - rate))
+
+    originals, copies = rng.permutation(count)[: 2 * round(TWINS * count)].reshape(2, -1)
+    twin_of = np.full(count, -1)
+    twin_of[copies] = originals
+    for values in (images, masks, markers):
+        values[copies] = values[originals][:, :, ::-1]
+    for values in (labels, chances, scanner):
+        values[copies] = values[originals]
+    subjects[copies] = made.subjects.max(initial=-1) + 1 + np.arange(len(copies))
+
+    wrong = np.zeros(count, bool)
+    wrong[rng.permutation(count)[: round(WRONG_LABELS * count)]] = True
+    labels[wrong] = (labels[wrong] + rng.integers(1, classes, wrong.sum())) % classes
+    return Planted(Phantom(images, labels, subjects, masks, markers, chances), twin_of, wrong, scanner)
+
+
+def _smoothstep(part: np.ndarray) -> np.ndarray:
+    part = np.asarray(part, np.float64)
+    return part * part * (3 - 2 * part)
+
+
+def _draw_lesions(seed: int, chunk: int) -> dict[str, np.ndarray]:
+    """:func:`_draw` for drawn labels: the lesion stands fourth among what may grow, and it and the label are one for a subject."""
+    latent = _draw(seed, chunk, DRAWN_PER_SUBJECT)
+    rng = np.random.default_rng([seed, chunk, 1])
+    subjects, count = _CHUNK // DRAWN_PER_SUBJECT, _CHUNK
+    owner = np.repeat(np.arange(subjects), DRAWN_PER_SUBJECT)
+    strength = np.sqrt(rng.uniform(size=subjects))  # more strong ones than weak, so that "none" is about as frequent as the others
+    between = rng.uniform(size=subjects) < BETWEEN
+    place = rng.choice(_PLACES, subjects, p=PURE)
+    outer = np.where(between | (place == 0), rng.integers(2, 4, subjects), place + 1)
+    way = np.where(between, rng.uniform(size=subjects), place > 0)
+    chances = posterior(strength, way, outer)
+    label = (rng.uniform(size=(subjects, 1)) > np.cumsum(chances, axis=1)[:, :-1]).sum(axis=1)
+    way, outer = way.astype(np.float32)[owner], outer[owner]
+
+    angle, distance, aspect, radius = (latent[name] for name in ("angle", "distance", "aspect", "radius"))
+    of_outer = np.arange(count), outer - 1
+    lesion = {
+        # On the ray to its outer place; a deep lesion lies wherever deep ones lie.
+        "angle": np.where(way > 0, angle[of_outer], angle[:, 0]),
+        "distance": distance[:, 0] + way * (distance[of_outer] - distance[:, 0]),
+        "radius": radius[of_outer],
+        "aspect": aspect[of_outer],
+    }
+    grown = {name: np.concatenate([latent[name], values[:, None]], axis=1) for name, values in lesion.items()}
+    drawn = {"strength": strength.astype(np.float32)[owner], "irregular": 1 - way, "posterior": chances[owner], "label": label[owner]}
+    return latent | grown | drawn
+
+
+# -- what is drawn ------------------------------------------------------------------------------------------------------
+
+
+def _draw(seed: int, chunk: int, per_subject: int = PER_SUBJECT) -> dict[str, np.ndarray]:
     """Everything that is drawn about the images of one chunk, before a pixel is made. Lengths are half image widths."""
     rng = np.random.default_rng([seed, chunk])
-    subjects, count = _SUBJECTS_PER_CHUNK, _SUBJECTS_PER_CHUNK * PER_SUBJECT
-    owner = np.repeat(np.arange(subjects), PER_SUBJECT)
+    subjects, count = _CHUNK // per_subject, _CHUNK
+    owner = np.repeat(np.arange(subjects), per_subject)
 
     def subject(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, subjects).astype(np.float32)[owner]
@@ -199,16 +334,23 @@ def _ramp(values: np.ndarray, slope: float) -> np.ndarray:
     return np.clip(values, 0, 1, out=values)
 
 
-def _spot(x: np.ndarray, y: np.ndarray, latent: dict, place: int, radius: np.ndarray) -> np.ndarray:
-    """Distance from the centre of one place over its radius, in the head's coordinates; the deep place has an irregular outline."""
+def _spot(
+    x: np.ndarray, y: np.ndarray, latent: dict, place: int, radius: np.ndarray, irregular: np.ndarray | float | None = None
+) -> np.ndarray:
+    """Distance from the centre of one place over its radius, in the head's coordinates.
+
+    Args:
+        irregular: how irregular the outline is, 0 to 1; by default the deep place's is.
+    """
+    irregular = float(place == 0) if irregular is None else irregular
     away, angle, aspect = (latent[name][:, place] for name in ("distance", "angle", "aspect"))
     across = (x - _column(away * latent["width"] * np.cos(angle))) * _column(aspect / radius)
     along = (y - _column(away * latent["height"] * np.sin(angle))) * _column(1 / (aspect * radius))
     square = across * across + along * along
     distance = np.sqrt(square)
-    if place == 0:
+    if np.any(irregular):
         lobes = across * (across * across - 3 * along * along)  # r^3 cos(3 phi): three lobes without a trigonometric function
-        distance *= 1 + _column(latent["wobble"]) * lobes / np.maximum(distance * square, np.float32(1e-6))
+        distance *= 1 + _column(latent["wobble"] * irregular) * lobes / np.maximum(distance * square, np.float32(1e-6))
     return distance
 
 
@@ -265,6 +407,21 @@ def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bo
 
     plane += _streak(x, y, latent) * _column(contrast * latent["streak"])
 
+    if "strength" in latent:
+        mask = _add_drawn(plane, x, y, latent, contrast, lesions)
+    else:
+        mask = _add_certain(plane, x, y, latent, contrast, lesions, height)
+
+    plane *= _column(latent["gain"])
+    noise = np.random.default_rng([*latent["stream"], image_size, offset + DEPTH])
+    plane += np.float32(NOISE) * noise.standard_normal(plane.shape, np.float32)
+    return plane, mask
+
+
+def _add_certain(
+    plane: np.ndarray, x: np.ndarray, y: np.ndarray, latent: dict, contrast: np.float32, lesions: bool, height: np.float32
+) -> np.ndarray:
+    """Add discs and the ring that decides to ``plane``, in place; the mask of the ring."""
     mask = np.zeros(plane.shape, bool)
     for place in range(_PLACES):
         radius, there = _cut(latent["radius"][:, place], height)
@@ -273,11 +430,18 @@ def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bo
         mask |= (distance < 1) & decides[:, None, None]
         ring = decides & lesions
         plane += _blob(distance, _column(ring.astype(np.float32))) * _column(contrast * (ring | (latent["control"][:, place] & there)))
+    return mask
 
-    plane *= _column(latent["gain"])
-    noise = np.random.default_rng([*latent["stream"], image_size, offset + DEPTH])
-    plane += np.float32(NOISE) * noise.standard_normal(plane.shape, np.float32)
-    return plane, mask
+
+def _add_drawn(plane: np.ndarray, x: np.ndarray, y: np.ndarray, latent: dict, contrast: np.float32, lesions: bool) -> np.ndarray:
+    """Add discs and the lesion of some strength, which covers what stood in its place, to ``plane``, in place; the lesion's mask."""
+    grown = np.zeros(plane.shape, np.float32)
+    for place in range(_PLACES):
+        grown += _blob(_spot(x, y, latent, place, latent["radius"][:, place]), 0.0) * _column(latent["control"][:, place])
+    distance = _spot(x, y, latent, _PLACES, latent["radius"][:, _PLACES], latent["irregular"])
+    mask = distance < 1
+    plane += contrast * (np.where(mask, _blob(distance, _column(latent["strength"])), grown) if lesions else grown)
+    return mask
 
 
 def _cut(radius: np.ndarray, height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -130,5 +130,6 @@ def take(data: ImageSet, positions: np.ndarray) -> ImageSet:
         ids=data.ids[positions],
         split=data.split[positions],
         masks=None if data.masks is None else data.masks[positions],
+        posterior=None if data.posterior is None else data.posterior[positions],
         notes=data.notes | per_image,
     )
