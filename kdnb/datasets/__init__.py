@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RAW = REPOSITORY / "data" / "raw"
 
-__all__ = ["ImageSet", "load", "load_for", "to_tensor"]
+__all__ = ["ImageSet", "describe", "load", "load_for", "to_tensor"]
 
 
 def load(
@@ -75,6 +75,11 @@ def load_for(settings: Settings) -> ImageSet:
     budget = settings.budget
     counts = {"max_images": budget.max_images, "phantom_images": budget.phantom_images}
     return load(settings.dataset, budget.image_size, settings.data_dir, settings.split_protocol, **counts)
+
+
+def describe(data: ImageSet) -> str:
+    """How the data set's folder was understood, in one line: classes, published split, and what was left out."""
+    return f"{data.name}: {data.notes.get('layout', 'generated')}"
 
 
 def to_tensor(images: np.ndarray) -> "torch.Tensor":
@@ -126,6 +131,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
+    notes |= {"layout": listing.understood(), "left_out": listing.left_out}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
         "twins": twins,
