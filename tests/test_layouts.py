@@ -10,6 +10,7 @@ from PIL import Image
 
 from kdnb.datasets import cache, describe, fetch, load
 from kdnb.datasets.folders import scan
+from kdnb.datasets.groups import persons_by_name
 from kdnb.errors import DataError
 
 
@@ -221,9 +222,77 @@ def test_the_loaded_set_and_make_data_say_how_the_folder_was_understood(tmp_path
     put(tmp_path / "set", "test", count=3)
     data = load(f"folder:{tmp_path / 'set'}", 32)
     line = "12 images in 2 class folders, no published test set; left out: 3 unlabelled images in test"
-    assert describe(data) == f"folder:{tmp_path / 'set'}: {line}"
+    assert describe(data) == f"folder:{tmp_path / 'set'}: {line}; {data.notes['persons']}"
+    assert data.notes["persons"].startswith("no persons found")
     assert data.notes["left_out"] == {"unlabelled images in test": 3}
     assert {part: len(data.index(part)) > 0 for part in ("train", "val", "test")} == {"train": True, "val": True, "test": True}
     assert fetch.main(["--dataset", f"folder:{tmp_path / 'set'}"]) == 0
     assert line in capsys.readouterr().out
     assert describe(load("phantom", 32, phantom_images=40)) == "phantom: generated"
+
+
+PERSONS = {  # file names -> which of them are one person's
+    "left and right": (["12_left", "12_right", "13_left"], [0, 0, 1]),
+    "OD and OS": (["P12 OD", "P12 OS", "P13-OD"], [0, 0, 1]),
+    "L and R": (["0012-L", "0012-R", "0013-L"], [0, 0, 1]),
+    "the eye named": (["12_left_eye", "12_right_eye", "13_left_eye"], [0, 0, 1]),
+    "in front": (["left_12", "right_12", "left_13"], [0, 0, 1]),
+    "subject": (["sub-01_T1w", "sub-01_T2w", "sub-02_T1w"], [0, 0, 1]),
+    "patient": (["patient7_1", "patient7_2", "patient70_1"], [0, 0, 1]),
+    "a prefix before the patient": (["scan_Patient_07_a", "scan_Patient_07_b", "scan_Patient_08_a"], [0, 0, 1]),
+    "OASIS": (["OAS1_0001_MR1_mpr_100", "OAS1_0001_MR1_mpr_101", "OAS1_0002_MR1_mpr_100"], [0, 0, 1]),
+    "slices": (["scan3_slice_10", "scan3_slice_11", "scan4_slice_10"], [0, 0, 1]),
+    "frames": (["video12-frame003", "video12-frame004", "video13-frame003"], [0, 0, 1]),
+    "chest films": ([f"0000{k // 2}_00{k % 2}" for k in range(10)], [k // 2 for k in range(10)]),
+    "too few numbers": (["100_1", "100_2", "100_3", "200_1"], [0, 1, 2, 3]),
+    "running numbers": (["img_1", "img_2", "img_3"], [0, 1, 2]),
+    "an axis": (["slice_1", "slice_2"], [0, 1]),
+    "words that only begin alike": (["subtle_1", "subtle_2", "bright", "highlight"], [0, 1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("case", PERSONS)
+def test_persons_by_the_stated_rule(case):
+    names, persons = PERSONS[case]
+    ids = [f"{'ab'[k % 2]}/{name}.png" for k, name in enumerate(names)]  # fellow images lie in two classes
+    found, how = persons_by_name(ids, [name[0] for name in ids])
+    assert np.array_equal(found[:, None] == found, np.equal.outer(persons, persons)), found
+    assert bool(how) == (len(set(persons)) < len(persons))
+
+
+def test_fellow_eyes_are_on_one_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    for side in ("left", "right"):
+        put(tmp_path / "set", "glaucoma", count=8, name=f"1{{}}_{side}.png")
+        put(tmp_path / "set", "normal", count=8, name=f"2{{}}_{side}.png")
+    for k, path in enumerate(sorted((tmp_path / "set").rglob("*.png"))):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    data = load(f"folder:{tmp_path / 'set'}", 32, split_protocol="leak_free")
+    assert len(data) == 32 and len(set(data.groups)) == 16
+    assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))
+    assert "at most 16 persons, found by left and right in the name (10_left.png)" in describe(data)
+
+
+@pytest.mark.parametrize(("placeholder", "groups"), [("", 12), ("ANON", 24)])
+def test_dicom_patients_are_on_one_side(placeholder, groups, tmp_path, monkeypatch):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    for k in range(24):
+        file = Dataset()
+        file.file_meta = FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
+        file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
+        file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 8, 8, 1, "MONOCHROME2"
+        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 8, 8, 7, 0
+        file.PatientID = placeholder or f"P{k // 2}"
+        file.PixelData = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8).tobytes()
+        path = tmp_path / "set" / ("AD" if k < 12 else "CN") / f"IM{k}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file.save_as(path, enforce_file_format=True)
+    data = load(f"folder:{tmp_path / 'set'}", 32, split_protocol="leak_free")
+    assert len(set(data.groups)) == groups
+    assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))
+    assert ("PatientID" in describe(data)) == (not placeholder)
