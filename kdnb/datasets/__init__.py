@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RAW = REPOSITORY / "data" / "raw"
 
-__all__ = ["ImageSet", "load", "load_for", "to_tensor"]
+__all__ = ["ImageSet", "describe", "load", "load_for", "to_tensor"]
 
 
 def load(
@@ -75,6 +75,12 @@ def load_for(settings: Settings) -> ImageSet:
     budget = settings.budget
     counts = {"max_images": budget.max_images, "phantom_images": budget.phantom_images}
     return load(settings.dataset, budget.image_size, settings.data_dir, settings.split_protocol, **counts)
+
+
+def describe(data: ImageSet) -> str:
+    """How the data set's folder was understood, in one line: classes, published split, what was left out, persons."""
+    persons = data.notes.get("persons", "")
+    return f"{data.name}: {data.notes.get('layout', 'generated')}" + (f"; {persons}" if persons else "")
 
 
 def to_tensor(images: np.ndarray) -> "torch.Tensor":
@@ -141,7 +147,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    group = join(_named_groups(kind, cached, ids, class_names), twins.copies(threshold))
+    named, persons = _persons(cached, ids, class_names, files) if kind == "folder" else (_named_groups(kind, cached, ids, class_names), "")
+    group = join(named, twins.copies(threshold))
     folder_classes = class_names
     if task := source.get("tasks", {}).get(rest):
         class_names = np.array([task[label] for label in class_names])
@@ -152,6 +159,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
+    notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": persons}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
         "twins": twins,
@@ -183,6 +191,21 @@ def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.nd
     return remembered(key, lambda: dict(zip(("subject", "link"), groups.alzheimer_subjects(ids, cached.signatures), strict=True)))[
         "subject"
     ]
+
+
+def _persons(cached: Cached, ids: np.ndarray, class_names: np.ndarray, files: list[Path]) -> tuple[np.ndarray, str]:
+    """Groups of a folder's images before copies are joined, from names and DICOM's PatientID, and in one line how they were found."""
+    named, how = groups.persons_by_name(ids, class_names)
+    dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
+    if len(dicom):
+        key = f"{cached.key}-patients-{source_key(groups)}"
+        said = remembered(key, lambda: {"patient": groups.dicom_patients([files[place] for place in dicom])})["patient"]
+        pairs = groups.same(said)
+        if len(pairs):
+            named, how = join(named, dicom[pairs]), ", ".join(filter(None, [how, "DICOM's PatientID"]))
+    if not how:
+        return named, "no persons found: every image that is no copy counts as a person of its own"
+    return named, f"at most {len(np.unique(named))} persons, found by {how}"
 
 
 def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from kdnb.datasets.folders import scan
 from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, exit_status
 from kdnb.runs import atomic_folder
 from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
@@ -19,10 +20,10 @@ MEDMNIST_SIZES = (28, 64, 128, 224)
 
 
 def fetch(dataset: str, data_dir: Path) -> str:
-    """Make sure that ``dataset`` lies in ``data_dir`` and say in one sentence where it is.
+    """Make sure that ``dataset`` lies in ``data_dir`` and say in one sentence where it is and how its folders are understood.
 
     Raises:
-        DownloadError: no network, no account, or not the expected folders in what came.
+        DownloadError: no network, no account, or not the expected folders in what came. DataError: folders that are not understood.
     """
     kind, _, rest = check_name(dataset).partition(":")
     if kind == "phantom":
@@ -30,7 +31,8 @@ def fetch(dataset: str, data_dir: Path) -> str:
     if kind == "medmnist":
         return f"{dataset} is in {medmnist_folder(rest, 64, data_dir)}."
     try:
-        return f"{dataset} is in {locate(dataset, data_dir)}."
+        folder = locate(dataset, data_dir)
+        return f"{dataset} is in {folder}: {scan(folder).understood()}."
     except DataNotFoundError:
         if kind == "folder":
             raise

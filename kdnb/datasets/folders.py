@@ -5,15 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdnb.datasets.reading import SUFFIXES, is_dicom
+from kdnb.datasets import layouts
+from kdnb.datasets.layouts import is_image, is_system, printable
 from kdnb.errors import DataError
-
-SPLIT_NAMES = {
-    "train": ("train", "training", "trainset", "train_set", "training_set", "traindata", "trn"),
-    "val": ("val", "valid", "validation", "valset", "val_set", "validation_set", "dev"),
-    "test": ("test", "testing", "testset", "test_set", "testing_set", "testdata", "tst"),
-}
-_SPLIT_OF = {spelling: split for split, spellings in SPLIT_NAMES.items() for spelling in spellings}
 
 
 @dataclass
@@ -22,7 +16,8 @@ class Listing:
 
     Attributes:
         files: paths. ids: paths relative to the source, printable. labels: class names. split: as published, or ``""``.
-        skipped: id -> reason, for what looks as if it were meant to be an image and is not used.
+        skipped: id -> reason, for what looks as if it were meant to be an image and is not used. left_out: kind -> how many files are
+            no samples.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -30,102 +25,84 @@ class Listing:
     labels: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names in order."""
         return tuple(sorted(set(self.labels)))
 
+    def understood(self) -> str:
+        """How the folder was understood, in one line."""
+        counts = Counter(self.split)
+        parts = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test") if counts[split])
+        published = f"published split ({parts})" if set(self.split) - {"", "train"} else "no published test set"
+        if not set(self.split) - {""}:
+            published = "no published split"
+        line = f"{len(self.files)} images in {len(self.classes)} class folders, {published}"
+        left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
+        return line + (f"; left out: {left}" if left else "")
+
 
 def scan(folder: Path) -> Listing:
-    """List every image under ``folder``.
+    """List every image under ``folder``, as :func:`kdnb.datasets.layouts.understand` understands it.
 
-    A folder with nothing but one other folder is stepped into. Folders named like train, val or test (any usual spelling) hold class
-    folders; else every folder is a class. What lies deeper inside a class folder belongs to the class. Hidden files are ignored.
+    What lies deeper inside a class folder belongs to the class; masks beside their images do not, nor does what systems leave.
 
     Raises:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
-    root = _descend(folder)
-    found = Listing()
-    splits = {name: _SPLIT_OF.get(name.casefold().replace("-", "_").replace(" ", "_"), "") for name in _folders(root)}
-    if not any(split == "train" for split in splits.values()):
-        splits = {"": ""}
-    for name, split in splits.items():
-        if name and not split:
-            found.skipped[_printable(name)] = "folder beside the train and test folders"
-            continue
-        for label in _folders(root / name):
-            _add_class(found, folder, root / name / label, label, split)
-    _check_classes(
-        found, folder, [_printable(label) for name, split in splits.items() if split or not name for label in _folders(root / name)]
-    )
+    layout = layouts.understand(folder)
+    found, left_out = Listing(skipped=layout.skipped), layout.left_out
+    for place, label, split in layout.places:
+        _add_class(found, folder, place, label, split, left_out)
+    found.left_out = dict(left_out)
+    _check_classes(found, folder, [label for _, label, _ in layout.places])
     return _sorted(found)
 
 
-def _folders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry.name))
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}): mend its permissions.") from error
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))
-
-
-def _descend(folder: Path) -> Path:
-    """Step through folders that hold only one other folder, as archives unpack."""
-    seen = set()
-    while True:
-        inside = _folders(folder)
-        if len(inside) != 1 or not _folders(folder / inside[0]) or os.path.realpath(folder) in seen:
-            return folder
-        seen.add(os.path.realpath(folder))
-        folder = folder / inside[0]
-
-
-def _printable(path: str) -> str:
-    """A path as text that any file can hold; bytes that are not UTF-8 become backslash escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str) -> None:
+def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, left_out: Counter) -> None:
     """Add the images below one class folder, each real folder once, so that a loop of links ends."""
     visited = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         here = Path(place)
-        relative = _printable(os.path.relpath(place, source))
+        relative = printable(os.path.relpath(place, source))
         if real in visited or Path(real) in Path(os.path.abspath(folder)).parents:
             found.skipped[relative] = "link to a folder that was read already"
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in folders:
+            if is_system(name):
+                layouts.count_system(here / name, left_out)
+        masks = [name for name in folders if layouts.is_mask_folder(here, name)]
+        left_out.update({"masks": sum(len(names) for mask in masks for _, _, names in os.walk(here / mask))} if masks else {})
+        folders[:] = sorted(name for name in folders if not is_system(name) and name not in masks)
+        stems = {os.path.splitext(name)[0] for name in files}
         for name in sorted(files):
-            if _hidden(name):
+            if is_system(name):
                 continue
             path = here / name
-            identity = f"{relative}/{_printable(name)}"
-            if path.suffix.lower() in SUFFIXES or (not path.suffix and _sniffed(path)):
+            identity = f"{relative}/{printable(name)}"
+            if is_image(path) and layouts.masked(name, stems):
+                left_out["masks"] += 1
+            elif is_image(path):
                 found.files.append(path)
                 found.ids.append(identity)
-                found.labels.append(_printable(label))
+                found.labels.append(label)
                 found.split.append(split)
             else:
-                found.skipped[identity] = "not named like an image"
-
-
-def _sniffed(path: Path) -> bool:
-    try:
-        return path.is_file() and is_dicom(path)
-    except OSError:
-        return False
+                ending = layouts.refused_format(name)
+                found.skipped[identity] = f"a {ending} file, which is not read" if ending else "not named like an image"
 
 
 def _check_classes(found: Listing, folder: Path, folders: list[str]) -> None:
     counts = Counter(found.labels)
+    formats = Counter(reason.split()[1] for reason in found.skipped.values() if reason.endswith("which is not read"))
+    if formats and set(folders) - set(counts):
+        files = ", ".join(f"{count} {ending}" for ending, count in sorted(formats.items()))
+        raise DataError(f"{folder} has {files} files, which are not read: convert them to one of {layouts.formats_read()}.")
     if not counts:
         raise DataError(f"{folder} has no class folders with images in them: put each class's images into a folder of its own.")
     empty = sorted(set(folders) - set(counts))
@@ -143,4 +120,4 @@ def _check_classes(found: Listing, folder: Path, folders: list[str]) -> None:
 def _sorted(found: Listing) -> Listing:
     order = sorted(range(len(found.ids)), key=found.ids.__getitem__)
     columns = ([column[k] for k in order] for column in (found.files, found.ids, found.labels, found.split))
-    return Listing(*columns, skipped=found.skipped)
+    return Listing(*columns, skipped=found.skipped, left_out=found.left_out)
