@@ -123,6 +123,12 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
     "a table beside classes": (lambda root: (put(root, "cat", "dog"), touch(root, "metadata.csv")), 4, ""),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
     "a wrapper beside code": (lambda root: (put(root, "images/cat", "images/dog"), touch(root, "code/train.py")), 4, ""),
+    "left and right in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("left", "right"))), 8, ""),
+    "the classes again": (
+        lambda root: put(root, "yes", "no", *pairs("brain_tumor_dataset", inner=("yes", "no"))),
+        4,
+        "4 files in brain_tumor_dataset, which holds the classes again",
+    ),
     "doubled folder": (lambda root: put(root, "set/set/cat", "set/set/dog"), 4, ""),
     "patients in classes": (lambda root: put(root, *pairs("cat", "dog", inner=("patient_1", "patient_2"))), 8, ""),
 }
@@ -244,6 +250,7 @@ PERSONS = {  # file names -> which of them are one person's
     "slices": (["scan3_slice_10", "scan3_slice_11", "scan4_slice_10"], [0, 0, 1]),
     "frames": (["video12-frame003", "video12-frame004", "video13-frame003"], [0, 0, 1]),
     "chest films": ([f"0000{k // 2}_00{k % 2}" for k in range(10)], [k // 2 for k in range(10)]),
+    "letters around the number": ([f"MR00{k // 2}23F_{k}" for k in range(10)], [k // 2 for k in range(10)]),
     "too few numbers": (["100_1", "100_2", "100_3", "200_1"], [0, 1, 2, 3]),
     "running numbers": (["img_1", "img_2", "img_3"], [0, 1, 2]),
     "an axis": (["slice_1", "slice_2"], [0, 1]),

@@ -18,7 +18,7 @@ _NAMED = {
     "left and right in the name": re.compile(r"(?P<whose>.*\d.*?)[ _.-]+(?:left|right|l|r|od|os)(?:[ _-]?(?:eye|fundus))?"),
     "left and right before the name": re.compile(r"(?:left|right|od|os)(?:[ _-]?eye)?[ _.-]+(?P<whose>.*\d.*)"),
     "a slice's number behind the name": re.compile(r"(?P<whose>.*\d.*?)[ _-]+(?:slice|frame|sl|fr|z)[ _-]?\d+"),
-    "a number before the image's number": re.compile(r"(?P<whose>\d{3,})[_-]\d{1,4}"),
+    "a number before the image's number": re.compile(r"(?P<whose>[a-z]{0,3}\d{3,}[a-z]?)[_-]\d{1,4}"),
 }
 _BARE = "a number before the image's number"  # which may also be a date or a batch: believed only of five or more
 _PLACEHOLDERS = frozenset(("", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "removed"))
@@ -42,9 +42,10 @@ def persons_by_name(ids: Iterable[str], labels: Iterable[str]) -> tuple[np.ndarr
     """The person of each image of a folder, ``(N,)`` str, and in a few words how it was found (``""``: it was not).
 
     The rule: images in a patient's folder are that patient's. Else the file's name tells, by a subject's number (``sub-01_T1``,
-    ``patient_7_a``), by left and right (``12_left``, ``12_OD``), by a slice's number (``scan3_slice_10``), or by a number of three or
-    more digits before the image's number (``00001_000``; only where there are at least five such persons). The same name is the same
-    person in every class and split: taking two persons for one costs a little data, taking one for two is a leak.
+    ``patient_7_a``), by left and right (``12_left``, ``12_OD``), by a slice's number (``scan3_slice_10``), or by a number of
+    three or more digits before the image's number (``00001_000``, ``MR017260F_23``; only where there are at least five such
+    persons). The same name is the same person in every class and split: taking two persons for one costs a little data, taking
+    one for two is a leak.
     """
     ids, labels = list(ids), list(labels)
     group, how = _patient_folders(ids, labels).astype(object), {}

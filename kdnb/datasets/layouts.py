@@ -39,6 +39,7 @@ _FOLDS = _vocabulary("fold folds cv kfold crossval")
 _TASKS = _vocabulary("task tasks classification segmentation detection localization localisation grading")
 _PARTS = _vocabulary("part parts batch batches chunk chunks volume volumes vol archive")
 _PERSONS = _vocabulary("patient patients pat subject subjects subj sub case cases person persons participant")
+_SIDES = _vocabulary("left right l r od os eye eyes")
 _NO_LABEL = _FILLERS | _vocabulary("unknown unlabelled unlabeled all none") | set(_SPLIT_OF)
 
 _SYSTEM_FOLDERS = _vocabulary(
@@ -321,7 +322,7 @@ def _check_inside(root: Path, names: list[str]) -> None:
         return
     counts = Counter(class_name(sub) for subs in held for sub in subs)
     shared = sorted(sub for sub, count in counts.items() if count > 1 and 2 * count >= len(held))
-    if not shared or all(set(_words(sub)) <= _FILLERS | _MASKS for sub in shared):
+    if not shared or all(set(_words(sub)) <= _FILLERS | _MASKS | _SIDES for sub in shared):
         return
     if all(_published(root / name) for name in names if inside[name]):
         deeper = Counter(
@@ -361,6 +362,9 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
     names = folders(folder)
     masks = [name for name in names if len(names) > 2 and is_mask_folder(folder, name)]
     for name in names:
+        if len(set(folders(folder / name)) & (set(names) - {name})) > 1:  # the classes again, as some archives have them
+            layout.left_out[f"files in {printable(name)}, which holds the classes again"] += _files_below(folder / name, is_image)
+            continue
         if name in masks:
             layout.left_out["masks"] += _files_below(folder / name, is_image)
             continue
