@@ -331,3 +331,18 @@ def test_methods_work_on_the_teacher_and_on_a_network_of_ones_own(teacher, image
         for name in ("feature_maps_layer1", "feature_maps_mean", "feature_maps_weighted", "grad_cam", "shap", "untrained"):
             maps = table[name](model, images[:2], targets[:2])
             assert maps.shape == (2, 64, 64) and torch.isfinite(maps).all(), name
+
+
+def test_captums_gradient_shap_agrees_with_shap():
+    """Two implementations of expected gradients, other draws: the same pixels matter."""
+    from scipy.stats import spearmanr
+
+    from kdnb.explain.methods import gradient_shap, shap
+
+    draw = torch.Generator().manual_seed(0)
+    images, background = (torch.rand(count, 3, 16, 16, generator=draw) for count in (2, 4))
+    model, targets = initialised(StudentCNN, 4, (4, 8), seed=0).eval(), torch.tensor([0, 2])
+    theirs = shap(model, images, targets, background=background, samples=400)
+    ours = gradient_shap(model, images, targets, background=background, samples=400)
+    for one, other in zip(ours, theirs, strict=True):
+        assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
