@@ -105,7 +105,7 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
     notes = {"shortcut_masks": made.shortcut_masks} if variant == "shortcut" else {}
     notes |= {"depth": phantom.DEPTH} if variant == "volume" else {}
     split = by_groups(made.labels, groups, {"test": 0.2, "val": 0.1})
-    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, None, split_protocol, notes=notes)
+    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes)
 
 
 def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
@@ -129,7 +129,9 @@ def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) 
         split = by_groups(made.labels, groups, {"val": 1 / 8}, split)
     else:
         split = by_groups(made.labels, groups, {"test": 0.4, "val": 0.6 / 8})
-    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, masks, made.posterior, split_protocol, notes=notes)
+    return ImageSet(
+        name, made.images, made.labels, phantom.CLASSES, groups, ids, split, masks, split_protocol, notes=notes, posterior=made.posterior
+    )
 
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:

@@ -19,10 +19,10 @@ class ImageSet:
         ids: ``(N,)`` str, paths relative to the source; unique.
         split: ``(N,)`` str: ``"train"``, ``"val"``, ``"test"`` or ``""`` (left out by the protocol).
         masks: ``(N, H, W)`` bool, the true lesion, or ``None``; an empty mask means that there is none.
-        posterior: ``(N, C)`` float64, the true probability of each class given the image, or ``None`` where nobody knows it.
         split_protocol: ``"official"`` or ``"leak_free"``.
         data_hash: hash of images and labels. split_hash: hash of ids and split.
         notes: what the loader saw (skipped files, source folder's name, shortcut masks, metadata), JSON-able or arrays.
+        posterior: ``(N, C)`` float64, the true probability of each class given the image, or ``None`` where nobody knows it.
     """
 
     name: str
@@ -33,11 +33,11 @@ class ImageSet:
     ids: np.ndarray
     split: np.ndarray
     masks: np.ndarray | None = None
-    posterior: np.ndarray | None = None
     split_protocol: str = "official"
     data_hash: str = ""
     split_hash: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    posterior: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
