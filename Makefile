@@ -8,6 +8,7 @@ TEACHER  = densenet121
 STUDENT  = plain
 SCHEDULER =
 CACHE    =
+TRAIN_TEACHER =
 IMAGE    =
 RUNS     = runs
 PYTHON   = python3
@@ -15,7 +16,7 @@ ONLY     =
 RUN      =
 
 # What a user gives is text: make itself must not expand a $ in it.
-VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR TEACHER STUDENT SCHEDULER CACHE IMAGE RUNS ONLY RUN
+VARIABLES := DATASET PROFILE SEED SPLIT DATA_DIR TEACHER STUDENT SCHEDULER CACHE TRAIN_TEACHER IMAGE RUNS ONLY RUN
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 export KDNB_CACHE := $(CACHE)
@@ -56,7 +57,7 @@ help: ## list the targets
 	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache"
 	@echo "Cost: smoke 3 minutes, quick 14 with bfloat16 instructions and 30 without, cpu 2 to 4 hours a data set, on two CPU cores; paper wants a GPU (not measured on one yet)"
 	@echo "PY=python3 uses that Python and its torch in place of .venv; KDNB_PRECISION=float32 in the environment trains without bfloat16"
-	@echo "Data sets: phantom, phantom:drawn, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
+	@echo "Data sets: phantom, phantom:certain, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
 
 python-version:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -199,20 +199,55 @@ def per_class_scores(labels: np.ndarray, logits: np.ndarray, classes: Sequence[s
     )
 
 
-def expected_accuracy(logits: np.ndarray, posterior: np.ndarray) -> float:
-    """Mean true probability of the answers, ``mean p(y_hat | x)``: accuracy without the luck of labels that were drawn.
+def expected_hits(logits: np.ndarray, labels: np.ndarray, posterior: np.ndarray | None = None) -> np.ndarray:
+    """How right each answer is, ``(N,)``: the true probability of the predicted class or, where nobody knows it, 0 or 1 by the label.
 
-    The most that can be had is the Bayes accuracy, ``mean max_c p(c | x)``.
-
-    Args:
-        logits, posterior: ``(N, C)``.
+    A drawn label is one throw of a dice whose sides ``posterior`` ``(N, C)`` knows: the expected score is free of that throw.
     """
-    return float(np.take_along_axis(posterior, logits.argmax(axis=1)[:, None], axis=1).mean())
+    answers = logits.argmax(axis=1)
+    return (answers == labels).astype(float) if posterior is None else posterior[np.arange(len(answers)), answers]
+
+
+def expected_accuracy(logits: np.ndarray, posterior: np.ndarray) -> float:
+    """Mean probability of being right, ``mean p(y_hat | x)``; the most that can be had is the Bayes accuracy, ``mean max_c p(c | x)``."""
+    return float(expected_hits(logits, np.empty(0), posterior).mean())
 
 
 def divergence(logits: np.ndarray, posterior: np.ndarray) -> float:
     """Mean ``KL(p || softmax(z))`` of the true posterior from the model's probabilities, in nats; 0 for a model that knows the truth."""
-    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits.astype(float), axis=1)).sum(axis=1).mean())
+    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits, axis=1)).sum(axis=1).mean())
+
+
+def luck(logits: np.ndarray, labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
+    """Hit minus its expectation, ``(N,)``: zero on average for who does not know the drawn labels, more for who remembers them."""
+    return expected_hits(logits, labels) - expected_hits(logits, labels, posterior)
+
+
+def equivalent(lo: float, hi: float, margin: float) -> bool:
+    """Whether an effect beyond ``margin`` is excluded: its 95% interval lies within (Schuirmann's two one-sided tests, at 2.5% each)."""
+    return -margin <= lo and hi <= margin
+
+
+def seeds_needed(sd_of_seeds: float, sd_of_groups: float, groups: int, *, effect: float, power: float = 0.9, most: int = 50) -> int:
+    """How many seeds a comparison needs to find ``effect`` with probability ``power`` (two-sided 5%); ``most`` where even so many do not.
+
+    The difference of S seeds on G groups of images is normal with variance ``sd_of_seeds^2 / S + sd_of_groups^2 / G``, estimated as
+    :func:`compare_over_seeds` does and judged by Student's t with Satterthwaite's degrees of freedom; 4,000 experiments for each S.
+
+    Args:
+        sd_of_seeds: standard deviation over seeds of the difference on all images. sd_of_groups: that of a group's mean difference.
+        effect: the true difference, in the same unit.
+    """
+    rng = np.random.default_rng(20250215)
+    for seeds in range(2, most):
+        of_seeds, of_groups = sd_of_seeds**2 / seeds, sd_of_groups**2 / groups
+        mean = rng.normal(effect, np.sqrt(of_seeds + of_groups), 4000)
+        parts = [of_seeds * rng.chisquare(seeds - 1, 4000) / (seeds - 1), of_groups * rng.chisquare(groups - 1, 4000) / (groups - 1)]
+        variance = sum(parts)
+        freedom = variance**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / (groups - 1))
+        if (mean > t_distribution.ppf(0.975, freedom) * np.sqrt(variance)).mean() >= power:
+            return seeds
+    return most
 
 
 # -- comparisons --------------------------------------------------------------------------------------------------------

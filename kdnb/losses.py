@@ -1,6 +1,7 @@
 """Losses as pure functions of logits: the paper's, the released code's, and those they are compared with.
 
-Shapes: logits ``(N, C)``, targets ``(N,)`` int64. Every loss is a mean over the batch.
+Shapes: logits ``(N, C)``, targets ``(N,)`` int64. Every loss is a mean over the batch. A target of :data:`UNLABELLED` says that nobody
+knows the label: such an image adds nothing to the hard part, and the teacher alone speaks of it.
 """
 
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdnb.errors import ParameterError
+
+UNLABELLED = -1
 
 
 class DistillationLoss(NamedTuple):
@@ -54,7 +57,7 @@ def distillation_loss(
     0.0
     """
     _check(alpha, temperature)
-    hard = F.cross_entropy(student_logits, targets)
+    hard = F.cross_entropy(student_logits, targets, ignore_index=UNLABELLED, reduction="sum") / len(targets)
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     # "batchmean" is the KL divergence; "mean" would divide by the number of classes as well.

@@ -15,6 +15,8 @@ from torchvision.models import DenseNet121_Weights, densenet121
 from kdnb.device import drawing_from
 from kdnb.errors import DownloadError, ModelError, ParameterError
 
+WIDTHS = (32, 64, 128, 256, 512)  # filters of the paper's five layers
+
 DOWNLOAD_SECONDS = 20.0
 
 
@@ -49,7 +51,7 @@ class StudentCNN(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        widths: Sequence[int] = WIDTHS,
         pool: str = "max",
         kernel_sizes: Sequence[int] = (3, 3, 3, 3, 3),
         poolings: int = 4,
@@ -83,7 +85,7 @@ class LayeredStudent(StudentCNN):
     It takes what :class:`StudentCNN` takes.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256, 512), *arguments, **options):
+    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS, *arguments, **options):
         super().__init__(num_classes, widths, *arguments, **options)
         self.classifier = nn.Linear(sum(widths), num_classes)
 
@@ -106,7 +108,7 @@ SHAPES: dict[str, tuple[type[StudentCNN], dict]] = {
 }
 
 
-def student(name: str, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256, 512), pool: str = "max") -> StudentCNN:
+def student(name: str, num_classes: int, widths: Sequence[int] = WIDTHS, pool: str = "max") -> StudentCNN:
     """The student of a named shape (:data:`SHAPES`).
 
     Raises:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError, ParameterError
-from kdnb.models import SHAPES, Standardise, densenet121_teacher, feature_layers, initialised, student, untrained_teacher
+from kdnb.models import SHAPES, WIDTHS, Standardise, densenet121_teacher, feature_layers, initialised, student, untrained_teacher
 from kdnb.runs import Run, file_hash
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
@@ -242,8 +242,8 @@ def _classifiers() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def build(what: Spec, num_classes: int, image_size: int) -> nn.Module:
-    """The network as built, with the weights that come with it.
+def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] = WIDTHS) -> nn.Module:
+    """The network as built, with the weights that come with it; ``widths`` are those of the study's own student.
 
     Raises:
         ModelError, ParameterError: its file cannot be used; the sentence says why.
@@ -251,7 +251,7 @@ def build(what: Spec, num_classes: int, image_size: int) -> nn.Module:
     if what.name == OWN_TEACHER:
         return densenet121_teacher(num_classes)
     if what.name in SHAPES:
-        return student(what.name, num_classes)
+        return student(what.name, num_classes, widths)
     if not what.file:
         import torchvision.models
 
@@ -359,7 +359,8 @@ def load_teacher(run: Run, num_classes: int) -> nn.Module:
 
 def load_student(run: Run, model_name: str, num_classes: int) -> nn.Module:
     """A trained student of a run by the name it is stored under, such as ``"student_kd"``, in evaluation mode."""
-    return run.load_model(model_name, build(spec("student", of_run(run, "student")), num_classes, run.budget.image_size))
+    what = spec("student", of_run(run, "student"))
+    return run.load_model(model_name, build(what, num_classes, run.budget.image_size, run.budget.student_widths))
 
 
 def stages(model: nn.Module) -> list[str]:

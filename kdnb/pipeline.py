@@ -93,6 +93,7 @@ def notebook_parameters(settings: Settings) -> dict[str, Any]:
         "run_dir": str(settings.run_dir),
         "split_protocol": settings.split_protocol,
         "teacher": settings.teacher,
+        "train_teacher": os.environ.get("TRAIN_TEACHER") == "1",
         "student": settings.student,
     }
 

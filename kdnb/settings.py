@@ -28,13 +28,17 @@ class Budget:
     image_size: int
     phantom_images: int
     max_images: int
+    teacher_images: int  # generated images that the phantom's teacher learns from; 0: those that its students learn from
     teacher_epochs: int
     student_epochs: int
+    student_widths: tuple[int, ...]  # filters of the student's five layers
     long_epochs: int  # for the students that show what longer training buys, with a teacher and without; 0: none
     views: int
     batch_size: int
     seeds: tuple[int, ...]
-    ablation_seeds: int  # of these, how many for students of another depth or pooling
+    few_per_class: tuple[int, ...]  # labelled images a class of the students that know only a few
+    grid_seeds: int  # of the seeds, how many for the grid of alpha and T
+    ablation_seeds: int  # of these, how many for students of another depth or pooling; 0: none
     refit_seeds: int  # of these, how many for students that also learn from the validation images; 0: none
     refit_teachers: int  # of these, how many for teachers that learn from them, too; the first teaches those students
     alphas: tuple[float, ...]
@@ -71,6 +75,10 @@ _RULES = {
     "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
     "long_epochs": _COUNT,
     "refit_seeds": _COUNT,
+    "ablation_seeds": _COUNT,
+    "teacher_images": _COUNT,
+    "student_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
+    "few_per_class": (_POSITIVE[0], "a list of whole numbers of at least 1"),
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
     "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
     "alpha": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
@@ -79,7 +87,7 @@ _RULES = {
     "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
     "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS)),
 }
-_LISTS = ("seeds", "alphas", "temperatures")
+_LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class")
 
 
 def _number(value: Any) -> bool:

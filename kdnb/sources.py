@@ -11,7 +11,7 @@ from pathlib import Path
 from kdnb.errors import DataNotFoundError, ParameterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PHANTOM_VARIANTS = ("", "drawn", "shortcut", "fundus", "volume")
+PHANTOM_VARIANTS = ("", "certain", "shortcut", "fundus", "volume")
 
 
 def from_home(path: str | Path) -> Path:

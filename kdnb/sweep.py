@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdnb import cluster, device, losses, models, networks, stack, tensors, training, views
+from kdnb.cost import macs, parameters
 from kdnb.datasets import ImageSet
 from kdnb.device import best_device, place
 from kdnb.errors import ArtefactError, ParameterError
@@ -34,18 +35,19 @@ from kdnb.evaluation import (
     compare_over_seeds,
     divergence,
     expected_accuracy,
+    expected_hits,
     f1_macro,
     per_class_scores,
     predict,
+    with_holm,
 )
 from kdnb.progress import progress
 from kdnb.runs import Run, content_key, source_key
 from kdnb.settings import check
 
-WIDTHS = (32, 64, 128, 256, 512)
 DEEPER = 512  # filters of each layer beyond the fifth
 STACKED_SIDE = 64  # pixels; a student of larger images keeps a GPU busy alone
-FEW_SEEN = 1400  # images an epoch of students that know only a few: enough to know those by heart
+FEW_SEEN = 800  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
@@ -58,7 +60,7 @@ class Cell:
     seed: int
     alpha: float = 1.0
     temperature: float = 1.0
-    widths: tuple[int, ...] = WIDTHS
+    widths: tuple[int, ...] | None = None  # filters of each layer; None: those of the run's student
     pool: str = "max"
     shape: str = "plain"
 
@@ -66,7 +68,7 @@ class Cell:
     def name(self) -> str:
         """The cell's file name without its ending, such as ``kd-a0.4-t10-s0``."""
         mix = "" if self.arm in losses.WITHOUT_TEACHER else f"-a{self.alpha:g}-t{self.temperature:g}"
-        shape = "" if self.widths == WIDTHS else "-w" + "x".join(map(str, self.widths))
+        shape = "" if self.widths is None else "-w" + "x".join(map(str, self.widths))
         named = "" if self.shape == "plain" else f"-{self.shape}"
         return f"{self.arm}{mix}{named}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
 
@@ -84,6 +86,7 @@ class Material:
     key: str
     folder: str = "cells"  # of the run, where its finished cells lie
     student: str = networks.OWN_STUDENT  # the network that learns, as :mod:`kdnb.networks` names it
+    widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,21 @@ def grid(arms: Sequence[str], alphas: Sequence[float], temperatures: Sequence[fl
     return list(dict.fromkeys(cells))
 
 
-def widths(depth: int) -> tuple[int, ...]:
-    """Filters of a student with ``depth`` convolutions: the five-layer student's, cut short or continued."""
-    return WIDTHS[:depth] + (DEEPER,) * (depth - len(WIDTHS))
+def widths(depth: int, of_five: tuple[int, ...] = models.WIDTHS) -> tuple[int, ...]:
+    """Filters of a student with ``depth`` convolutions: the five-layer student's, cut short or continued with as many as its last."""
+    return of_five[:depth] + of_five[-1:] * (depth - len(of_five))
 
 
 # -- training many ------------------------------------------------------------------------------------------------------
 
 
-def student(one: Cell, num_classes: int, name: str = networks.OWN_STUDENT, image_size: int = 64) -> torch.nn.Module:
-    """The cell's student with the initial weights of its seed; ``name`` is another network's, whose images have ``image_size`` pixels."""
+def student(one: Cell, material: Material) -> torch.nn.Module:
+    """The cell's student with the initial weights of its seed: the material's network, in the cell's widths, pooling and shape."""
     with _DRAWING:
-        if name != networks.OWN_STUDENT:
-            return models.initialised(networks.build, networks.spec("student", name), num_classes, image_size, seed=one.seed)
-        return models.initialised(models.student, one.shape, num_classes, one.widths, one.pool, seed=one.seed)
+        if material.student != networks.OWN_STUDENT:
+            what, size = networks.spec("student", material.student), material.train.images.shape[1]
+            return models.initialised(networks.build, what, material.num_classes, size, material.widths, seed=one.seed)
+        return models.initialised(models.student, one.shape, material.num_classes, one.widths or material.widths, one.pool, seed=one.seed)
 
 
 def train_cell(
@@ -163,7 +167,7 @@ def train_cell(
         return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
 
     with training.threads(1):
-        model = student(one, material.num_classes, material.student, material.train.images.shape[1])
+        model = student(one, material)
         fitted = training.fit(
             model,
             material.train,
@@ -206,7 +210,7 @@ def train_stack(cells: Sequence[Cell], material: Material) -> Iterator[tuple[Tra
         options = {"alpha": one.alpha, "temperature": one.temperature}
         return lambda z, t, y: losses.arm_loss(one.arm, z, None if one.arm in losses.WITHOUT_TEACHER else t, y, **options)
 
-    students, seeds = [student(one, material.num_classes) for one in cells], [one.seed for one in cells]
+    students, seeds = [student(one, material) for one in cells], [one.seed for one in cells]
     parts = (material.train, material.validation, material.recipe, [loss_of(one) for one in cells])
     fitted = stack.fit(students, *parts, seeds=seeds, bank=material.bank)
     seconds = (time.perf_counter() - started) / len(cells)
@@ -278,7 +282,7 @@ def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[th
 def cell_key(one: Cell, material: Material) -> str:
     """The identity of a finished cell: the cell, the material, and the bank where the cell listens to the teacher."""
     bank = "" if one.arm in losses.WITHOUT_TEACHER else content_key(joblib.hash(material.bank))
-    return content_key(asdict(one), asdict(material.recipe), material.key, bank)
+    return content_key(asdict(one), asdict(material.recipe), material.key, bank, material.widths)
 
 
 def _unfinished(checkpoints: Path, one: Cell) -> Path:
@@ -314,7 +318,7 @@ def trained_student(run: Run, one: Cell, material: Material) -> torch.nn.Module:
     found = tensors.load(_path(run, one, material), cell_key(one, material))
     if found is None:
         raise ArtefactError(f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells.")
-    network = student(one, material.num_classes, material.student, material.train.images.shape[1])
+    network = student(one, material)
     network.load_state_dict({name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")})
     return place(network).eval()
 
@@ -334,25 +338,59 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     identity = networks.identity("student", name)
     key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views), *identity)
     bank = _bank(run, "bank", train, teacher, recipe.views, key)
-    return Material(train, validation, test, bank, recipe, len(data.classes), key, student=name)
+    return Material(train, validation, test, bank, recipe, len(data.classes), key, student=name, widths=tuple(budget.student_widths))
 
 
-def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_class: int) -> Material:
-    """The material with only ``per_class`` training images of each class, drawn once and repeated up to :data:`FEW_SEEN` an epoch.
-
-    The teacher has seen every training image: what it knows of the others reaches these students through its logits alone.
+def few_labelled(whole: Material, per_class: int) -> np.ndarray:
+    """Positions of ``per_class`` training images of each class, drawn once; a class that has fewer gives all it has.
 
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    check("few_per_class", per_class)
+    check("per_class", per_class)
     rng = np.random.default_rng([20250215, per_class])
     labels = whole.train.labels
-    drawn = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(whole.num_classes)])
-    where = np.resize(rng.permutation(drawn), min(len(labels), FEW_SEEN))
-    train = training.Examples(whole.train.images[where], labels[where])
+    return np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(whole.num_classes)])
+
+
+def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_class: int) -> Material:
+    """The material with only ``per_class`` training images of each class, repeated up to :data:`FEW_SEEN` an epoch.
+
+    The teacher has seen more: what it knows of the others reaches these students through its logits on the few alone.
+
+    Raises:
+        ParameterError: ``per_class`` is not a whole number of at least 1.
+    """
+    where = np.resize(np.random.default_rng(per_class).permutation(few_labelled(whole, per_class)), min(len(whole.train), FEW_SEEN))
+    train = _at(whole.train, where)
     key = content_key(whole.key, per_class)
-    return replace(whole, train=train, bank=_bank(run, "bank_few", train, teacher, whole.recipe.views, key), key=key, folder="cells_few")
+    bank = _bank(run, f"bank_few_{per_class}", train, teacher, whole.recipe.views, key)
+    return replace(whole, train=train, bank=bank, key=key, folder=f"cells_few_{per_class}")
+
+
+def with_few_labels(whole: Material, per_class: int) -> Material:
+    """The material with all training images, of which only ``per_class`` of each class keep their label (the same as above).
+
+    Of the others the teacher alone speaks: here it can hand on what it knows of images that nobody labelled.
+
+    Raises:
+        ParameterError: ``per_class`` is not a whole number of at least 1.
+    """
+    labels = np.full(len(whole.train), losses.UNLABELLED)
+    known = few_labelled(whole, per_class)
+    labels[known] = whole.train.labels[known]
+    key = content_key(whole.key, per_class, "the others without labels")
+    return replace(whole, train=replace(whole.train, labels=labels), key=key, folder=f"cells_few_labels_{per_class}")
+
+
+def taught_by(whole: Material, name: str, bank: np.ndarray) -> Material:
+    """The material with another teacher's ``bank`` ``(views, N, C)``, such as one of :mod:`kdnb.teachers`."""
+    return replace(whole, bank=bank, folder=f"{whole.folder}_{name}")
+
+
+def _at(whole: training.Examples, where: np.ndarray) -> training.Examples:
+    posterior = None if whole.posterior is None else whole.posterior[where]
+    return training.Examples(whole.images[where], whole.labels[where], posterior)
 
 
 def of_length(whole: Material, epochs: int) -> Material:
@@ -375,7 +413,8 @@ def training_and_validation(whole: Material) -> Material:
     What its students say of validation is no measure any more: nothing may be chosen by it.
     """
     parts = (whole.train, whole.validation)
-    train = training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels")))
+    names = ("images", "labels") if whole.train.posterior is None else ("images", "labels", "posterior")
+    train = training.Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
     key, folder = content_key(whole.key, "with validation"), f"{whole.folder}_with_validation"
     return replace(whole, train=train, bank=np.empty((0, 0, 0), np.float32), key=key, folder=folder)
 
@@ -478,8 +517,11 @@ def scores(
     *,
     teachers: dict[int, np.ndarray] | None = None,
     where: np.ndarray | slice = slice(None),
+    posterior: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """What each network is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`): one row each.
+
+    Where the true ``posterior`` ``(N, C)`` of the test images is known, ``expected_accuracy`` and ``divergence`` stand beside them.
 
     Args:
         results: the cells' students. teachers: seed -> test logits ``(N, C)``; their rows come first.
@@ -490,7 +532,12 @@ def scores(
     for one, trained in results.items():
         what = {"model": f"student_{one.arm}", "loss": one.arm, "alpha": one.alpha, "temperature": one.temperature, "seed": one.seed}
         said.append((what, trained.test_logits))
-    return pd.DataFrame(what | classification_scores(labels[where], z[where], groups[where], samples=samples) for what, z in said)
+    rows = [what | classification_scores(labels[where], z[where], groups[where], samples=samples) for what, z in said]
+    if posterior is not None:
+        for row, (_, logits) in zip(rows, said, strict=True):
+            row["expected_accuracy"] = expected_accuracy(logits[where], posterior[where])
+            row["divergence"] = divergence(logits[where], posterior[where])
+    return pd.DataFrame(rows)
 
 
 def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFrame:
@@ -519,9 +566,21 @@ def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFram
                 "test_accuracy_best_epoch": float((trained.test_logits_best.argmax(1) == material.test.labels).mean()),
             }
         )
-        if (truth := material.test.posterior) is not None:
-            rows[-1]["test_expected_accuracy"] = expected_accuracy(trained.test_logits, truth)
-            rows[-1]["test_divergence"] = divergence(trained.test_logits, truth)
+        if material.test.posterior is not None:
+            rows[-1]["test_expected_accuracy"] = expected_accuracy(trained.test_logits, material.test.posterior)
+            rows[-1]["test_divergence"] = divergence(trained.test_logits, material.test.posterior)
+    return pd.DataFrame(rows)
+
+
+def ablation_table(variants: dict[str, Sequence[Cell]], results: dict[Cell, Trained], material: Material, image_size: int) -> pd.DataFrame:
+    """One row per student of another shape: its parameters, multiply-accumulates, and accuracies on validation and test."""
+    rows = []
+    for name, one in [(name, one) for name, group in variants.items() for one in group]:
+        network, trained = student(one, material), results[one]
+        row = {"shape": name, "layers": len(one.widths or material.widths), "pool": one.pool, "seed": one.seed}
+        row |= {"parameters": parameters(network), "macs": macs(network, image_size)}
+        row["val_accuracy"] = float((trained.val_logits.argmax(1) == material.validation.labels).mean())
+        rows.append(row | {"test_accuracy": float((trained.test_logits.argmax(1) == material.test.labels).mean())})
     return pd.DataFrame(rows)
 
 
@@ -533,18 +592,22 @@ def choose(table: pd.DataFrame) -> pd.Series:
     return means.reset_index().loc[int(means["val_f1_macro"].to_numpy().argmax())]
 
 
-def hits(results: dict[Cell, Trained], labels: np.ndarray, **wanted) -> np.ndarray:
-    """Which test images each seed got right, over the cells whose fields equal ``wanted``, ``(S, n)`` bool in the order of seeds."""
+def hits(results: dict[Cell, Trained], test: training.Examples, **wanted) -> np.ndarray:
+    """How right each seed is on each test image, over the cells whose fields equal ``wanted``, ``(S, n)`` in the order of seeds.
+
+    0 or 1 by the label or, where the true posterior is known, the probability of the answer (:func:`kdnb.evaluation.expected_hits`).
+    """
     chosen = [one for one in results if all(getattr(one, name) == value for name, value in wanted.items())]
-    return np.stack([results[one].test_logits.argmax(1) == labels for one in sorted(chosen, key=lambda one: one.seed)])
+    ordered = sorted(chosen, key=lambda one: one.seed)
+    return np.stack([expected_hits(results[one].test_logits, test.labels, test.posterior) for one in ordered])
 
 
-def against_cross_entropy(results: dict[Cell, Trained], labels: np.ndarray, groups: np.ndarray) -> list[dict]:
+def against_cross_entropy(results: dict[Cell, Trained], test: training.Examples, groups: np.ndarray) -> list[dict]:
     """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1, paired by seed and image."""
-    plain = hits(results, labels, arm="ce")
+    plain = hits(results, test, arm="ce")
     rows = []
     for arm, alpha, temperature in dict.fromkeys((one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"):
-        right = hits(results, labels, arm=arm, alpha=alpha, temperature=temperature)
+        right = hits(results, test, arm=arm, alpha=alpha, temperature=temperature)
         name = f"{arm} alpha={alpha:g} T={temperature:g}"
         rows.append(compare_over_seeds("does the cell beat cross-entropy?", name, "ce", right, plain, groups))
     return rows
@@ -570,6 +633,23 @@ def temperature_against_luck(table: pd.DataFrame, value: str = "test_accuracy") 
                 row |= {"F": effect["F"], "p": effect["PR(>F)"]}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def temperature_effect(results: dict[Cell, Trained], test: training.Examples, groups: np.ndarray) -> pd.DataFrame:
+    """Rows of ``tests.csv``: for each (loss, alpha) the lowest temperature of the grid minus the highest, paired by seed and image.
+
+    The two ends are named before anything is seen. Unlike an analysis of variance of the means, the comparison counts the luck of the test
+    images too, and its interval can say that there is nothing beyond a margin.
+    """
+    rows = []
+    for arm, alpha in dict.fromkeys((one.arm, one.alpha) for one in results if one.arm not in losses.WITHOUT_TEACHER):
+        temperatures = sorted({one.temperature for one in results if (one.arm, one.alpha) == (arm, alpha)})
+        if len(temperatures) > 1:
+            ends = temperatures[0], temperatures[-1]
+            low, high = (hits(results, test, arm=arm, alpha=alpha, temperature=t) for t in ends)
+            names = (f"{arm} alpha={alpha:g} T={t:g}" for t in ends)
+            rows.append(compare_over_seeds("does the temperature matter?", *names, low, high, groups))
+    return with_holm(rows) if rows else pd.DataFrame(columns=["question", "a", "b", "difference", "lo", "hi", "p", "p_holm"])
 
 
 def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:

@@ -43,7 +43,7 @@ def prices(results: dict[Cell, Trained], material: Material, image_size: int, la
     rows, known = [], {}
     for one, trained in results.items():
         if one.shape not in known:
-            network = sweep.student(one, material.num_classes)
+            network = sweep.student(one, material)
             evidence = class_evidence(network, torch.rand(1, 3, image_size, image_size))
             known[one.shape] = {
                 "receptive_field": list(receptive_fields(network, image_size=image_size).values())[-1],

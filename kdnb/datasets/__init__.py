@@ -92,7 +92,7 @@ def to_tensor(images: np.ndarray) -> "torch.Tensor":
 
 def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
     variant = name.partition(":")[2]
-    if variant == "drawn":
+    if not variant:
         return _drawn_phantom(name, image_size, split_protocol, count)
     made = phantom.generate(count, image_size, variant)
     groups = np.array([f"subject_{number:05d}" for number in made.subjects])

@@ -4,6 +4,7 @@ Every function takes an :class:`~kdnb.datasets.ImageSet` and returns a tidy tabl
 """
 
 import hashlib
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from PIL import Image
 
 from kdnb.datasets import duplicates
 from kdnb.datasets.duplicates import Twins
-from kdnb.datasets.groups import join
+from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.reading import SIGNATURE, decode
 
@@ -169,13 +170,60 @@ _CHANGES = {
 }
 
 
+def planted(data: ImageSet, found: Twins) -> pd.DataFrame:
+    """How much of what was planted in a generated set the audit finds, and how much of what it finds was planted.
+
+    ``mirrored copies`` and ``pictures of one person`` are pairs of images, found from pixels and from names joined with copies; ``wrong
+    labels`` are images, found where two copies contradict each other (so both are suspected, and a wrong label without a copy is missed);
+    ``second scanner`` are images, found by an acquisition unlike the others' (:func:`odd_acquisition`).
+
+    Returns:
+        A row a flaw: ``flaw``, ``planted``, ``found``, ``both``, ``recall`` and ``precision``.
+    """
+    place = {name: position for position, name in enumerate(data.ids)}
+    copies = {(min(k, place[twin]), max(k, place[twin])) for k, twin in enumerate(data.notes["twin_of"]) if twin in place}
+    called = found.copies(copies_from(data))
+    contradicting = called[data.labels[called[:, 0]] != data.labels[called[:, 1]]]
+    pairs = {"mirrored copies": (copies, set(map(tuple, called.tolist())))}
+    named = by_name("phantom", data.ids, np.array(data.classes)[data.labels])
+    pairs["pictures of one person"] = (_together(data.groups), _together(join(named, called)))
+    pairs["wrong labels"] = (set(np.flatnonzero(data.notes["wrong_label"])), set(contradicting.ravel().tolist()))
+    pairs["second scanner"] = (set(np.flatnonzero(data.notes["second_scanner"])), set(np.flatnonzero(odd_acquisition(data))))
+    rows = []
+    for flaw, (truth, answer) in pairs.items():
+        both = len(truth & answer)
+        shares = {"recall": both / len(truth) if truth else np.nan, "precision": both / len(answer) if answer else np.nan}
+        rows.append({"flaw": flaw, "planted": len(truth), "found": len(answer), "both": both} | shares)
+    return pd.DataFrame(rows)
+
+
+def _together(groups: np.ndarray) -> set[tuple[int, int]]:
+    """All pairs of images of one group."""
+    pairs: set[tuple[int, int]] = set()
+    for _, members in pd.Series(np.arange(len(groups))).groupby(groups):
+        pairs.update(itertools.combinations(members.tolist(), 2))
+    return pairs
+
+
+def odd_acquisition(data: ImageSet, spread: float = 3.0) -> np.ndarray:
+    """Images whose brightness falls from top to bottom unlike the others', ``(N,)`` bool: by over ``spread`` robust standard deviations.
+
+    Receivers and lamps leave such marks; a whole group of images that has one is a source of its own.
+    """
+    fade = acquisition(data)["fade"].to_numpy()
+    middle = np.median(fade)
+    return np.abs(fade - middle) > spread * 1.4826 * np.median(np.abs(fade - middle))
+
+
 def acquisition(data: ImageSet) -> pd.DataFrame:
     """What is known of each image without what it shows: brightness, border and, where it came from a file, size, kind and length."""
     if "metadata" in data.notes:
         return pd.DataFrame({name: column[data.notes["positions"]] for name, column in data.notes["metadata"].items()})
     grey = data.images.mean(axis=3)
     border = np.concatenate([grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]], axis=1).mean(axis=1)
-    return pd.DataFrame({"brightness": grey.mean(axis=(1, 2)), "border": border})
+    half = grey.shape[1] // 2
+    fade = (grey[:, :half].mean(axis=(1, 2)) - grey[:, half:].mean(axis=(1, 2))) / np.maximum(grey.mean(axis=(1, 2)), 1)
+    return pd.DataFrame({"brightness": grey.mean(axis=(1, 2)), "border": border, "fade": fade})
 
 
 def shortcut_baseline(data: ImageSet) -> pd.DataFrame:

@@ -28,13 +28,15 @@ def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarr
     """The group of each image as far as its name tells, ``(N,)`` str; an image that stands alone is its own group.
 
     Args:
-        dataset: ``"eye_disease"``, ``"brain_tumor"`` (names tell nothing), or anything else, where the innermost folder below a class
-            folder is a group if the class has at least five of them (``class/patient_07/image.png``).
+        dataset: ``"eye_disease"``, ``"phantom"``, ``"brain_tumor"`` (names tell nothing), or anything else, where the innermost folder
+            below a class folder is a group if the class has at least five of them (``class/patient_07/image.png``).
         ids: paths relative to the source. labels: class names.
     """
     ids, labels = list(ids), list(labels)
     if dataset == "eye_disease":
         return np.array([_eye_person(name) for name in ids], str)
+    if dataset == "phantom":
+        return np.array([PurePosixPath(name).stem.rpartition("_")[0] for name in ids], str)
     return _patient_folders(ids, labels)
 
 

@@ -18,13 +18,14 @@ in the deep zone, a smooth random background with a bias field (suppressors, cor
 subject's anatomy. All of this is drawn before the class is looked at; the ring replaces what stood in its place. An image without
 its lesion (``lesions=False``) therefore says nothing about the class, and pixels outside the mask are equal with and without it.
 
-**Drawn labels** (``phantom:drawn``). Here the truth is a probability. Every image has one lesion between a plain disc (strength s = 0, no
-different from a control) and a ring (s = 1), in one of the places or on the way from the deep place to another, and the label is drawn,
-once for a subject, from :func:`posterior`. With the smoothstep ``S(u) = 3 u^2 - 2 u^3`` a lesion is a tumour with probability S(s), and a
-tumour the part f of the way to another place is of that other class with probability S(f). So nobody can be right more often than the
-Bayes classifier, a model's probabilities can be scored without the luck of the labels, and there is a teacher that knows all there is
-to know (Menon et al. 2021, arXiv 2005.10419). :func:`plant` gives such a set the flaws of public ones: mirrored copies under other names,
-wrong labels, and a second scanner that goes with a class. Noise hides a little of what was drawn: pixels allow a little less than Bayes.
+**Drawn labels** (``phantom``, the default; what is above is ``phantom:certain``). Here the truth is a probability. Every image has one
+lesion between a plain disc (strength s = 0, no different from a control) and a ring (s = 1), in one of the places or on the way from the
+deep place to another, and the label is drawn, once for a subject, from :func:`posterior`. With the smoothstep ``S(u) = 3 u^2 - 2 u^3`` a
+lesion is a tumour with probability S(s), and a tumour the part f of the way to another place is of that other class with probability S(f).
+So nobody can be right more often than the Bayes classifier, a model's probabilities can be scored without the luck of the labels, and there
+is a teacher that knows all there is to know (Menon et al. 2021, arXiv 2005.10419). :func:`plant` gives such a set the flaws of public ones:
+mirrored copies under other names, wrong labels, and a second scanner that goes with a class. Noise hides a little of what was drawn: pixels
+allow a little less than Bayes.
 
 What it is not: anatomy is three ellipses, noise is Gaussian and white, lesions have one size and no partial volume, subjects differ less
 than people do. A method that fails here will hardly work on patients; one that succeeds here has not been shown to.
@@ -47,7 +48,7 @@ SNR = 4.5  # peak contrast of a lesion over the standard deviation of the noise
 NOISE = 0.045  # standard deviation of the noise; images live in [0, 1]
 SHORTCUT_STRENGTH = 0.9  # P(the marker stands in the class's corner) in ``phantom:shortcut``
 DEPTH = 9  # slices of a volume in ``phantom:volume``
-DRAWN_PER_SUBJECT = 4  # images of one subject of ``phantom:drawn``: they show one lesion and have one label
+DRAWN_PER_SUBJECT = 4  # images of one subject of drawn labels: they show one lesion and have one label
 BETWEEN = 1 / 3  # share of these subjects whose lesion lies on the way from the deep place to another
 PURE = (0.25, 0.375, 0.375)  # of the others, where it lies: with BETWEEN, each class of tumour is as frequent as the next
 TWINS, WRONG_LABELS = 0.04, 0.02  # shares of the images that :func:`plant` makes copies of others, and gives another label
@@ -75,15 +76,15 @@ class Phantom:
     posterior: np.ndarray | None = None
 
 
-def generate(count: int, image_size: int, variant: str = "", *, snr: float = SNR, lesions: bool = True, seed: int = 0) -> Phantom:
+def generate(count: int, image_size: int, variant: str = "certain", *, snr: float = SNR, lesions: bool = True, seed: int = 0) -> Phantom:
     """Make ``count`` images of ``image_size`` pixels a side, the same ones at every call.
 
     The first images of a larger set are those of a smaller one, and the same subjects have the same lesions at every size.
 
     Args:
-        variant: ``""`` (head), ``"shortcut"`` (a corner marker that follows the class), ``"fundus"`` (coloured, another
-            anatomy), ``"volume"`` (the slice through the lesion's centre of the volume that :func:`volumes` gives) or ``"drawn"``
-            (labels drawn from a known probability).
+        variant: ``"drawn"`` (labels drawn from a known probability), ``"certain"`` (the lesion decides), or of the latter ``"shortcut"``
+            (a corner marker that follows the class), ``"fundus"`` (coloured, another anatomy) and ``"volume"`` (the slice through the
+            lesion's centre of the volume that :func:`volumes` gives).
         snr: peak contrast of a lesion in standard deviations of the noise.
         lesions: ``False`` gives the same images without the lesion that decides the class (controls stay); masks still say
             where it would be.

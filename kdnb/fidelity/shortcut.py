@@ -26,7 +26,7 @@ def shortcut_student(budget: Budget, seed: int) -> tuple[nn.Module, ImageSet, fl
     """
     count = min(budget.phantom_images, IMAGES)
     marked = load("phantom:shortcut", budget.image_size, phantom_images=count)
-    clean = load("phantom", budget.image_size, phantom_images=count)
+    clean = load("phantom:certain", budget.image_size, phantom_images=count)
     without_lesion = phantom.generate(count, budget.image_size, "shortcut", lesions=False).images
     train, validation, test = (marked.index(split) for split in ("train", "val", "test"))
     # A view mirrors half of the images, which would move the marker into another class's corner: undone beforehand.

@@ -146,6 +146,56 @@ def arms(table: pd.DataFrame) -> Figure:
     return figure
 
 
+_WAYS = {
+    "labels alone": ("#0072B2", "-"),
+    "label smoothing": ("#56B4E9", "-"),
+    "paper's loss": ("#009E73", "-"),
+    "with T²": ("#D55E00", "-"),
+    "T = 1": ("#CC79A7", "-"),
+    "oracle, T = 1": ("#000000", ":"),
+    "with T², all images": ("#D55E00", "--"),
+}
+_GREY = {"shuffled": "exchanged in the class", "class_mean": "the class's mean", "symmetric": "no teacher, same margin"}
+
+
+def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float | None) -> Figure:
+    """Left: a score against labelled images a class, a line a way of teaching. Right: gains over the labels alone with the fewest labels.
+
+    Args:
+        table: a row a student: ``way``, ``seed``, ``images_per_class`` (0: all), ``score``. all_labels: how many those are on average.
+        best: the Bayes accuracy, or ``None``.
+    """
+    theme()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[3, 2])
+    labelled = table["images_per_class"].replace(0, round(all_labels))
+    for way, (colour, dash) in _WAYS.items():
+        rows = table[table["way"] == way]
+        if len(rows):
+            means = rows.groupby(labelled)[score].agg(["mean", "min", "max"])
+            left.plot(means.index, means["mean"], dash, color=colour, marker="o", markersize=4, label=way)
+            left.fill_between(means.index, means["min"], means["max"], color=colour, alpha=0.08, linewidth=0)
+    if best is not None:
+        left.axhline(best, color="#777777", linewidth=1)
+        left.annotate("Bayes", (labelled.min(), best), textcoords="offset points", xytext=(0, 3), fontsize=9, color="#555555")
+    ticks = sorted(labelled.unique())
+    left.set(xscale="log", xlabel="labelled images a class", ylabel=score.replace("_", " ") + ", mean and range of seeds")
+    left.set_xticks(ticks, [f"{tick}" for tick in ticks[:-1]] + [f"all ({ticks[-1]})"])
+    left.minorticks_off()
+    left.legend(fontsize=8, loc="lower right")
+    fewest = table[table["images_per_class"] == table.loc[table["images_per_class"] > 0, "images_per_class"].min()]
+    wide = 100 * fewest.pivot_table(score, "seed", "way", sort=False)
+    gains = wide.drop(columns="labels alone").sub(wide["labels alone"], axis=0)
+    for place, way in enumerate(gains):
+        colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
+        right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
+        right.plot(gains[way], np.full(len(gains), place), "o", color="#333333", markersize=3)
+    right.set_yticks(range(gains.shape[1]), [_GREY.get(way, way) for way in gains])
+    right.invert_yaxis()
+    right.axvline(0, color="#333333", linewidth=0.8)
+    right.set(xlabel=f"gain over the labels alone, points, {fewest['images_per_class'].iloc[0]} labels a class (dots: seeds)")
+    return figure
+
+
 def forest(effects: dict[str, pd.DataFrame]) -> Figure:
     """Differences in points with their intervals: a panel for each question, a row for each run, and last what they say together.
 

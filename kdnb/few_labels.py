@@ -1,0 +1,114 @@
+"""Accuracy against the number of labels: where a teacher helps, how much, and what of it is knowledge.
+
+For each number of labelled images a class the same students are taught in several ways (:func:`plan`), the seeds of one start paired.
+Three of the ways have a teacher without knowledge of single images (:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over
+these is what it knows, the rest is a softer and steadier target. One gives the teacher's logits on *all* training images and labels
+for few: there it can hand on what it knows of images that nobody labelled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kdnb import sweep, teachers
+from kdnb.evaluation import compare_over_seeds
+from kdnb.runs import Run
+
+ALL = 0  # labels a class: every one there is
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a student is taught.
+
+    Attributes:
+        arm, alpha, temperature: its loss (:data:`kdnb.losses.ARMS`).
+        teacher: ``"trained"``, ``"oracle"`` or a key of :data:`kdnb.teachers.WITHOUT_KNOWLEDGE`.
+        others: whether the images without a label teach too, through the teacher.
+    """
+
+    arm: str
+    alpha: float = 1.0
+    temperature: float = 1.0
+    teacher: str = "trained"
+    others: bool = False
+
+
+def plan(alpha: float, temperature: float, *, controls: bool, knows_truth: bool) -> dict[str, Way]:
+    """The ways by name, in the order of figures.
+
+    Args:
+        controls: with the teachers that know nothing of an image. knows_truth: with the oracle, whose logits are the true posterior's.
+    """
+    mix = (alpha, temperature)
+    ways = {
+        "labels alone": Way("ce"),
+        "label smoothing": Way("ls"),
+        "paper's loss": Way("kd", *mix),
+        "with T²": Way("kd_t2", *mix),
+        "T = 1": Way("kd_t2", alpha, 1.0),
+    }
+    if controls:
+        ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
+    if knows_truth:
+        ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")
+    return ways | {"with T², all images": Way("kd_t2", *mix, others=True)}
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The students of one number of labels: how right each is on each test image, ``(S, n)`` by way, and their scores."""
+
+    per_class: int
+    hits: dict[str, np.ndarray]
+    scores: pd.DataFrame
+
+
+def teach(
+    run: Run, whole: sweep.Material, teacher: torch.nn.Module, per_class: int, ways: dict[str, Way], groups: np.ndarray,
+    seeds: Sequence[int], scheduler: str | None = None,
+) -> Taught:  # fmt: skip
+    """Train the students of every way with ``per_class`` labels a class (:data:`ALL`: every label).
+
+    Args:
+        groups: ``(n,)`` of the test images.
+    """
+    few = whole if per_class == ALL else sweep.with_few_images(run, whole, teacher, per_class)
+    hits, tables = {}, []
+    for name, way in ways.items():
+        material = sweep.with_few_labels(whole, per_class) if way.others else few
+        if way.teacher == "oracle":
+            material = sweep.taught_by(material, "oracle", teachers.oracle(material.train.posterior, len(material.bank)))
+        elif way.teacher != "trained":
+            bank = teachers.WITHOUT_KNOWLEDGE[way.teacher](material.bank, material.train.labels)
+            material = sweep.taught_by(material, way.teacher, bank)
+        cells = [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds]
+        found = sweep.run_cells(run, cells, material, scheduler=scheduler)
+        hits[name] = sweep.hits(found, whole.test)
+        scored = sweep.scores(found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior)
+        tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
+    return Taught(per_class, hits, pd.concat(tables, ignore_index=True))
+
+
+def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:
+    """Rows of ``tests.csv``: every way against the labels alone, and what the teacher knows against each teacher that knows nothing."""
+    what = "all labels" if taught.per_class == ALL else f"few labels, {taught.per_class} a class"
+    rows = [
+        compare_over_seeds(
+            f"{what}: does it differ from the labels alone?", name, "labels alone", right, taught.hits["labels alone"], groups
+        )
+        for name, right in taught.hits.items()
+        if name != "labels alone"
+    ]
+    controls = [name for name in teachers.WITHOUT_KNOWLEDGE if name in taught.hits]
+    rows += [
+        compare_over_seeds(f"{what}: is it knowledge of the image?", "with T²", name, taught.hits["with T²"], taught.hits[name], groups)
+        for name in controls
+    ]
+    if "with T², all images" in taught.hits:
+        pair = "with T², all images", "with T²"
+        rows.append(compare_over_seeds(f"{what}: do images without a label help?", *pair, *(taught.hits[name] for name in pair), groups))
+    return rows

@@ -1,0 +1,148 @@
+"""Teachers, and what is put in their place to see what a teacher's knowledge is worth.
+
+A teacher is a *bank* of logits ``(views, N, C)`` on the training images (:mod:`kdnb.views`). Four other banks answer what of its gain is
+knowledge:
+
+=================  ======================================================================================================
+:func:`oracle`     logits of the true posterior: all that soft labels could tell (Menon et al. 2021, arXiv 2005.10419)
+:func:`shuffled`   the teacher's own logits, exchanged among the images of a class: it knows the class, nothing of the image
+:func:`class_mean` the mean of the teacher's logits of each class: how it confuses classes, nothing of the image
+:func:`symmetric`  no teacher: the label's class above equal others, by as much as the teacher's is on average
+=================  ======================================================================================================
+
+The default run's teacher learned from many more generated images than its students see. That takes longer than the rest of the run, so
+its weights are recorded (:data:`RECORDED`), and loaded unless the run is told to train it anew.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from kdnb import tensors
+from kdnb.datasets import phantom
+from kdnb.errors import ArtefactError, exit_status
+from kdnb.models import densenet121_teacher
+from kdnb.runs import Run, content_key, in_common
+from kdnb.settings import resolve
+from kdnb.sources import REPOSITORY
+from kdnb.training import Examples
+
+RECORDED = REPOSITORY / "data" / "measured" / "phantom_teacher.safetensors"
+GENERATOR_SEED = 1  # other subjects than those of any run
+VALIDATION = 1600  # of the generated images, to see when the teacher is near what can be known
+CERTAIN = 1e-4  # probabilities below it are raised to it, so that their logarithm is a logit that a network could have
+
+
+def oracle(posterior: np.ndarray, views: int) -> np.ndarray:
+    """The bank of a teacher that knows the truth: log p, centred, the same for every view.
+
+    Args:
+        posterior: ``(N, C)``, :attr:`kdnb.datasets.ImageSet.posterior` of the training images.
+
+    Returns:
+        ``(views, N, C)`` float32.
+    """
+    logits = np.log(np.maximum(posterior, CERTAIN))
+    logits -= logits.mean(axis=1, keepdims=True)
+    return np.repeat(logits[None].astype(np.float32), views, axis=0)
+
+
+def shuffled(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The same logits, exchanged among the images ``(N,)`` of a class by one drawn permutation, ``(views, N, C)``."""
+    rng = np.random.default_rng(20250215)
+    where = np.arange(len(labels))
+    for label in np.unique(labels):
+        where[labels == label] = rng.permutation(where[labels == label])
+    return bank[:, where]
+
+
+def class_mean(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean logits over views and images of each image's class, ``(views, N, C)``."""
+    means = np.zeros((labels.max() + 1, bank.shape[2]), bank.dtype)
+    for label in np.unique(labels):
+        means[label] = bank[:, labels == label].mean(axis=(0, 1))
+    return np.repeat(means[labels][None], len(bank), axis=0)
+
+
+def symmetric(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The label's class above equal others by the teacher's mean margin, ``(views, N, C)``; classes sum to zero."""
+    own = np.take_along_axis(bank, labels[None, :, None], axis=2)[..., 0]
+    classes = bank.shape[2]
+    margin = float((own - (bank.sum(axis=2) - own) / (classes - 1)).mean())
+    logits = margin * (np.eye(classes)[labels] - 1 / classes)
+    return np.repeat(logits[None].astype(np.float32), len(bank), axis=0)
+
+
+# What stands in for a teacher whose knowledge of single images shall not count: bank, labels -> bank.
+WITHOUT_KNOWLEDGE = {"shuffled": shuffled, "class_mean": class_mean, "symmetric": symmetric}
+
+
+# -- the recorded teacher -----------------------------------------------------------------------------------------------
+
+
+def generated(image_size: int, count: int) -> tuple[Examples, Examples]:
+    """``count`` training images of the phantom and :data:`VALIDATION` more, of subjects that no run sees."""
+    made = phantom.plant(phantom.generate(count + VALIDATION, image_size, "drawn", seed=GENERATOR_SEED), seed=GENERATOR_SEED).made
+    train, validation = slice(0, count), slice(count, None)
+    return Examples(made.images[train], made.labels[train]), Examples(made.images[validation], made.labels[validation])
+
+
+def generated_key(image_size: int, count: int) -> str:
+    """Identity of :func:`generated` without making all of it: its size and its first images."""
+    first = phantom.generate(phantom.DRAWN_PER_SUBJECT, image_size, "drawn", seed=GENERATOR_SEED)
+    flaws = (phantom.TWINS, phantom.WRONG_LABELS, phantom.SCANNER)
+    return content_key(count, image_size, flaws, hashlib.sha256(first.images.tobytes() + first.posterior.tobytes()).hexdigest())
+
+
+def load(teacher: nn.Module, key: str, path: Path = RECORDED) -> dict[str, Any] | None:
+    """Put the recorded weights into ``teacher`` and return what is known of how they were made.
+
+    Returns:
+        The facts (``history``, ``minutes``, ``command``, ``environment``); ``None`` where no whole teacher of this ``key`` is recorded.
+    """
+    found = tensors.load(path, key)
+    if found is None:
+        return None
+    weights, facts = found
+    teacher.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+    return facts
+
+
+def record(folder: Path, path: Path = RECORDED) -> Path:
+    """Keep the teacher that a run trained, in float16, with its history and what trained it.
+
+    Raises:
+        ArtefactError: the run did not train a teacher of generated images.
+    """
+    run = Run(resolve(run_dir=folder), "02_teacher_training")
+    taught = run.info().get("teacher", {})
+    if not taught.get("generated") or not taught["made"].startswith("trained here"):
+        raise ArtefactError(f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=...")
+    teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=taught["head"]), taught["key"])
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in teacher.state_dict().items()}
+    history = run.load_table("teacher_history")
+    facts = {"history": history.to_dict("list"), "minutes": round(float(history["seconds"].sum()) / 60, 1)}
+    facts |= {"command": "make reproduce TRAIN_TEACHER=1", "recipe": taught["recipe"]}
+    facts |= {"environment": in_common(run.info().get("environment", {}))}
+    tensors.save(path, halves, taught["generated"], facts)
+    return path
+
+
+def history(facts: dict[str, Any]) -> pd.DataFrame:
+    """The epochs of a recorded teacher's training."""
+    return pd.DataFrame(facts["history"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m kdnb.teachers runs/...``: record that run's teacher."""
+    folder = Path((sys.argv[1:] if arguments is None else arguments)[0])
+    return exit_status(lambda: print(record(folder)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
