@@ -121,7 +121,7 @@ def record(folder: Path, path: Path = RECORDED) -> Path:
     """
     run = Run(resolve(run_dir=folder), "02_teacher_training")
     taught = run.info().get("teacher", {})
-    if not taught.get("generated") or not taught["made"].startswith("trained here"):
+    if not taught.get("task") or not taught["made"].startswith("trained"):
         raise ArtefactError(f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=...")
     teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=taught["head"]), taught["key"])
     halves = {name: value.half() if value.is_floating_point() else value for name, value in teacher.state_dict().items()}
@@ -129,7 +129,7 @@ def record(folder: Path, path: Path = RECORDED) -> Path:
     facts = {"history": history.to_dict("list"), "minutes": round(float(history["seconds"].sum()) / 60, 1)}
     facts |= {"command": "make reproduce TRAIN_TEACHER=1", "recipe": taught["recipe"]}
     facts |= {"environment": in_common(run.info().get("environment", {}))}
-    tensors.save(path, halves, taught["generated"], facts)
+    tensors.save(path, halves, taught["task"], facts)
     return path
 
 
