@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
@@ -36,7 +36,12 @@ NOTE = (
     "judge by its counts of operations), a teacher with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set "
     "of 33,824 images; here the 6,400 before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
-TOGETHER = ("student_against_teacher", "distillation_adds", "few_labels")  # claims whose differences mean the same on all data sets
+TOGETHER = (
+    "student_against_teacher",
+    "distillation_adds",
+    "teacher_adds",
+    "few_labels",
+)  # claims whose differences mean the same on all data sets
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
@@ -144,7 +149,8 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
     """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
 
     Runs on the official split count; where a data set has several they share its test images, so the one of the longest profile stands
-    for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects`.
+    for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects` over
+    real data sets: generated images are as many and as easy as somebody chose, so they weigh nothing there.
     """
     claims, lengths, rows = tables_of("claims", measured), list(profiles()), {}
     for folder, provenance in sorted(_runs(measured), key=lambda found: lengths.index(found[1]["run"]["profile"])):
@@ -154,9 +160,10 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
             if found["lo"] < found["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
                 rows[run["dataset"]] = (folder.name, *found[["measured", "lo", "hi"]].astype(float))
     found = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
-    if len(found) < 2:
+    real = found[~found["run"].str.startswith("phantom")]
+    if len(real) < 2:
         return found
-    return pd.concat([found, pd.DataFrame([("together", *random_effects(found))], columns=found.columns)], ignore_index=True)
+    return pd.concat([found, pd.DataFrame([("together", *random_effects(real))], columns=found.columns)], ignore_index=True)
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -191,24 +198,29 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 _BRIEF = (
     "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher adds to what the labels "
     "teach is shown {distillation_adds} where all images are labelled, {long_training} where the students then train several times as "
-    "long, and {few_labels} where few images are labelled (these two: the loss with T²).",
+    "long, and {few_labels} where few images are labelled (these two: the loss with T²). That what it adds there is knowledge of the images "
+    "and not a softer target is shown {knowledge}.",
     "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher {maps_over_shap}, as faithful as Grad-CAM "
     "{maps_as_grad_cam}, as SHAP {maps_as_shap}, and more faithful than every map that knows nothing of what was learned "
     "{maps_over_controls}.",
     "**Data:** the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
-_AGAINST = {NOT_REPRODUCED: "against", UNDECIDED: "undecided"}
-_ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", UNDECIDED: "undecided"}
+_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "without an effect of a point", UNDECIDED: "undecided"}
+_ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NO_EFFECT: "no effect of a point", UNDECIDED: "undecided"}
 # Claim -> the question that it answers, and the factor and the unit of what was measured.
 _QUESTIONS = {
     "student_against_teacher": ("Does the student keep up with its teacher?", 100, " points of accuracy"),
     "distillation_adds": ("Does the teacher add to what the labels teach?", 100, " points of accuracy"),
-    "few_labels": (
-        "Would it have been seen? Few labels, and a teacher that learned from many; the loss with T²:",
-        100,
-        " points of accuracy",
-    ),
+    "teacher_adds": ("The same with the loss with T²:", 100, " points of accuracy"),
+    "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", 100, " points of accuracy"),
+    "few_labels": ("Few labels, and a teacher that learned from many: does it add? The loss with T²:", 100, " points of accuracy"),
     "few_labels_without_t2": ("The same with the paper's loss, without T²:", 100, " points of accuracy"),
+    "knowledge": (
+        "Is that knowledge of the images? Against teachers with the same margin that know nothing of them:",
+        100,
+        " points over the nearest of these",
+    ),
+    "unlabelled_images": ("Does the teacher hand on what it knows of images that nobody labelled?", 100, " points of accuracy"),
     "long_training": ("Does the teacher add where the students train several times as long? The loss with T²:", 100, " points of accuracy"),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
     "relatives": (
@@ -277,11 +289,12 @@ def _trained_longer(measured: Path) -> list[str]:
 
 
 def _over_all(claim: str, measured: Path) -> str:
-    found = effects(claim, measured) if claim in TOGETHER else []
-    if len(found) < 2:
+    found = effects(claim, measured) if claim in TOGETHER else pd.DataFrame()
+    if found.empty or found["run"].iloc[-1] != "together":
         return ""
     mean, lo, hi = 100 * found[["difference", "lo", "hi"]].iloc[-1]
-    return f"; over the official splits of {len(found) - 1} data sets {mean:+.1f} [{lo:+.1f}, {hi:+.1f}]"
+    many = int((~found["run"].iloc[:-1].str.startswith("phantom")).sum())
+    return f"; over the official splits of {many} real data sets {mean:+.1f} [{lo:+.1f}, {hi:+.1f}]"
 
 
 def _tested(measured: Path) -> pd.DataFrame:

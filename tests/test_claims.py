@@ -1,6 +1,5 @@
 """The rules that turn intervals into verdicts, on tables with a known answer."""
 
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -38,6 +37,19 @@ def test_below(lo, hi, verdict):
     assert claims.below(0.01, lo, hi, 0.01).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"),
+    [
+        (0.001, 0.005, claims.REPRODUCED),  # small, but there
+        (-0.005, -0.001, claims.NOT_REPRODUCED),
+        (-0.004, 0.009, claims.NO_EFFECT),
+        (-0.004, 0.011, claims.UNDECIDED),
+    ],
+)
+def test_adds_can_say_that_there_is_nothing(lo, hi, verdict):
+    assert claims.adds(0.0, lo, hi).verdict == verdict
+
+
 def test_every_published_claim_is_judged_and_every_release_note_belongs_to_a_claim():
     assert set(claims.published("paper")["claim"]) <= set(claims.CLAIMS)
     assert set(claims.published("release")["claim"]) <= set(claims.CLAIMS)
@@ -73,8 +85,14 @@ def finished_run(folder, gain: float) -> Run:
         comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
-        comparison("few images, 5 a class: does it differ from ce?", "student_kd_t2", "ce", 0.1, 0.05),
-        comparison("few images, 5 a class: does it differ from ce?", "student_kd", "ce", 0.03, 0.05),
+        comparison("all seeds: does it differ from ce?", "student_kd_t2", "ce", 0.002, 0.006),
+        comparison("few labels, 5 a class: does it differ from the labels alone?", "with T²", "labels alone", 0.1, 0.05),
+        comparison("few labels, 5 a class: does it differ from the labels alone?", "paper's loss", "labels alone", 0.03, 0.05),
+        comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "shuffled", 0.002, 0.006),
+        comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "class_mean", 0.02, 0.006),
+        comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "symmetric", 0.03, 0.006),
+        comparison("few labels, 5 a class: do images without a label help?", "with T², all images", "with T²", 0.05, 0.02),
+        comparison("all labels: does it differ from the labels alone?", "oracle, T = 1", "labels alone", 0.02, 0.01),
         comparison("long training, 48 epochs: does it differ from ce?", "student_kd_t2", "ce", -0.02, 0.01),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
         comparison("shape: does it differ from five layers?", "average pooling", "5 layers", -0.02, 0.01),
@@ -89,8 +107,8 @@ def finished_run(folder, gain: float) -> Run:
         rows.append(comparison(question, faithful["a"], other, difference, half) | faithful)
         rows.append(comparison(question, faithful["a"], other, 0.0, 0.0) | faithful | {"class": "none"})
     run.save_table("tests", pd.DataFrame(rows))
-    luck = {"loss": "kd", "alpha": 0.4, "temperatures": 2, "sd_over_t_points": 0.3, "p": math.nan}
-    run.save_table("temperature_against_luck", pd.DataFrame([luck]))
+    ends = comparison("does the temperature matter?", "kd alpha=0.4 T=1", "kd alpha=0.4 T=20", 0.02, 0.03)
+    run.save_table("temperature_effect", pd.DataFrame([ends]))
     run.save_table("sweep", pd.DataFrame({"loss": ["ce", "kd", "kd"], "alpha": [1, 0.4, 0.4], "temperature": [1.0, 5.0, 10.0]}))
     run.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.7, "temperature": 10.0}]))
     run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
@@ -111,8 +129,12 @@ def test_judgement_of_a_finished_run(tmp_path):
         "new_images": claims.NOT_REPRODUCED,
         "relatives": claims.NOT_REPRODUCED,
         "distillation_adds": claims.REPRODUCED,
+        "teacher_adds": claims.NO_EFFECT,
+        "oracle_adds": claims.REPRODUCED,
         "few_labels": claims.REPRODUCED,
         "few_labels_without_t2": claims.UNDECIDED,
+        "knowledge": claims.NO_EFFECT,
+        "unlabelled_images": claims.REPRODUCED,
         "long_training": claims.NOT_REPRODUCED,
         "released_is_cross_entropy": claims.REPRODUCED,
         "five_layers": claims.UNDECIDED,
@@ -181,9 +203,54 @@ def test_where_the_paper_reports_a_gap_its_claim_is_that_the_student_stays_behin
     assert claims.judge(run).set_index("claim").loc["student_behind", "verdict"] == claims.REPRODUCED
 
 
+@pytest.mark.parametrize(
+    ("difference", "half", "p", "verdict"),
+    [
+        (0.03, 0.01, 0.001, claims.REPRODUCED),
+        (-0.03, 0.01, 0.001, claims.REPRODUCED),
+        (0.0, 0.005, 0.9, claims.NO_EFFECT),
+        (0.0, 0.05, 0.9, claims.UNDECIDED),
+    ],
+)
+def test_temperature_matters_where_the_ends_of_the_grid_differ(tmp_path, difference, half, p, verdict):
+    run = finished_run(tmp_path, gain=0.03)
+    row = comparison("does the temperature matter?", "kd T=1", "kd T=20", difference, half) | {"p_holm": p}
+    run.save_table("temperature_effect", pd.DataFrame([row]))
+    assert claims.judge(run).set_index("claim").loc["temperature_matters", "verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("differences", "half", "verdict"),
+    [
+        ((0.03, 0.04, 0.05), 0.01, claims.REPRODUCED),
+        ((0.0, 0.04, 0.05), 0.005, claims.NO_EFFECT),
+        ((0.0, 0.04, 0.05), 0.03, claims.UNDECIDED),
+        ((-0.03, 0.04, 0.05), 0.01, claims.NOT_REPRODUCED),
+    ],
+)
+def test_knowledge_must_beat_every_teacher_without_it(tmp_path, differences, half, verdict):
+    run = finished_run(tmp_path, gain=0.03)
+    tests = run.load_table("tests")
+    rows = [
+        comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", name, difference, half)
+        for name, difference in zip(claims.WITHOUT_KNOWLEDGE, differences, strict=True)
+    ]
+    others = tests[~tests["question"].str.contains("knowledge")]
+    run.save_table("tests", pd.concat([others, pd.DataFrame(rows)], ignore_index=True))
+    assert claims.judge(run).set_index("claim").loc["knowledge", "verdict"] == verdict
+
+
+def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
+    run = finished_run(tmp_path, gain=0.03)
+    run.save_table("tests", run.load_table("tests").query("metric == 'agreement_30'"))
+    judged = claims.judge(run).set_index("claim")["verdict"]
+    asked = ["student_against_teacher", "distillation_adds", "few_labels", "knowledge", "unlabelled_images", "oracle_adds", "five_layers"]
+    assert judged[asked].eq(claims.NOT_TESTABLE).all()
+
+
 def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
-    run.save_table("temperature_against_luck", run.load_table("temperature_against_luck").assign(temperatures=1))
+    run.save_table("temperature_effect", run.load_table("temperature_effect").head(0))
     run.save_table("sweep", run.load_table("sweep").query("temperature != 5"))
     judged = claims.judge(run).set_index("claim").loc[["temperature_matters", "best_cell"]]
     assert judged["verdict"].eq(claims.NOT_TESTABLE).all() and judged["detail"].str.contains("the grid of this run").all()
