@@ -99,8 +99,9 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,device models networks cluster tensors training stack views evaluation losses cost sweep figures/training)
-$(call done,03): $(call done,02)
+$(call done,02): $(call done,01) $(call code,device models networks cluster tensors training stack views evaluation losses cost sweep teachers figures/training) \
+  $(wildcard data/measured/phantom_teacher.safetensors)
+$(call done,03): $(call done,02) $(call code,few_labels)
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain figures/live)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.

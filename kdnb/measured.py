@@ -198,8 +198,8 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 _BRIEF = (
     "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher adds to what the labels "
     "teach is shown {distillation_adds} where all images are labelled, {long_training} where the students then train several times as "
-    "long, and {few_labels} where few images are labelled (these two: the loss with T²). That what it adds there is knowledge of the images "
-    "and not a softer target is shown {knowledge}.",
+    "long, and {few_labels} where few images are labelled (these two: the loss with T²). That what it adds there is knowledge of the "
+    "images and not a softer target is shown {knowledge}.",
     "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher {maps_over_shap}, as faithful as Grad-CAM "
     "{maps_as_grad_cam}, as SHAP {maps_as_shap}, and more faithful than every map that knows nothing of what was learned "
     "{maps_over_controls}.",

@@ -83,14 +83,14 @@ def test_two_groups_of_a_class_give_training_and_test_one_each():
 
 @pytest.mark.parametrize("protocol", SPLIT_PROTOCOLS)
 def test_phantom_split_under_every_protocol(protocol):
-    data = datasets.load("phantom", 32, split_protocol=protocol, phantom_images=480)
+    data = datasets.load("phantom:certain", 32, split_protocol=protocol, phantom_images=480)
     assert data.split_protocol == protocol
     assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))
 
 
 def test_subset_keeps_classes_splits_and_groups():
-    whole = datasets.load("phantom", 32)
-    part = datasets.load("phantom", 32, max_images=600)
+    whole = datasets.load("phantom:certain", 32)
+    part = datasets.load("phantom:certain", 32, max_images=600)
     assert 540 <= len(part) <= 660 and part.data_hash != whole.data_hash
     for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
         counts = np.bincount(part.labels[part.index(split)], minlength=4)

@@ -151,7 +151,9 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     assert found["difference"].tolist() == pytest.approx([-0.005, 0.005, 0.0])
     half = stats.t.ppf(0.975, 1) * 0.02 / NORMAL / 2**0.5
     assert found["hi"].iloc[-1] == pytest.approx(half)
-    shown = f"points of accuracy; over the official splits of 2 data sets +0.0 [{-100 * half:.1f}, +{100 * half:.1f}]."
+    _records(finished, measured, "phantom-quick-seed0", 0.3, dataset="phantom")
+    assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), "generated images weigh nothing"
+    shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-100 * half:.1f}, +{100 * half:.1f}]."
     assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
 
 

@@ -250,7 +250,7 @@ def test_students_from_a_file_are_trained_stored_and_loaded(file, tmp_path):
     loaded = networks.load_student(run, "student_kd", 4)
     assert np.allclose(evaluation.predict(loaded, parts[2].images), trained.test_logits, atol=1e-5)
     assert len(models.feature_layers(loaded)) == 2
-    drawn = [sweep.student(one, 4, f"{file}:build", 32).state_dict()["network.head.weight"] for _ in range(2)]
+    drawn = [sweep.student(one, material).state_dict()["network.head.weight"] for _ in range(2)]
     assert torch.equal(*drawn), "the seed alone decides the start"
 
 

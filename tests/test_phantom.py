@@ -14,7 +14,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def data() -> ImageSet:
-    return load("phantom", SIZE)
+    return load("phantom:certain", SIZE)
 
 
 def test_shapes_types_and_balance(data):

@@ -13,7 +13,7 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def data() -> ImageSet:
-    return load("phantom:drawn", SIZE, phantom_images=1600)
+    return load("phantom", SIZE, phantom_images=1600)
 
 
 def test_labels_follow_the_posterior_they_were_drawn_from():
@@ -91,7 +91,7 @@ def test_the_posterior_knows_the_scanner():
 def test_official_split_leaks_and_leak_free_does_not(data):
     shares = {}
     for protocol in ("official", "leak_free"):
-        split = load("phantom:drawn", SIZE, split_protocol=protocol, phantom_images=1600)
+        split = load("phantom", SIZE, split_protocol=protocol, phantom_images=1600)
         test, train = (split.groups[split.index(part)] for part in ("test", "train"))
         shares[protocol] = np.isin(test, train).mean()
         assert not np.intersect1d(train, split.groups[split.index("val")]).size
@@ -106,7 +106,7 @@ def test_the_audit_finds_every_planted_copy_and_nothing_else(data):
 
 
 def test_truth_travels_with_the_images(data):
-    assert data.posterior.shape == (1600, 4) and load("phantom", 32, phantom_images=64).posterior is None
+    assert data.posterior.shape == (1600, 4) and load("phantom:certain", 32, phantom_images=64).posterior is None
     few = take(data, np.array([3, 5]))
     assert np.array_equal(few.posterior, data.posterior[[3, 5]])
     assert np.array_equal(sweep.examples(data, "test").posterior, data.posterior[data.index("test")])

@@ -59,11 +59,11 @@ def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
     assert [one.name for one in cells if one.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
 
 
-def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name():
+def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name(material):
     plain, other = sweep.cell("kd_t2", 0, 0.4, 10), sweep.cell("kd_t2", 0, 0.4, 10, shape="transparent")
     assert (plain.name, other.name) == ("kd_t2-a0.4-t10-s0", "kd_t2-a0.4-t10-transparent-s0")
-    assert sweep.student(plain, 3).features[3][0].kernel_size == (3, 3)
-    assert sweep.student(other, 3).features[3][0].kernel_size == (1, 1)
+    assert sweep.student(plain, material).features[3][0].kernel_size == (3, 3)
+    assert sweep.student(other, material).features[3][0].kernel_size == (1, 1)
 
 
 def test_alpha_one_is_cross_entropy_at_every_temperature():
@@ -219,7 +219,7 @@ def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(mat
     whole_student, few_student = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, few))
     assert not same(whole_student, few_student)
     assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], whole_student), "stored beside, not over"
-    with pytest.raises(ParameterError, match="few_per_class is 0"):
+    with pytest.raises(ParameterError, match="per_class is 0"):
         sweep.with_few_images(run, material, teacher, per_class=0)
 
 
