@@ -37,21 +37,19 @@ class Way:
     others: bool = False
 
 
-def plan(alpha: float, temperature: float, *, controls: bool, knows_truth: bool) -> dict[str, Way]:
+def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: bool, knows_truth: bool) -> dict[str, Way]:
     """The ways by name, in the order of figures.
 
     Args:
-        controls: with the teachers that know nothing of an image. knows_truth: with the oracle, whose logits are the true posterior's.
+        successor: a younger loss with the alpha and T that validation chose for it, if any.
+        thorough: with it, with T = 1, and with the teachers that know nothing of an image.
+        knows_truth: with the oracle, whose logits are the true posterior's.
     """
     mix = (alpha, temperature)
-    ways = {
-        "labels alone": Way("ce"),
-        "label smoothing": Way("ls"),
-        "paper's loss": Way("kd", *mix),
-        "with T²": Way("kd_t2", *mix),
-        "T = 1": Way("kd_t2", alpha, 1.0),
-    }
-    if controls:
+    ways = {"labels alone": Way("ce"), "label smoothing": Way("ls"), "paper's loss": Way("kd", *mix), "with T²": Way("kd_t2", *mix)}
+    if thorough:
+        ways["T = 1"] = Way("kd_t2", alpha, 1.0)
+        ways |= {"successor": successor} if successor else {}
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
     if knows_truth:
         ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")

@@ -205,3 +205,20 @@ def test_random_effects_by_hand():
     # Alike, they weigh by precision, 1 and 1/4, and the interval is not narrower than their errors make it.
     alike = pd.DataFrame({"difference": [1.0, 1.5], "lo": [1 - half, 1.5 - 2 * half], "hi": [1 + half, 1.5 + 2 * half]})
     assert evaluation.random_effects(alike) == pytest.approx((1.1, 1.1 - wide / 1.25**0.5, 1.1 + wide / 1.25**0.5), rel=1e-5)
+
+
+# -- power --------------------------------------------------------------------------------------------------------------
+
+
+def test_power_is_that_of_a_t_test_where_only_training_has_luck():
+    from statsmodels.stats.power import TTestPower
+
+    for seeds, effect in ((4, 0.01), (8, 0.005)):
+        expected = TTestPower().power(effect / 0.005, seeds, 0.05)
+        assert evaluation.power(0.005, 1e-9, 500, seeds, effect=effect) == pytest.approx(expected, abs=0.02)
+
+
+def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
+    few = evaluation.power(0.005, 0.1, 100, 3, effect=0.01)
+    assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(0.005, 0.1, 400, 3, effect=0.01)
+    assert evaluation.power(0.005, 0.1, 400, 5, effect=0.0) == pytest.approx(0.05, abs=0.02)

@@ -152,6 +152,7 @@ _WAYS = {
     "paper's loss": ("#009E73", "-"),
     "with T²": ("#D55E00", "-"),
     "T = 1": ("#CC79A7", "-"),
+    "successor": ("#E69F00", "-"),
     "oracle, T = 1": ("#000000", ":"),
     "with T², all images": ("#D55E00", "--"),
 }
@@ -159,7 +160,8 @@ _GREY = {"shuffled": "exchanged in the class", "class_mean": "the class's mean",
 
 
 def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float | None) -> Figure:
-    """Left: a score against labelled images a class, a line a way of teaching. Right: gains over the labels alone with the fewest labels.
+    """Left: a score against labelled images a class, a line a way of teaching. Right: gains over the labels alone
+    with the most of the few labels, of those ways that see the same images.
 
     Args:
         table: a row a student: ``way``, ``seed``, ``images_per_class`` (0: all), ``score``. all_labels: how many those are on average.
@@ -182,9 +184,9 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     left.set_xticks(ticks, [f"{tick}" for tick in ticks[:-1]] + [f"all ({ticks[-1]})"])
     left.minorticks_off()
     left.legend(fontsize=8, loc="lower right")
-    fewest = table[table["images_per_class"] == table.loc[table["images_per_class"] > 0, "images_per_class"].min()]
-    wide = 100 * fewest.pivot_table(score, "seed", "way", sort=False)
-    gains = wide.drop(columns="labels alone").sub(wide["labels alone"], axis=0)
+    few = table[table["images_per_class"] == table["images_per_class"].max()]
+    wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
+    gains = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore").sub(wide["labels alone"], axis=0)
     for place, way in enumerate(gains):
         colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
         right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
@@ -192,7 +194,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     right.set_yticks(range(gains.shape[1]), [_GREY.get(way, way) for way in gains])
     right.invert_yaxis()
     right.axvline(0, color="#333333", linewidth=0.8)
-    right.set(xlabel=f"gain over the labels alone, points, {fewest['images_per_class'].iloc[0]} labels a class (dots: seeds)")
+    right.set(xlabel=f"gain over the labels alone, points, {few['images_per_class'].iloc[0]} labels a class (dots: seeds)")
     return figure
 
 

@@ -1,0 +1,66 @@
+"""Few labels: which image has one, who teaches, and what is compared."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kdnb import few_labels, losses, models, runs, sweep, teachers, training
+from kdnb.datasets import phantom
+
+
+@pytest.fixture(scope="module")
+def material():
+    made = phantom.generate(192, 32, "drawn")
+    parts = [
+        training.Examples(made.images[cut], made.labels[cut], made.posterior[cut]) for cut in (slice(96), slice(96, 128), slice(128, 192))
+    ]
+    bank = np.log(np.maximum(made.posterior[:96], 1e-3))[None].astype(np.float32)
+    return sweep.Material(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8))
+
+
+def test_without_a_label_only_the_teacher_speaks():
+    logits, teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(4, 3)
+    targets = torch.tensor([0, losses.UNLABELLED, 2, losses.UNLABELLED])
+    found = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
+    assert torch.isclose(found.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), "the mean over all images of the batch"
+    every = losses.distillation_loss(logits, teacher, torch.zeros(4, dtype=torch.long), alpha=0.4, temperature=2.0)
+    assert torch.equal(found.soft, every.soft)
+    nobody = losses.distillation_loss(logits, teacher, torch.full((4,), losses.UNLABELLED), alpha=0.4, temperature=2.0)
+    assert nobody.hard == 0 and torch.isclose(nobody.total, 0.6 * nobody.soft)
+
+
+def test_the_same_few_images_keep_their_labels_and_no_others(material):
+    few = sweep.with_few_labels(material, 2)
+    known = few.train.labels != losses.UNLABELLED
+    assert known.sum() == 8 and np.bincount(few.train.labels[known]).tolist() == [2, 2, 2, 2]
+    assert np.array_equal(few.train.labels[known], material.train.labels[known])
+    assert set(np.flatnonzero(known)) == set(sweep.few_labelled(material, 2))
+    assert (few.key, few.folder) != (material.key, material.folder) and few.bank is material.bank
+
+
+def test_the_plan_has_controls_and_the_oracle_where_asked():
+    successor = few_labels.Way("dkd", 0.4, 4.0)
+    whole = few_labels.plan(0.4, 10.0, successor=successor, thorough=True, knows_truth=True)
+    assert set(teachers.WITHOUT_KNOWLEDGE) <= set(whole) and whole["successor"] is successor and whole["oracle, T = 1"].teacher == "oracle"
+    brief = few_labels.plan(0.4, 10.0, successor=successor, thorough=False, knows_truth=False)
+    assert list(brief) == ["labels alone", "label smoothing", "paper's loss", "with T²", "with T², all images"]
+    assert [name for name, way in whole.items() if way.others] == ["with T², all images"]
+
+
+def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(material, tmp_path):
+    run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
+    teacher, groups = models.initialised(models.StudentCNN, 4, (4, 8), seed=9).eval(), np.arange(64) // 4
+    ways = few_labels.plan(0.4, 4.0, successor=None, thorough=True, knows_truth=True)
+    taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0, 1])
+    assert {name: right.shape for name, right in taught.hits.items()} == dict.fromkeys(ways, (2, 64))
+    assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
+    assert taught.scores["images_per_class"].eq(3).all() and taught.scores["divergence"].gt(0).all()
+    rows = few_labels.comparisons(taught, groups)
+    asked = {(row["question"], row["a"], row["b"]) for row in rows}
+    assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in asked
+    for name in teachers.WITHOUT_KNOWLEDGE:
+        assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in asked
+    assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
+    folders = {path.name for path in run.folder.glob("cells*")}
+    assert {"cells_few_3", "cells_few_3_shuffled", "cells_few_3_oracle", "cells_few_labels_3"} <= folders, "each lies apart"
