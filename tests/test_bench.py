@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kdnb import bench
-from kdnb.bench import Row, main, measure, median_interval, ratios, rows
+from kdnb.bench import Row, default_run, main, measure, median_interval, ratios, rows
 from kdnb.bench.memory import peak_of
 
 CONTRACT = {
@@ -23,12 +23,23 @@ CONTRACT = {
     "release_to_95_over_ours": ">= 5",
     "cache_over_pillow": "<= 1.3",
     "peak_memory_gib": "<= 2",
+    "default_run_minutes": "<= 8",
+    "default_run_minutes_avx2": "<= 12",
 }
 
 
 def test_the_rows_are_the_contract_s_with_its_goals():
     found = {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()}
     assert {name: found.get(name) for name in CONTRACT} == CONTRACT
+
+
+def test_a_default_run_is_timed_with_the_switches_of_a_slower_processor(monkeypatch):
+    calls = []
+    monkeypatch.setattr(default_run.subprocess, "run", lambda command, **options: calls.append((command, options)))
+    assert 0 <= default_run.minutes(default_run.SLOWER, "PROFILE=smoke") < 0.1
+    ((command, options),) = calls
+    assert command[:3] == ["make", "-s", "reproduce"] and "PROFILE=smoke" in command and options["check"]
+    assert options["env"]["KDNB_PRECISION"] == "float32" and options["env"]["PATH"]
 
 
 def test_both_sides_run_in_turn_and_the_first_one_alternates():

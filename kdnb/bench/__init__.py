@@ -1,7 +1,7 @@
 """Speed, measured as ratios: both sides of a row run in turn, several times, in one process.
 
-``python -m kdnb.bench [--only NAME]`` writes ``runs/bench/bench.csv``. The rows stand in :mod:`kdnb.bench.data`,
-:mod:`kdnb.bench.explain` and :mod:`kdnb.bench.training`, each with a dict ``ROWS`` of name -> :class:`Row`.
+``python -m kdnb.bench [--only NAME]`` writes ``runs/bench/bench.csv``. The rows stand in the modules named in
+:data:`MODULES`, each with a dict ``ROWS`` of name -> :class:`Row`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from kdnb.errors import ParameterError, exit_status
 from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
 
-MODULES = ("explain", "training", "data", "memory")
+MODULES = ("explain", "training", "data", "memory", "default_run")
 Side = Callable[[], float | None]
 
 
