@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdnb.datasets import layouts
@@ -12,12 +12,14 @@ from kdnb.errors import DataError
 
 @dataclass
 class Listing:
-    """What lies in a source's folder; the four lists of an image are parallel and sorted by id.
+    """What a source's folder or table holds; the lists of an image are parallel and sorted by id.
 
     Attributes:
         files: paths. ids: paths relative to the source, printable. labels: class names. split: as published, or ``""``.
         skipped: id -> reason, for what looks as if it were meant to be an image and is not used. left_out: kind -> how many files are
             no samples.
+        persons: whose image it is (``""``: not known), or empty where nothing but names may tell. persons_from: what told.
+        found_by: what told the classes, in a few words; ``""`` for class folders.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -26,6 +28,9 @@ class Listing:
     split: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    persons: list[str] = field(default_factory=list)
+    persons_from: str = ""
+    found_by: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -33,13 +38,13 @@ class Listing:
         return tuple(sorted(set(self.labels)))
 
     def understood(self) -> str:
-        """How the folder was understood, in one line."""
+        """How the folder or table was understood, in one line."""
         counts = Counter(self.split)
         parts = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test") if counts[split])
         published = f"published split ({parts})" if set(self.split) - {"", "train"} else "no published test set"
         if not set(self.split) - {""}:
             published = "no published split"
-        line = f"{len(self.files)} images in {len(self.classes)} class folders, {published}"
+        line = f"{len(self.files)} images in {len(self.classes)} {self.found_by or 'class folders'}, {published}"
         left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
         return line + (f"; left out: {left}" if left else "")
 
@@ -57,8 +62,9 @@ def scan(folder: Path) -> Listing:
     for place, label, split in layout.places:
         _add_class(found, folder, place, label, split, left_out)
     found.left_out = dict(left_out)
-    _check_classes(found, folder, [label for _, label, _ in layout.places])
-    return _sorted(found)
+    _check_read(found, folder, {label for _, label, _ in layout.places})
+    check_classes(found, folder)
+    return sort(found)
 
 
 def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, left_out: Counter) -> None:
@@ -97,27 +103,37 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
                 found.skipped[identity] = f"a {ending} file, which is not read" if ending else "not named like an image"
 
 
-def _check_classes(found: Listing, folder: Path, folders: list[str]) -> None:
+def _check_read(found: Listing, folder: Path, folders: set[str]) -> None:
     counts = Counter(found.labels)
     formats = Counter(reason.split()[1] for reason in found.skipped.values() if reason.endswith("which is not read"))
-    if formats and set(folders) - set(counts):
+    if formats and folders - set(counts):
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(formats.items()))
         raise DataError(f"{folder} has {files} files, which are not read: convert them to one of {layouts.formats_read()}.")
     if not counts:
         raise DataError(f"{folder} has no class folders with images in them: put each class's images into a folder of its own.")
-    empty = sorted(set(folders) - set(counts))
+    empty = sorted(folders - set(counts))
     if empty:
         raise DataError(f"class {empty[0]!r} in {folder} has no images: add some or remove its folder.")
-    if len(counts) < 2:
-        raise DataError(f"{folder} has one class, {next(iter(counts))!r}: a classifier needs at least two class folders.")
-    by_split = {split: set(label for label, s in zip(found.labels, found.split, strict=True) if s == split) for split in set(found.split)}
-    for split, classes in sorted(by_split.items()):
-        odd = sorted(classes ^ by_split.get("train", classes))
+
+
+def check_classes(found: Listing, source: Path) -> None:
+    """Refuse a source of one class, or with classes that only one of training and another split has.
+
+    Raises:
+        DataError: naming ``source``, the class and the split.
+    """
+    classes = "classes" if found.found_by else "class folders"
+    if len(found.classes) < 2:
+        raise DataError(f"{source} has one class, {found.labels[0]!r}: a classifier needs at least two {classes}.")
+    by_split = {split: {label for label, s in zip(found.labels, found.split, strict=True) if s == split} for split in set(found.split)}
+    for split, present in sorted(by_split.items()):
+        odd = sorted(present ^ by_split.get("train", present))
         if odd:
-            raise DataError(f"class {odd[0]!r} in {folder} is in only one of train and {split}: give both the same class folders.")
+            raise DataError(f"class {odd[0]!r} in {source} is in only one of train and {split}: give both the same {classes}.")
 
 
-def _sorted(found: Listing) -> Listing:
+def sort(found: Listing) -> Listing:
+    """The same listing with its images in the order of their ids."""
     order = sorted(range(len(found.ids)), key=found.ids.__getitem__)
-    columns = ([column[k] for k in order] for column in (found.files, found.ids, found.labels, found.split))
-    return Listing(*columns, skipped=found.skipped, left_out=found.left_out)
+    columns = ("files", "ids", "labels", "split", "persons")
+    return replace(found, **{name: [getattr(found, name)[k] for k in order if getattr(found, name)] for name in columns})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kdnb.datasets.reading import SUFFIXES, is_dicom
 from kdnb.errors import DataError
+from kdnb.sources import TABLE_ENDINGS
 
 
 def _vocabulary(words: str) -> frozenset[str]:
@@ -140,7 +141,7 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
         raise DataError(f"{folder} cannot be read ({error.strerror}): mend its permissions.") from error
 
 
-def _words(name: str) -> tuple[str, ...]:
+def name_words(name: str) -> tuple[str, ...]:
     """``TrainImages_02`` as ``("train", "images", "02")``."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", printable(name)))
     return tuple(re.findall(r"[^\W\d_]+|\d+", text.casefold()))
@@ -148,7 +149,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 def _within(name: str, *kinds: frozenset, numbered: bool = False) -> bool:
     """Whether a name has a word of the first kind and besides only words of all kinds (and, if ``numbered``, needs a number)."""
-    words = _words(name)
+    words = name_words(name)
     letters = [word for word in words if not word.isdigit()]
     return (
         bool(set(letters) & kinds[0])
@@ -209,9 +210,9 @@ def count_system(folder: Path, left_out: Counter) -> None:
         left_out[f"files in system folders ({printable(folder.name)})"] += count
 
 
-def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
+def split_of(name: str) -> tuple[str, tuple[str, ...]]:
     """The split that a folder's name says, and the words that are left: ``("train", ())`` for ``Train Images``."""
-    words = _words(name)
+    words = name_words(name)
     said = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
     rest = tuple(word for word in words if word not in _SPLIT_OF and word not in _FILLERS)
     return (said[0], rest) if len(set(said)) == 1 else ("", rest)
@@ -219,7 +220,7 @@ def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
 
 def _published(root: Path) -> dict[str, str]:
     """Folder -> split, for folders of a published split; empty if there is no training folder among them."""
-    said = {name: _split_of(name) for name in folders(root)}
+    said = {name: split_of(name) for name in folders(root)}
     tails = sorted({rest for split, rest in said.values() if split == "train"}, key=lambda rest: (len(rest), rest))
     for tail in tails:  # plain "train" first, then what all have in common: "seg_train" and "seg_test"
         named = {name: split for name, (split, rest) in said.items() if split and rest == tail}
@@ -236,7 +237,9 @@ def _tables(*places: Path) -> list[Path]:
 
 
 def _sort_by(table: Path) -> str:
-    return f"the labels seem to be in the table {table}: sort the images into one folder a class as it says and give their folder"
+    if table.suffix.lower() in TABLE_ENDINGS:
+        return f"the labels seem to be in the table {table}: give it, as table:{table}"
+    return f"the labels seem to be in the table {table}: save it as CSV and give that, as table:PATH.csv"
 
 
 def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
@@ -253,7 +256,7 @@ def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
             folder = folder / inside[0]
         images = _files_below(folder, is_image)
         classes = {class_name(label) for label in inside}
-        unnamed = len(inside) == 1 and classes.isdisjoint(known) and set(_words(inside[0])) <= _NO_LABEL
+        unnamed = len(inside) == 1 and classes.isdisjoint(known) and set(name_words(inside[0])) <= _NO_LABEL
         if split == "train":
             if not inside and (images or _holds(folder)):
                 tables = _tables(root, folder)
@@ -278,12 +281,12 @@ def _check_names(root: Path, layout: Layout) -> None:
             raise DataError(f"{root} has images but no class folders; {_sort_by(tables[0])}.")
         return
     for name in names:
-        if set(_words(name)) & _AUGMENTED:
-            base = tuple(word for word in _words(name) if word not in _AUGMENTED | _FILLERS)
+        if set(name_words(name)) & _AUGMENTED:
+            base = tuple(word for word in name_words(name) if word not in _AUGMENTED | _FILLERS)
             for other in names:
-                plain = tuple(word for word in _words(other) if word not in _ORIGINAL | _FILLERS)
+                plain = tuple(word for word in name_words(other) if word not in _ORIGINAL | _FILLERS)
                 alike = set(folders(root / name)) & set(folders(root / other))
-                if other != name and not set(_words(other)) & _AUGMENTED and (plain == base or alike):
+                if other != name and not set(name_words(other)) & _AUGMENTED and (plain == base or alike):
                     raise DataError(
                         f"{root} has {name!r}, an augmented copy, beside {other!r}: give the originals, folder:{root / other}, for a copy "
                         "must never be on another side of the split than its original."
@@ -291,16 +294,18 @@ def _check_names(root: Path, layout: Layout) -> None:
     first = root / names[0]
     if all(_within(name, _FOLDS, _FILLERS, _split_words(), numbered=True) for name in names):
         raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: give one of them, such as folder:{first}.")
-    if any("task" in _words(name) or "tasks" in _words(name) for name in names) or all(set(_words(name)) & _TASKS for name in names):
-        best = next((name for name in names if {"classification", "classify", "class"} & set(_words(name))), names[0])
+    if any("task" in name_words(name) or "tasks" in name_words(name) for name in names) or all(
+        set(name_words(name)) & _TASKS for name in names
+    ):
+        best = next((name for name in names if {"classification", "classify", "class"} & set(name_words(name))), names[0])
         raise DataError(f"{root} has several tasks ({_listed(names)}), which are no classes: give one, such as folder:{root / best}.")
     if all(_within(name, _PERSONS, _FILLERS, numbered=True) or re.fullmatch(r"\d{3,}", name) for name in names):
         cure = _sort_by(tables[0]) if tables else "make the classes the outer folders, as in benign/patient_07/image.png"
         raise DataError(f"{root} has folders that are persons or running numbers ({_listed(names)}), no classes; {cure}.")
-    roles = [name for name in names if set(_words(name)) <= _FILLERS | _MASKS | set(_SPLIT_OF)]
+    roles = [name for name in names if set(name_words(name)) <= _FILLERS | _MASKS | set(_SPLIT_OF)]
     parts = [name for name in names if _within(name, _FILLERS | _PARTS, _split_words(), numbered=True)]
     if len(roles) + len(parts) == len(names):
-        plain = next((name for name in roles if set(_words(name)) <= _FILLERS and len(folders(root / name)) > 1), "")
+        plain = next((name for name in roles if set(name_words(name)) <= _FILLERS and len(folders(root / name)) > 1), "")
         if plain:
             raise DataError(f"{root} has folders that are no classes ({_listed(names)}): give folder:{root / plain}.")
         if tables:
@@ -322,7 +327,7 @@ def _check_inside(root: Path, names: list[str]) -> None:
         return
     counts = Counter(class_name(sub) for subs in held for sub in subs)
     shared = sorted(sub for sub, count in counts.items() if count > 1 and 2 * count >= len(held))
-    if not shared or all(set(_words(sub)) <= _FILLERS | _MASKS | _SIDES for sub in shared):
+    if not shared or all(set(name_words(sub)) <= _FILLERS | _MASKS | _SIDES for sub in shared):
         return
     if all(_published(root / name) for name in names if inside[name]):
         deeper = Counter(
@@ -344,7 +349,7 @@ def _split_words() -> frozenset:
 
 
 def _is_person(name: str) -> bool:
-    words = _words(name)
+    words = name_words(name)
     return bool(words) and words[-1].isdigit()
 
 
@@ -384,7 +389,7 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
 
 def is_mask_folder(folder: Path, name: str) -> bool:
     """Whether a folder is named like masks and its files like the images in the folders beside it."""
-    if not _words(name) or not set(_words(name)) <= _MASKS | _FILLERS or not set(_words(name)) & _MASKS:
+    if not name_words(name) or not set(name_words(name)) <= _MASKS | _FILLERS or not set(name_words(name)) & _MASKS:
         return False
     own = _stems(folder / name)
     others = set().union(*(_stems(folder / other) for other in folders(folder) if other != name))
