@@ -10,14 +10,16 @@ import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from kdnb.datasets import layouts
 from kdnb.datasets.folders import Listing, check_classes, scan, sort
 from kdnb.datasets.layouts import class_name, is_image, is_system, printable
 from kdnb.errors import DataError
 from kdnb.sources import parts, table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Names of columns in the order in which they are believed, words joined by "_", in lower case.
 _USUAL = {
@@ -87,8 +89,10 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     return sort(found)
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def _frame(path: Path) -> "pd.DataFrame":
     """The table as text, without blanks around its cells; what is missing is ``""``."""
+    import pandas as pd  # here: processes that only decode images import this module too
+
     try:
         if path.suffix.lower() == ".parquet":
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
@@ -124,7 +128,7 @@ def _key(column: str) -> str:
     return "_".join(layouts.name_words(column))
 
 
-def _columns(frame: pd.DataFrame, options: dict[str, str], path: Path) -> dict[str, str]:
+def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict[str, str]:
     """Role -> column: what was asked for, else the first usual name."""
     if any(map(_like_image, frame.columns)):
         raise DataError(f"{path} has no first line that names its columns: put one in front, such as image,label.")
@@ -161,11 +165,11 @@ def _like_image(value: str) -> bool:
     return Path(value).suffix.lower() in layouts.SUFFIXES
 
 
-def _listed(names: list[str] | pd.Index) -> str:
+def _listed(names: "list[str] | pd.Index") -> str:
     return ", ".join(str(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _labels(frame: pd.DataFrame, columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
     """The class of each row; ``""`` where there is none, or several."""
     if "label" not in columns:
         return _one_hot(frame, columns, path, left_out)
@@ -176,7 +180,7 @@ def _labels(frame: pd.DataFrame, columns: dict[str, str], path: Path, left_out: 
     return ["" if many else class_name(value) for value, many in zip(labels, several, strict=True)]
 
 
-def _one_hot(frame: pd.DataFrame, columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
     """Labels from columns of 0 and 1, one a class; they are put into ``columns`` for the reader to see."""
     ones = frame.loc[:, [set(frame[name]) <= {"0", "1", "0.0", "1.0"} and frame[name].nunique() > 1 for name in frame.columns]]
     if ones.shape[1] < 2:
@@ -196,7 +200,7 @@ def _count(left_out: Counter, what: str, count: int) -> None:
         left_out[what] += count
 
 
-def _splits(frame: pd.DataFrame, column: str | None, path: Path) -> list[str]:
+def _splits(frame: "pd.DataFrame", column: str | None, path: Path) -> list[str]:
     """The published split of each row, ``""`` where there is none."""
     if column is None:
         return [""] * len(frame)
@@ -252,7 +256,7 @@ class _Files:
 
 
 def _rows(
-    frame: pd.DataFrame, columns: dict[str, str], labels: list[str], splits: list[str], files: _Files, path: Path, left_out: Counter
+    frame: "pd.DataFrame", columns: dict[str, str], labels: list[str], splits: list[str], files: _Files, path: Path, left_out: Counter
 ) -> dict[Path, int]:
     """Image -> its row; images that are missing, or in rows that contradict each other, are counted."""
     rows: dict[Path, int] = {}
