@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdnb.datasets import cache, describe, fetch, load
+from kdnb.datasets import cache, describe, fetch, load, persons
 from kdnb.datasets.tables import listing, read
 from kdnb.errors import DataError, DataNotFoundError, ParameterError
 from kdnb.settings import resolve
@@ -240,7 +240,7 @@ def test_persons_of_a_column_are_on_one_side(eyes, capsys):
     assert len(data) == 24 and len(set(data.groups)) == 12
     assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))
     assert data.notes["persons"] == "at most 12 persons, found by the column 'patient_id' of t.csv"
-    assert describe(data).endswith(data.notes["persons"]) and "24 images in 2 classes by the table t.csv" in describe(data)
+    assert describe(data).endswith(persons(data)) and "24 images in 2 classes by the table t.csv" in describe(data)
     assert fetch.main(["--dataset", f"table:{eyes}"]) == 0
     assert "24 images in 2 classes by the table t.csv" in capsys.readouterr().out
     nobody = load(f"table:{eyes}:person=off", 32, split_protocol="leak_free")

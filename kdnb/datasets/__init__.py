@@ -39,7 +39,7 @@ _ALONE = (
 _NOBODY = f"no persons found{_ALONE}"
 _KNOWN = {"eye_disease": "left and right in the names", "alzheimer": "the files' numbers and the likeness of neighbouring slices"}
 
-__all__ = ["ImageSet", "describe", "load", "load_for", "to_tensor"]
+__all__ = ["ImageSet", "describe", "load", "load_for", "persons", "to_tensor"]
 
 
 def load(
@@ -87,8 +87,12 @@ def load_for(settings: Settings) -> ImageSet:
 
 def describe(data: ImageSet) -> str:
     """How the data set was understood, in one line: classes, published split, what was left out, persons."""
-    persons = data.notes.get("persons") or f"{len(np.unique(data.groups)):,} subjects, known from their making"
-    return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons}"
+    return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons(data)}"
+
+
+def persons(data: ImageSet) -> str:
+    """How many persons were found and how, or that none was and what this means for every number that follows."""
+    return data.notes.get("persons") or f"{len(np.unique(data.groups)):,} subjects, known because they were generated"
 
 
 def to_tensor(images: np.ndarray) -> "torch.Tensor":
@@ -159,7 +163,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    named, persons = _persons(name, listing, cached, ids, class_names, files)
+    named, whose = _persons(name, listing, cached, ids, class_names, files)
     group = join(named, twins.copies(threshold))
     folder_classes = class_names
     if task := source.get("tasks", {}).get(rest):
@@ -171,7 +175,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
-    notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": persons}
+    notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": whose}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
         "twins": twins,
