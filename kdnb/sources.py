@@ -106,7 +106,10 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
     for candidate in (data_dir / source["folder"], data_dir):
         if all((candidate / name).is_dir() for name in source["expected_folders"]):
             return candidate
+    where = f"dataset {kind!r} is not in {data_dir}"
+    if "by_hand" in source:
+        raise DataNotFoundError(f"{where}: from {source['url']} {source['by_hand']}, all in {data_dir / source['folder']}.")
     raise DataNotFoundError(
-        f"dataset {kind!r} is not in {data_dir}: run `make data DATASET={kind}`, or download {source['url']} by hand and unpack "
+        f"{where}: run `make data DATASET={kind}`, or download {source['url']} by hand and unpack "
         f"it so that {data_dir / source['folder'] / source['expected_folders'][0]} exists (another place: DATA_DIR=...)."
     )

@@ -9,14 +9,15 @@ The data and its splits never depend on a run's seed.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from kdnb.datasets import duplicates, groups, phantom, reading
-from kdnb.datasets.cache import Cached, open_cache, remembered
+from kdnb.datasets import duplicates, groups, layouts, masks, phantom, reading
+from kdnb.datasets.cache import Cached, files_key, open_cache, remembered
 from kdnb.datasets.duplicates import COPIES_FROM, Twins
 from kdnb.datasets.folders import Listing
 from kdnb.datasets.groups import by_name, join
@@ -24,7 +25,7 @@ from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.datasets.tables import listing as listing_of
 from kdnb.errors import DataError
-from kdnb.runs import source_key
+from kdnb.runs import content_key, source_key
 from kdnb.settings import Settings, check
 from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, parts, table
 
@@ -175,6 +176,9 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
+    lesions, unread = _masks(listing, cached, image_size)
+    around = folder if folder.is_dir() else folder.parent
+    notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
     notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": whose}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
@@ -184,9 +188,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "expected": source.get("counts", {}),
         "folder_classes": folder_classes,
     }
-    return ImageSet(
-        name, cached.images, labels.astype(np.int64), tuple(classes.tolist()), group, ids, split, split_protocol=split_protocol, notes=notes
-    )
+    classes = tuple(classes.tolist())
+    return ImageSet(name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes)
 
 
 def _twins(cached: Cached, files: list[Path]) -> Twins:
@@ -197,6 +200,24 @@ def _twins(cached: Cached, files: list[Path]) -> Twins:
         return reading.decode(files[position])[0]
 
     return Twins(**remembered(key, lambda: vars(duplicates.find(load, cached.signatures, cached.digests))))
+
+
+def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarray | None, dict[Path, str]]:
+    """The lesions of all images, ``(N, H, W)`` bool (``None``: no image has a mask), read once; and masks that cannot be read."""
+    if not listing.masks:
+        return None, {}
+    files = [listing.masks[position] for position in cached.kept]
+    flat = [path for of_image in files for path in of_image]
+    key = content_key(files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks))
+
+    def make() -> dict[str, np.ndarray]:
+        found, bad = masks.squares(files, cached.metadata["width"], cached.metadata["height"], image_size)
+        return {"bits": np.packbits(found), "bad": np.array(list(map(str, bad)), str), "reasons": np.array(list(bad.values()), str)}
+
+    kept = remembered(f"{key}-masks", make)
+    shape = (len(files), image_size, image_size)
+    found = np.unpackbits(kept["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return found, dict(zip(map(Path, kept["bad"].tolist()), kept["reasons"].tolist(), strict=True))
 
 
 def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:
@@ -250,12 +271,14 @@ def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, f
 
 
 def _hashed(data: ImageSet) -> ImageSet:
-    """The same set with ``data_hash`` (images and labels) and ``split_hash`` (ids and split) filled in."""
+    """The same set with ``data_hash`` (images, labels and masks) and ``split_hash`` (ids and split) filled in."""
     from dataclasses import replace
 
     content = hashlib.sha256(data.labels.astype("<i8").tobytes())
     if "square_digests" in data.notes:  # hashed when the cache was built: no need to read every image again
         content.update("".join(data.notes["square_digests"]).encode())
+        if data.masks is not None:
+            content.update(np.packbits(data.masks))
     else:
         content.update(np.ascontiguousarray(data.images))
     rows = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))

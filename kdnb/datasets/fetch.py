@@ -34,7 +34,7 @@ def fetch(dataset: str, data_dir: Path) -> str:
         folder = locate(dataset, data_dir)
         return f"{dataset} is in {folder}: {listing(dataset, folder).understood()}."
     except DataNotFoundError:
-        if kind in OPTIONS:
+        if kind in OPTIONS or "kaggle" not in table()[kind]:
             raise
     target = data_dir / table()[kind]["folder"]
     _kaggle(kind, target)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdnb.datasets import layouts
 from kdnb.datasets.layouts import is_image, is_system, printable
+from kdnb.datasets.masks import pair
 from kdnb.errors import DataError
 
 
@@ -18,6 +19,7 @@ class Listing:
         files: paths. ids: paths relative to the source, printable. labels: class names. split: as published, or ``""``.
         skipped: id -> reason, for what looks as if it were meant to be an image and is not used. left_out: kind -> how many files are
             no samples.
+        masks: paths of the masks of each image, or empty where no image has one.
         persons: whose image it is (``""``: not known), or empty where nothing but names may tell. persons_from: what told.
         found_by: what told the classes, in a few words; ``""`` for class folders.
     """
@@ -28,6 +30,7 @@ class Listing:
     split: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    masks: list[list[Path]] = field(default_factory=list)
     persons: list[str] = field(default_factory=list)
     persons_from: str = ""
     found_by: str = ""
@@ -45,6 +48,7 @@ class Listing:
         if not set(self.split) - {""}:
             published = "no published split"
         line = f"{len(self.files)} images in {len(self.classes)} {self.found_by or 'class folders'}, {published}"
+        line += f", masks of {sum(map(bool, self.masks))} images" if self.masks else ""
         left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
         return line + (f"; left out: {left}" if left else "")
 
@@ -58,18 +62,20 @@ def scan(folder: Path) -> Listing:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
     layout = layouts.understand(folder)
-    found, left_out = Listing(skipped=layout.skipped), layout.left_out
+    found, beside = Listing(skipped=layout.skipped), []
     for place, label, split in layout.places:
-        _add_class(found, folder, place, label, split, left_out)
-    found.left_out = dict(left_out)
+        beside += _add_class(found, folder, place, label, split, layout)
+    found.masks, lost = pair(found.files, beside, layout.masks)
+    found.masks = found.masks if any(found.masks) else []
+    found.left_out = dict(layout.left_out) | ({"masks of no image, or of several": lost} if lost else {})
     _check_read(found, folder, {label for _, label, _ in layout.places})
     check_classes(found, folder)
     return sort(found)
 
 
-def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, left_out: Counter) -> None:
-    """Add the images below one class folder, each real folder once, so that a loop of links ends."""
-    visited = set()
+def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, layout: layouts.Layout) -> list[Path]:
+    """Add the images below one class folder, each real folder once, so that a loop of links ends; returns the masks beside them."""
+    visited, beside = set(), []
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         here = Path(place)
@@ -81,9 +87,9 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
         visited.add(real)
         for name in folders:
             if is_system(name):
-                layouts.count_system(here / name, left_out)
+                layouts.count_system(here / name, layout.left_out)
         masks = [name for name in folders if layouts.is_mask_folder(here, name)]
-        left_out.update({"masks": sum(len(names) for mask in masks for _, _, names in os.walk(here / mask))} if masks else {})
+        layout.masks += [(here, here / name) for name in masks]
         folders[:] = sorted(name for name in folders if not is_system(name) and name not in masks)
         stems = {os.path.splitext(name)[0] for name in files}
         for name in sorted(files):
@@ -92,7 +98,7 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
             path = here / name
             identity = f"{relative}/{printable(name)}"
             if is_image(path) and layouts.masked(name, stems):
-                left_out["masks"] += 1
+                beside.append(path)
             elif is_image(path):
                 found.files.append(path)
                 found.ids.append(identity)
@@ -101,6 +107,7 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
             else:
                 ending = layouts.refused_format(name)
                 found.skipped[identity] = f"a {ending} file, which is not read" if ending else "not named like an image"
+    return beside
 
 
 def _check_read(found: Listing, folder: Path, folders: set[str]) -> None:
@@ -135,5 +142,5 @@ def check_classes(found: Listing, source: Path) -> None:
 def sort(found: Listing) -> Listing:
     """The same listing with its images in the order of their ids."""
     order = sorted(range(len(found.ids)), key=found.ids.__getitem__)
-    columns = ("files", "ids", "labels", "split", "persons")
+    columns = ("files", "ids", "labels", "split", "masks", "persons")
     return replace(found, **{name: [getattr(found, name)[k] for k in order if getattr(found, name)] for name in columns})

@@ -60,12 +60,13 @@ class Layout:
 
     Attributes:
         places: (folder, class name, split as published or ``""``) of every class folder. left_out: what is no sample -> how many files.
-        skipped: folder -> reason.
+        skipped: folder -> reason. masks: (folder below which the images lie, folder of their masks).
     """
 
     places: list[tuple[Path, str, str]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
+    masks: list[tuple[Path, Path]] = field(default_factory=list)
 
 
 def understand(folder: Path) -> Layout:
@@ -120,8 +121,13 @@ def refused_format(name: str) -> str:
 
 def masked(name: str, stems: set[str]) -> bool:
     """Whether ``x_mask.png`` lies beside an ``x`` of the folder's ``stems``: then it is the truth of that image, no sample."""
+    return mask_of(name) in stems
+
+
+def mask_of(name: str) -> str:
+    """The name, without ending, of the image that a mask is called after (``x`` for ``x_mask_1.png``), or ``""``."""
     found = _MASK_NAME.fullmatch(os.path.splitext(name)[0])
-    return bool(found) and found[1] in stems
+    return found[1] if found else ""
 
 
 def formats_read() -> str:
@@ -371,7 +377,7 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
             layout.left_out[f"files in {printable(name)}, which holds the classes again"] += _files_below(folder / name, is_image)
             continue
         if name in masks:
-            layout.left_out["masks"] += _files_below(folder / name, is_image)
+            layout.masks.append((folder, folder / name))
             continue
         within = {} if split else _published(folder / name)
         for sub, part in within.items():

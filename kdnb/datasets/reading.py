@@ -75,13 +75,18 @@ def _one_channel(image: Image.Image) -> Image.Image:
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
     """Resize a grey or RGB image into a ``(size, size, 3)`` uint8 square: aspect ratio kept, antialiased, black around it."""
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    top, left, height, width = box(*image.size, size)
     small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     square = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = small[..., None] if small.ndim == 2 else small
     return square
+
+
+def box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Where an image lies in its square: top, left, height, width, in pixels of the square."""
+    scale = size / max(width, height)
+    width, height = (max(1, round(side * scale)) for side in (width, height))
+    return (size - height) // 2, (size - width) // 2, height, width
 
 
 def decode(path: Path) -> tuple[Image.Image, str]:

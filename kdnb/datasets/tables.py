@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kdnb.datasets import layouts
 from kdnb.datasets.folders import Listing, check_classes, scan, sort
 from kdnb.datasets.layouts import class_name, is_image, is_system, printable
+from kdnb.datasets.masks import pair
 from kdnb.errors import DataError
 from kdnb.sources import parts, table
 
@@ -80,6 +81,8 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     if "person" in columns:
         found.persons = [frame[columns["person"]].iat[row] for row in rows.values()]
         found.persons_from = f"the column {columns['person']!r} of {path.name}"
+    if options.get("mask") != "off":
+        found.masks = _masks(frame, columns.get("mask"), files, rows, found.left_out)
     unnamed = len(files.images - set(rows))
     if unnamed:
         found.left_out["images that the table does not name or label"] += unnamed
@@ -225,18 +228,29 @@ class _Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.images: set[Path] = set()
+        self._masks: list[Path] = []
+        self._mask_folders: list[tuple[Path, Path]] = []
         self._named: dict[str, list[Path]] = defaultdict(list)
         for place, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not is_system(name))
             masks = {name for name in folders if layouts.is_mask_folder(Path(place), name)}
+            self._mask_folders += [(Path(place), Path(place, name)) for name in sorted(masks)]
             folders[:] = [name for name in folders if name not in masks]
             stems = {os.path.splitext(name)[0] for name in names}
             for name in sorted(names):
                 path = Path(place, name)
-                if not is_system(name) and not layouts.masked(name, stems) and is_image(path):
+                if is_system(name) or not is_image(path):
+                    continue
+                if layouts.masked(name, stems):
+                    self._masks.append(path)
+                else:
                     self.images.add(path)
                     for key in {name.casefold(), os.path.splitext(name)[0].casefold()}:
                         self._named[key].append(path)
+
+    def masks(self, images: list[Path]) -> list[list[Path]]:
+        """The masks that lie beside the images, as in folders."""
+        return pair(images, self._masks, self._mask_folders)[0]
 
     def find(self, value: str, label: str = "", split: str = "") -> list[Path]:
         """Every image that ``value`` may name; of several, those in a folder called like the row's class, or else its split."""
@@ -253,6 +267,18 @@ class _Files:
         ):
             found = found if len(found) < 2 else [path for path in found if fits(path)] or found
         return found
+
+
+def _masks(frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[Path, int], left_out: Counter) -> list[list[Path]]:
+    """The masks of each image, from a column (several of an image joined by a bar) or beside the images; empty if there are none."""
+    if column is None:
+        masks = files.masks(list(rows))
+    else:
+        values = [[value.strip() for value in frame[column].iat[row].split("|")] for row in rows.values()]
+        found = [[files.folder / value.replace("\\", "/") for value in of_image if value] for of_image in values]
+        masks = [[path for path in of_image if path.is_file()] for of_image in found]
+        _count(left_out, "masks that are not there", sum(map(len, found)) - sum(map(len, masks)))
+    return masks if any(masks) else []
 
 
 def _rows(
