@@ -108,7 +108,9 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
             return candidate
     where = f"dataset {kind!r} is not in {data_dir}"
     if "by_hand" in source:
-        raise DataNotFoundError(f"{where}: from {source['url']} {source['by_hand']}, all in {data_dir / source['folder']}.")
+        raise DataNotFoundError(
+            f"{where}: from {source['url']} {source['by_hand']}, all in {data_dir / source['folder']} (another place: DATA_DIR=...)."
+        )
     raise DataNotFoundError(
         f"{where}: run `make data DATASET={kind}`, or download {source['url']} by hand and unpack "
         f"it so that {data_dir / source['folder'] / source['expected_folders'][0]} exists (another place: DATA_DIR=...)."

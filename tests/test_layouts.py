@@ -194,7 +194,7 @@ REFUSED = {  # what is built -> what the sentence must name
     ".mat": (lambda root: touch(root, "1/a.mat", "2/a.mat"), ["2 .mat", ".png"]),
     ".npy": (lambda root: touch(root, "cat/a.npy", "dog/a.NPY"), ["2 .npy", ".png"]),
     ".heic": (lambda root: touch(root, "cat/a.HEIC", "dog/a.heic"), ["2 .heic", ".jpg"]),
-    ".nii.gz": (lambda root: touch(root, "AD/a.nii.gz", "CN/a.nii"), ["1 .nii, 1 .nii.gz", ".dcm"]),
+    ".mha": (lambda root: touch(root, "AD/a.mha", "CN/a.nrrd"), ["1 .mha, 1 .nrrd", ".dcm", ".nii.gz"]),
     "one class of .heic": (lambda root: (put(root, "cat"), touch(root, "dog/a.heic")), ["1 .heic"]),
 }
 

@@ -179,7 +179,9 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     lesions, unread = _masks(listing, cached, image_size)
     around = folder if folder.is_dir() else folder.parent
     notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
-    notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": whose}
+    several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
+    layout = listing.understood() + (f"; of {several} files with several frames or slices the middle one" if several else "")
+    notes |= {"layout": layout, "left_out": listing.left_out, "persons": whose}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
         "twins": twins,
@@ -267,7 +269,7 @@ def _found(named: np.ndarray, how: str) -> str:
 def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:
     for number, label in enumerate(classes):
         if len(np.unique(groups[labels == number])) < 2:
-            raise DataError(f"class {label!r} in {folder} has fewer than two independent images: add some, or remove the class.")
+            raise DataError(f"class {str(label)!r} in {folder} has fewer than two independent images: add some, or remove the class.")
 
 
 def _hashed(data: ImageSet) -> ImageSet:

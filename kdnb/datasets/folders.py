@@ -91,7 +91,7 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
         masks = [name for name in folders if layouts.is_mask_folder(here, name)]
         layout.masks += [(here, here / name) for name in masks]
         folders[:] = sorted(name for name in folders if not is_system(name) and name not in masks)
-        stems = {os.path.splitext(name)[0] for name in files}
+        stems = {layouts.stem(name) for name in files}
         for name in sorted(files):
             if is_system(name):
                 continue

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdnb.datasets.reading import SUFFIXES, is_dicom
+from kdnb.datasets.reading import NIFTI, SUFFIXES, is_dicom
 from kdnb.errors import DataError
 from kdnb.sources import TABLE_ENDINGS
 
@@ -49,7 +49,7 @@ _SYSTEM_FOLDERS = _vocabulary(
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".parquet", ".ods")
-REFUSED = (".nii.gz", ".nii", ".mat", ".npy", ".npz", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".h5", ".hdf5")
+REFUSED = (".mat", ".npy", ".npz", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".h5", ".hdf5")
 REFUSED += (".svs", ".ndpi", ".mrxs", ".czi", ".tfrecord", ".tfrecords", ".pkl", ".pickle", ".pt", ".parquet", ".zip", ".rar", ".7z", ".gz")
 _MASK_NAME = re.compile(r"(.+?)[ _\-.]+(?:mask|seg|segmentation|gt|groundtruth|ground_truth|annotation)s?(?:[ _\-]?\(?\d+\)?)?", re.I)
 
@@ -106,7 +106,7 @@ def is_system(name: str) -> bool:
 def is_image(path: Path) -> bool:
     """Whether a file is named like an image, or has no ending (or a number, as in a UID) and is DICOM."""
     ending = path.suffix.lower()
-    if ending in SUFFIXES:
+    if ending in SUFFIXES or path.name.lower().endswith(NIFTI):
         return True
     try:
         return (not ending or ending[1:].isdigit()) and path.is_file() and is_dicom(path)
@@ -124,15 +124,20 @@ def masked(name: str, stems: set[str]) -> bool:
     return mask_of(name) in stems
 
 
+def stem(name: str) -> str:
+    """A file's name without its ending, be it ``.nii.gz``."""
+    return name[:-7] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[0]
+
+
 def mask_of(name: str) -> str:
     """The name, without ending, of the image that a mask is called after (``x`` for ``x_mask_1.png``), or ``""``."""
-    found = _MASK_NAME.fullmatch(os.path.splitext(name)[0])
+    found = _MASK_NAME.fullmatch(stem(name))
     return found[1] if found else ""
 
 
 def formats_read() -> str:
     """The endings that are read, for a message."""
-    return ", ".join(sorted(SUFFIXES))
+    return ", ".join(sorted((*SUFFIXES, *NIFTI)))
 
 
 def folders(folder: Path) -> list[str]:
@@ -404,7 +409,5 @@ def is_mask_folder(folder: Path, name: str) -> bool:
 
 def _stems(folder: Path) -> set[str]:
     return {
-        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", os.path.splitext(name)[0], flags=re.I)
-        for _, _, files in os.walk(folder)
-        for name in files
+        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", stem(name), flags=re.I) for _, _, files in os.walk(folder) for name in files
     }

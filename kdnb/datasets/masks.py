@@ -24,8 +24,8 @@ def pair(images: list[Path], found: list[Path], folders: list[MaskFolder]) -> tu
     masks: list[list[Path]] = [[] for _ in images]
     beside, named = defaultdict(list), defaultdict(list)
     for place, image in enumerate(images):
-        beside[image.parent, image.stem].append(place)
-        named[image.stem].append(place)
+        beside[image.parent, layouts.stem(image.name)].append(place)
+        named[layouts.stem(image.name)].append(place)
     lost = 0
     for mask in found:
         owners = beside[mask.parent, layouts.mask_of(mask.name)]
@@ -36,7 +36,7 @@ def pair(images: list[Path], found: list[Path], folders: list[MaskFolder]) -> tu
         for here, _, names in os.walk(folder):
             for name in sorted(name for name in names if layouts.is_image(Path(here, name)) and not layouts.is_system(name)):
                 mask = Path(here, name)
-                owners = named[mask.stem] or named[layouts.mask_of(name)]
+                owners = named[layouts.stem(name)] or named[layouts.mask_of(name)]
                 owners = [place for place in owners if around in images[place].parents]
                 inner = mask.relative_to(folder).parent.parts
                 owners = [place for place in owners if images[place].parent.parts[-len(inner) :] == inner] if inner else owners

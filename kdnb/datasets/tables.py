@@ -165,7 +165,7 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
 
 
 def _like_image(value: str) -> bool:
-    return Path(value).suffix.lower() in layouts.SUFFIXES
+    return value.lower().endswith((*layouts.SUFFIXES, *layouts.NIFTI))
 
 
 def _listed(names: "list[str] | pd.Index") -> str:
@@ -236,7 +236,7 @@ class _Files:
             masks = {name for name in folders if layouts.is_mask_folder(Path(place), name)}
             self._mask_folders += [(Path(place), Path(place, name)) for name in sorted(masks)]
             folders[:] = [name for name in folders if name not in masks]
-            stems = {os.path.splitext(name)[0] for name in names}
+            stems = {layouts.stem(name) for name in names}
             for name in sorted(names):
                 path = Path(place, name)
                 if is_system(name) or not is_image(path):
@@ -245,7 +245,7 @@ class _Files:
                     self._masks.append(path)
                 else:
                     self.images.add(path)
-                    for key in {name.casefold(), os.path.splitext(name)[0].casefold()}:
+                    for key in {name.casefold(), layouts.stem(name).casefold()}:
                         self._named[key].append(path)
 
     def masks(self, images: list[Path]) -> list[list[Path]]:
