@@ -13,8 +13,9 @@ from kdnb.errors import DataNotFoundError, ParameterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHANTOM_VARIANTS = ("", "certain", "shortcut", "fundus", "volume")
-# What may follow a path, as in table:labels.csv:label=dx,person=off. A table's columns have usual names; "off" leaves one out.
-OPTIONS = {"folder": ("person",), "table": ("image", "label", "split", "person", "mask", "images")}
+# What may follow a path, as in table:labels.csv:label=dx,person=off: a table's columns ("off" leaves one out), the folder of its images,
+# and of published folds the one that tests.
+OPTIONS = {"folder": ("person", "test"), "table": ("image", "label", "split", "test", "person", "mask", "images")}
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -65,8 +66,8 @@ def check_name(dataset: str) -> str:
     if not known:
         raise ParameterError(f"dataset is {dataset!r}, but it must be one of: {allowed()}.")
     for option, value in options.items():
-        if option not in OPTIONS[kind] or (kind == "folder" and value != "off"):
-            usual = "person=off" if kind == "folder" else ", ".join(f"{name}=..." for name in OPTIONS[kind])
+        if option not in OPTIONS[kind] or ((kind, option) == ("folder", "person") and value != "off"):
+            usual = "person=off, test=FOLD" if kind == "folder" else ", ".join(f"{name}=..." for name in OPTIONS[kind])
             raise ParameterError(f"dataset is {dataset!r}, but what follows the path must be of: {usual}; not {option}={value}.")
     return dataset
 

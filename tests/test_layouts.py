@@ -12,6 +12,7 @@ from kdnb.datasets import cache, describe, fetch, load
 from kdnb.datasets.folders import scan
 from kdnb.datasets.groups import persons_by_name
 from kdnb.errors import DataError
+from kdnb.sources import parts
 
 
 def put(root: Path, *places: str, count: int = 2, name: str = "img_{}.png") -> None:
@@ -178,8 +179,8 @@ REFUSED = {  # what is built -> what the sentence must name
     ),
     "tasks numbered": (lambda root: put(root, *pairs("Task1", "Task2")), ["Task1", "Task2"]),
     "tasks without the word": (lambda root: put(root, *pairs("Segmentation", "Classification")), ["/Classification"]),
-    "folds": (lambda root: put(root, *pairs("fold_1", "fold_2")), ["fold_1", "fold_2"]),
-    "folds, short": (lambda root: put(root, *pairs("Fold0", "Fold1", "Fold2")), ["Fold0", "/Fold0"]),
+    "folds": (lambda root: put(root, *pairs("fold_1", "fold_2")), ["fold_1, fold_2", ":test=fold_1"]),
+    "folds, short": (lambda root: put(root, *pairs("Fold0", "Fold1", "Fold2")), ["Fold0", ":test=Fold0"]),
     "folds with splits": (lambda root: put(root, *pairs("fold1/train", "fold2/train")), ["fold1", "fold2"]),
     "patients above classes": (lambda root: put(root, *pairs("patient_01", "patient_02")), ["patient_01", "benign/patient_07"]),
     "subjects": (lambda root: put(root, "sub-01", "sub-02"), ["sub-01", "sub-02"]),
@@ -209,7 +210,20 @@ def test_refused_with_what_to_give(case, tmp_path):
     assert all(word in message for word in words), message
     assert message.endswith(".") and "\n" not in message
     for folder in re.findall(r"folder:(\S+?)[.,]?(?:\s|$)", message):
-        assert Path(folder).is_dir(), "the folder to give exists"
+        assert Path(parts(f"folder:{folder}")[1]).is_dir(), "the folder to give exists"
+
+
+@pytest.mark.parametrize("names", [("fold_1", "fold_2", "fold_3"), ("Fold0", "Fold1", "Fold2"), ("cv1", "cv2", "cv3")])
+def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
+    put(tmp_path / "set", *pairs(*names))
+    found = scan(tmp_path / "set", names[1])
+    assert found.classes == ("cat", "dog") and len(found.files) == 12
+    assert {identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"} == {names[1]}
+    with pytest.raises(DataError, match="no fold 'other'"):
+        scan(tmp_path / "set", "other")
+    put(tmp_path / "plain", "cat", "dog")
+    with pytest.raises(DataError, match="no folds at all"):
+        scan(tmp_path / "plain", "fold_1")
 
 
 def test_the_same_letters_are_one_class(tmp_path):

@@ -1,5 +1,7 @@
 """Pixels of every kind that people have, against pydicom, nibabel's own volumes, and pictures whose values are known."""
 
+import gzip
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -200,7 +202,9 @@ def test_run_length_coding_is_read_and_damage_is_one_line(tmp_path):
         file.save_as(path)
         with pytest.raises(DataError) as caught:
             decode(path)
-        assert "\n" not in str(caught.value) and len(str(caught.value)) <= 150
+        assert re.fullmatch(
+            r"pixels packed as JPEG[^,\n]*, which (are damaged|no plug-in here reads).*: (fetch|convert) the file.*", str(caught.value)
+        )
 
 
 def test_packing_without_a_plug_in_is_named_with_its_cure(tmp_path, monkeypatch):
@@ -261,8 +265,8 @@ def test_other_shapes_of_nifti(tmp_path):
     hole[:3] = np.nan
     nibabel.save(nibabel.Nifti1Image(hole, np.eye(4)), tmp_path / "x.nii")
     assert not pixels(tmp_path / "x.nii")[:, -3:].any() and pixels(tmp_path / "x.nii").max() == 255
-    (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8b" + bytes(50))
-    with pytest.raises(DataError):
+    (tmp_path / "broken.nii.gz").write_bytes(gzip.compress(bytes(600)))
+    with pytest.raises(DataError, match="no NIfTI inside"):
         decode(tmp_path / "broken.nii.gz")
 
 

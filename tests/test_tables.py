@@ -144,6 +144,20 @@ def test_a_published_split_in_a_column(case, column, tmp_path):
     assert "published split (train 2, val 2, test 2)" in found.understood()
 
 
+def test_published_folds_in_a_column(tmp_path):
+    images = [f"{k}.png" for k in range(6)]
+    put(tmp_path, *images)
+    table = write(tmp_path / "t.csv", "image,label,fold\n" + "".join(f"{image},{'ab'[k % 2]},{k // 2}\n" for k, image in enumerate(images)))
+    with pytest.raises(DataError, match="has folds in its column 'fold': add test=0"):
+        read(table)
+    assert read(table, {"test": "1"}).split == ["train", "train", "test", "test", "train", "train"]
+    assert set(read(table, {"split": "off"}).split) == {""}
+    with pytest.raises(DataError, match="has no '7', only 0, 1, 2"):
+        read(table, {"test": "7"})
+    with pytest.raises(DataError, match="no column of folds"):
+        read(write(tmp_path / "u.csv", "image,label\n" + AB), {"test": "1"})
+
+
 LEFT_OUT = {  # what is appended to the rows -> what is said
     "several labels": ("4.png,a|b\n", "1 rows with several labels"),
     "a list of labels": ("4.png,\"['a', 'b']\"\n", "1 rows with several labels"),

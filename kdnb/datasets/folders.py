@@ -53,7 +53,7 @@ class Listing:
         return line + (f"; left out: {left}" if left else "")
 
 
-def scan(folder: Path) -> Listing:
+def scan(folder: Path, test: str = "") -> Listing:
     """List every image under ``folder``, as :func:`kdnb.datasets.layouts.understand` understands it.
 
     What lies deeper inside a class folder belongs to the class; masks beside their images do not, nor does what systems leave.
@@ -61,7 +61,7 @@ def scan(folder: Path) -> Listing:
     Raises:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
-    layout = layouts.understand(folder)
+    layout = layouts.understand(folder, test)
     found, beside = Listing(skipped=layout.skipped), []
     for place, label, split in layout.places:
         beside += _add_class(found, folder, place, label, split, layout)

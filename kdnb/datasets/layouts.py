@@ -69,8 +69,8 @@ class Layout:
     masks: list[tuple[Path, Path]] = field(default_factory=list)
 
 
-def understand(folder: Path) -> Layout:
-    """Find the class folders below ``folder``.
+def understand(folder: Path, test: str = "") -> Layout:
+    """Find the class folders below ``folder``; ``test``: of published folds the one that is the test set.
 
     Raises:
         DataError: the folder cannot be read, or holds something else than class folders; one sentence names what to give instead.
@@ -78,13 +78,27 @@ def understand(folder: Path) -> Layout:
     layout = Layout()
     root = _descend(folder, layout)
     splits = _published(root)
-    if splits:
+    folds = [] if splits else _folds(root)
+    if test:
+        if test not in folds:
+            raise DataError(f"{root} has no fold {test!r} ({_listed(folds) or 'no folds at all'}): name one, or leave out test=.")
+        for name in folds:
+            _add_classes(root / name, "test" if name == test else "train", layout)
+            _count_loose(root / name, layout)
+    elif splits:
         _add_splits(root, splits, layout)
     else:
         _check_names(root, layout)
         _add_classes(root, "", layout)
     _count_loose(root, layout)
     return layout
+
+
+def _folds(root: Path) -> list[str]:
+    """The folders of published folds, each with all classes; empty if they are something else."""
+    names = [name for name in folders(root) if _holds(root / name)]
+    folds = len(names) > 1 and all(_within(name, _FOLDS, _FILLERS, frozenset(_SPLIT_OF), numbered=True) for name in names)
+    return names if folds and not any(_published(root / name) for name in names) else []
 
 
 def printable(path: str) -> str:
@@ -304,7 +318,8 @@ def _check_names(root: Path, layout: Layout) -> None:
                     )
     first = root / names[0]
     if all(_within(name, _FOLDS, _FILLERS, _split_words(), numbered=True) for name in names):
-        raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: give one of them, such as folder:{first}.")
+        cure = f"say which tests, as folder:{root}:test={names[0]}" if _folds(root) else f"give one of them, such as folder:{first}"
+        raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: {cure}.")
     if any("task" in name_words(name) or "tasks" in name_words(name) for name in names) or all(
         set(name_words(name)) & _TASKS for name in names
     ):

@@ -9,6 +9,7 @@ side.
 """
 
 import hashlib
+import re
 import stat
 import sys
 import warnings
@@ -222,9 +223,10 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
         try:
             pixels = pixel_array(path, index=frames // 2, transfer_syntax_uid=syntax)
         except (RuntimeError, NotImplementedError) as error:
-            if syntax.is_compressed and not _can_unpack(syntax):
-                raise DataError(f"pixels packed as {syntax.name[:60]}, which no plug-in here reads: convert the file") from error
-            raise
+            packing = re.split(r"[,(]", syntax.name)[0].strip()[:40]
+            if not _can_unpack(syntax):
+                raise DataError(f"pixels packed as {packing}, which no plug-in here reads: convert the file") from error
+            raise DataError(f"pixels packed as {packing}, which are damaged or not of that kind: fetch the file again") from error
         kind = f"DICOM {header.PhotometricInterpretation}" + (f", one of {frames} frames" if frames > 1 else "")
         if header.PhotometricInterpretation == "PALETTE COLOR":
             colours = apply_color_lut(pixels, header)
@@ -261,7 +263,10 @@ def _nifti(path: Path) -> tuple[Image.Image, str]:
     import nibabel
     from nibabel.orientations import io_orientation
 
-    volume = nibabel.load(path)
+    try:
+        volume = nibabel.load(path)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise DataError("no NIfTI inside, whatever the name: fetch the file again") from error
     shape, dtype = volume.shape, volume.get_data_dtype()
     if dtype.fields or len(shape) < 2 or 0 in shape:
         raise DataError(f"a NIfTI of shape {shape} and type {dtype}, which has no grey slices")

@@ -28,7 +28,7 @@ _USUAL = {
     "imageid img img_name img_path img_id picture scan dicom id_code mri_id isic_id name id",
     "label": "label labels class classes class_name class_label diagnosis dx finding_labels finding_label finding target category "
     "level grade retinopathy_grade severity group cdr pathology disease benign_malignant y",
-    "split": "split subset partition set phase usage data_split",
+    "split": "split subset partition set phase usage data_split fold folds kfold",
     "person": "person person_id patient_group patient patient_id subject subject_id participant participant_id pid case_id lesion_id",
     "mask": "mask mask_path mask_file mask_name mask_filename segmentation segmentation_path",
 }
@@ -48,15 +48,16 @@ def listing(dataset: str, place: Path) -> Listing:
     source = table().get(kind, {})
     if "table" in source:
         return read(place / source["table"], source.get("columns", {}))
-    return scan(place)
+    return scan(place, options.get("test", ""))
 
 
 def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     """List the images that a table names.
 
     Args:
-        options: ``image``, ``label``, ``split``, ``person``, ``mask``: a column's name, or ``"off"`` for none; ``images``: the folder
-            below which the images lie, relative to the table's.
+        options: ``image``, ``label``, ``split``, ``person``, ``mask``: a column's name, or ``"off"`` for none; ``test``: the value of the
+            split column (a column of folds, say) that stands for the test set, all others for training; ``images``: the folder below
+            which the images lie, relative to the table's.
 
     Raises:
         DataError: no column for the images or the labels, values that are no splits, images that are not there or not one for a row.
@@ -64,13 +65,13 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     options = dict(options or {})
     frame = _frame(path)
     root = path.parent
-    below = root / options.pop("images", "")
+    below, test = root / options.pop("images", ""), options.pop("test", "")
     if not below.is_dir():
         raise DataError(f"{below} is no folder: let images= name the folder below which the images of {path} lie.")
     columns = _columns(frame, options, path)
     found = Listing(left_out=Counter())
     labels = _labels(frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out)
-    splits = _splits(frame, columns.get("split"), path)
+    splits = _splits(frame, columns.get("split"), path, test)
     files = _Files(below)
     rows = _rows(frame, columns, labels, splits, files, path, found.left_out)
     for file, row in rows.items():
@@ -203,12 +204,22 @@ def _count(left_out: Counter, what: str, count: int) -> None:
         left_out[what] += count
 
 
-def _splits(frame: "pd.DataFrame", column: str | None, path: Path) -> list[str]:
-    """The published split of each row, ``""`` where there is none."""
-    if column is None:
+def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) -> list[str]:
+    """The published split of each row, ``""`` where there is none; ``test``: the value that stands for the test set, if it is said."""
+    if column is None and not test:
         return [""] * len(frame)
+    if column is None:
+        raise DataError(f"{path} has no column of folds, so {test!r} cannot be the test set: name it, split=COLUMN.")
     values = set(frame[column]) - {""}
+    if test:
+        if test not in values:
+            raise DataError(f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE.")
+        return ["test" if value == test else "train" for value in frame[column]]
     said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
+    if _key(column) in ("fold", "folds", "kfold") and not any(said.values()):
+        raise DataError(
+            f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, behind its path."
+        )
     if values <= set(_NUMBERED) and len(values) > 1:
         said |= _NUMBERED
     elif set(map(str.casefold, values)) == {"training", "publictest", "privatetest"}:
