@@ -219,6 +219,14 @@ def test_columns_and_folders_can_be_named(tmp_path):
         read(path, {"images": "middle"})
 
 
+def test_links_are_followed_and_a_loop_of_them_ends(tmp_path):
+    put(tmp_path / "disk", *FOUR)
+    path = write(tmp_path / "set" / "t.csv", "image,label\n" + AB)
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "again").symlink_to(tmp_path / "set")
+    assert read(path).ids == [f"images/{name}" for name in FOUR]
+
+
 def test_the_name_of_a_table_is_checked_before_anything_is_installed(tmp_path, monkeypatch):
     put(tmp_path, *FOUR)
     path = write(tmp_path / "my: labels=1.csv", "image,label\n" + AB)

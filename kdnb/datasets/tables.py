@@ -242,7 +242,12 @@ class _Files:
         self._masks: list[Path] = []
         self._mask_folders: list[tuple[Path, Path]] = []
         self._named: dict[str, list[Path]] = defaultdict(list)
-        for place, folders, names in os.walk(folder):
+        visited: set[str] = set()
+        for place, folders, names in os.walk(folder, followlinks=True):
+            if os.path.realpath(place) in visited:  # a loop of links ends
+                folders.clear()
+                continue
+            visited.add(os.path.realpath(place))
             folders[:] = sorted(name for name in folders if not is_system(name))
             masks = {name for name in folders if layouts.is_mask_folder(Path(place), name)}
             self._mask_folders += [(Path(place), Path(place, name)) for name in sorted(masks)]
