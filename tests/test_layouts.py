@@ -191,6 +191,7 @@ REFUSED = {  # what is built -> what the sentence must name
     "images and masks": (lambda root: put(root, *pairs("images", "masks")), ["/images"]),
     "images and labels, flat": (lambda root: put(root, "images", "labels"), ["images", "labels"]),
     "detection set": (lambda root: put(root, "train/images", "train/labels", "valid/images"), ["images"]),
+    "half split": (lambda root: (put(root, "cat/train", "cat/test"), put(root, "dog")), ["'dog'", "train and test"]),
     "no training": (lambda root: put(root, "val", "test"), ["val", "test"]),
     ".mat": (lambda root: touch(root, "1/a.mat", "2/a.mat"), ["2 .mat", ".png"]),
     ".npy": (lambda root: touch(root, "cat/a.npy", "dog/a.NPY"), ["2 .npy", ".png"]),

@@ -76,6 +76,10 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
         [f"images/{name}" for name in FOUR] + [f"masks/{name}" for name in FOUR],
     ),
     "masks beside": ("image,label\n" + AB.replace(".png", ""), FOUR + [name.replace(".png", "_mask.png") for name in FOUR]),
+    "an empty cell too many": ("image,label\n" + AB.replace("\n", ",\n"), FOUR),
+    "a comma in quotes": ("image,label,note\n" + AB.replace("\n", ',"x, y"\n'), FOUR),
+    "a line break in quotes": ('image,label,"a\nnote"\n' + AB.replace("\n", ',"x\ny"\n'), FOUR),
+    "rows cut short": ("image,label,note\n" + AB, FOUR),
     "a row twice": ("image,label\n" + AB + "0.png,a\n", FOUR),
 }
 
@@ -144,6 +148,14 @@ def test_a_published_split_in_a_column(case, column, tmp_path):
     assert "published split (train 2, val 2, test 2)" in found.understood()
 
 
+def test_a_row_without_a_split_is_left_out_and_counted(tmp_path):
+    images = [f"{k}.png" for k in range(6)]
+    put(tmp_path, *images)
+    rows = "".join(f"{image},{'ab'[k % 2]},{('train', 'test', '')[k // 2]}\n" for k, image in enumerate(images))
+    found = read(write(tmp_path / "t.csv", "image,label,split\n" + rows))
+    assert found.split == ["train", "train", "test", "test"] and "2 rows without a split" in found.understood()
+
+
 def test_published_folds_in_a_column(tmp_path):
     images = [f"{k}.png" for k in range(6)]
     put(tmp_path, *images)
@@ -187,8 +199,8 @@ REFUSED = {  # table's text -> what the sentence must name
     "no training": ("image,label,split\n0.png,a,test\n1.png,b,test\n", ["no training rows", "split=off"]),
     "test lacks a class": ("image,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,test\n", ["'b'", "only one of train and test"]),
     "no rows": ("image,label\n", ["no rows"]),
-    "nothing": ("", ["cannot be read as a table"]),
-    "ragged": ("image,label\n0.png,a,b,c\n1.png\n2.png,b,c,d,e\n", ["cannot be read as a table"]),
+    "nothing": ("", ["no rows"]),
+    "ragged": ("image,label\n0.png,a\n1.png,b,c\n", ["row 3", "quotes"]),
     "only several labels": ("image,label\n0.png,a|b\n1.png,b|c\n", ["no image with one label"]),
     "several files for a name": ("image,label\ntwice,a\n1,b\n", ["'twice'", "images=FOLDER"]),
 }

@@ -132,6 +132,11 @@ def check_classes(found: Listing, source: Path) -> None:
     classes = "classes" if found.found_by else "class folders"
     if len(found.classes) < 2:
         raise DataError(f"{source} has one class, {found.labels[0]!r}: a classifier needs at least two {classes}.")
+    half = [label for label, split in zip(found.labels, found.split, strict=True) if not split]
+    if half and any(found.split):
+        raise DataError(f"class {half[0]!r} in {source} is not split into train and test as others are: give all the same folders.")
+    if any(found.split) and "train" not in found.split:
+        raise DataError(f"{source} has no training images, only {', '.join(sorted(set(found.split)))}: give the folder that has both.")
     by_split = {split: {label for label, s in zip(found.labels, found.split, strict=True) if s == split} for split in set(found.split)}
     for split, present in sorted(by_split.items()):
         odd = sorted(present ^ by_split.get("train", present))

@@ -5,6 +5,7 @@ lie anywhere below the table's folder (or ``images=FOLDER``); they are found by 
 in a table is text: classes called ``01``, ``none``, ``NaN`` or ``True`` keep their names.
 """
 
+import csv
 import io
 import os
 import re
@@ -72,6 +73,9 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     found = Listing(left_out=Counter())
     labels = _labels(frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out)
     splits = _splits(frame, columns.get("split"), path, test)
+    if any(splits):
+        _count(found.left_out, "rows without a split", splits.count(""))
+        labels = [label if split else "" for label, split in zip(labels, splits, strict=True)]
     files = _Files(below)
     rows = _rows(frame, columns, labels, splits, files, path, found.left_out)
     for file, row in rows.items():
@@ -94,28 +98,31 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
 
 
 def _frame(path: Path) -> "pd.DataFrame":
-    """The table as text, without blanks around its cells; what is missing is ``""``."""
+    """The table as text, on one line and without blanks around it; what is missing is ``""``."""
     import pandas as pd  # here: processes that only decode images import this module too
 
     try:
         if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
-            frame = frame.astype("string").fillna("").astype(object)
+            stored = pd.read_parquet(path, dtype_backend="numpy_nullable").astype("string").fillna("")
+            names, *rows = [list(stored.columns), *stored.to_numpy().tolist()]
         else:
             text = _text(path.read_bytes())
-            first = text.split("\n", 1)[0]
-            mark = max(",\t;|", key=first.count)
-            frame = pd.read_csv(io.StringIO(text), sep=mark, dtype=str, keep_default_na=False, index_col=False)
+            first = text.lstrip().split("\n", 1)[0]
+            names, *rows = list(csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)) or [[]]
     except ImportError as error:
         raise DataError(f"{path} needs a package that is not installed (pyarrow): save the table as CSV.") from error
     except Exception as error:  # parsers of damaged tables raise anything; all mean the same here
-        raise DataError(f"{path} cannot be read as a table ({str(error).splitlines()[0][:100] if str(error) else error!r}).") from error
-    frame.columns = [str(name).strip() for name in frame.columns]
-    frame = frame.loc[:, ~frame.columns.duplicated()].apply(lambda column: column.astype(str).str.strip())
-    frame = frame[(frame != "").any(axis=1)].reset_index(drop=True)
-    if frame.empty:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:100]
+        raise DataError(f"{path} cannot be read as a table ({reason or type(error).__name__}): save it as CSV.") from error
+    names, *rows = ([" ".join(str(cell).split()) for cell in row] for row in (names, *rows))
+    long = next((number for number, row in enumerate(rows, 2) if any(row[len(names) :])), 0)
+    if long:
+        raise DataError(f"{path} has more cells in its row {long} than its first row has names: put quotes around cells with a comma.")
+    rows = [[*row, *[""] * len(names)][: len(names)] for row in rows if any(row)]
+    if not rows:
         raise DataError(f"{path} has no rows: name a table with one row an image.")
-    return frame
+    frame = pd.DataFrame(rows, columns=names, dtype=object)
+    return frame.loc[:, ~frame.columns.duplicated()]
 
 
 def _text(content: bytes) -> str:
@@ -136,7 +143,7 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
     """Role -> column: what was asked for, else the first usual name."""
     if any(map(_like_image, frame.columns)):
         raise DataError(f"{path} has no first line that names its columns: put one in front, such as image,label.")
-    by_key = {_key(name): name for name in reversed(frame.columns)}
+    by_key = {_key(name): name for name in reversed(frame.columns) if (frame[name] != "").any()}
     columns: dict[str, str] = {}
     for role, asked in options.items():
         if asked == "off" and asked not in frame.columns:
@@ -150,7 +157,7 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
         if role not in options and free:
             columns[role] = free[0]
     if "image" not in columns:
-        named = [name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name != columns.get("mask")]
+        named = [name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name not in columns.values()]
         if len(named) != 1:
             what = (
                 f"several columns of images ({_listed(named)})"
@@ -216,7 +223,7 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
             raise DataError(f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE.")
         return ["test" if value == test else "train" for value in frame[column]]
     said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
-    if _key(column) in ("fold", "folds", "kfold") and not any(said.values()):
+    if _key(column) in ("fold", "folds", "kfold") and values and not any(said.values()):
         raise DataError(
             f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, behind its path."
         )
