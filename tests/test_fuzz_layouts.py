@@ -16,9 +16,9 @@ from kdnb.datasets.tables import read
 from kdnb.errors import DataError
 
 BOUNDED = settings(
-    max_examples=int(os.environ.get("FZ", "120")),
+    max_examples=120,
     deadline=None,
-    derandomize="FZ" not in os.environ,
+    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 

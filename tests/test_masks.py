@@ -190,7 +190,7 @@ def test_a_table_names_masks_or_they_lie_beside(tmp_path):
     table.write_text("image,label,mask\n" + "\n".join(f"{row},{mask}" for row, mask in zip(rows, named, strict=True)))
     found = read(table)
     assert [len(masks) for masks in found.masks] == [2, 0, 1, 0, 1, 0, 1, 0]
-    assert found.left_out["masks that are not there"] == 1
+    assert found.left_out == {"masks that are not there": 1}, "a mask is no image that the table forgot"
     data = load(f"table:{table}", 32)
     assert data.masks.any(axis=(1, 2)).tolist() == [True, False] * 4 and data.masks[0].sum() > data.masks[2].sum()
     assert load(f"table:{table}:mask=off", 32).masks is None

@@ -88,7 +88,7 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
         found.persons_from = f"the column {columns['person']!r} of {path.name}"
     if options.get("mask") != "off":
         found.masks = _masks(frame, columns.get("mask"), files, rows, found.left_out)
-    unnamed = len(files.images - set(rows))
+    unnamed = len(files.images - set(rows) - {path for of_image in found.masks for path in of_image})
     if unnamed:
         found.left_out["images that the table does not name or label"] += unnamed
     names = ", ".join(f"{role} {name!r}" for role, name in columns.items())
