@@ -147,6 +147,39 @@ def test_of_several_frames_the_middle_one_is_read_and_said(frames, tmp_path, mon
     assert pixels(path).shape == (20, 30), "what is not read does not count"
 
 
+@pytest.mark.parametrize("where", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_a_frame_has_its_own_scale_and_window(where, tmp_path):
+    import pydicom
+    from pydicom.dataset import Dataset
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    volume = np.random.default_rng(3).integers(0, 4096, (3, 20, 30)).astype(np.uint16)
+    groups = []
+    for k in range(3):
+        scale, window, group = Dataset(), Dataset(), Dataset()
+        scale.RescaleSlope, scale.RescaleIntercept = 2 + k, -1000
+        window.WindowCenter, window.WindowWidth = 3000, 1500 + k
+        group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [scale], [window]
+        groups.append(group)
+    path = dicom(tmp_path / "x.dcm", volume, NumberOfFrames=3, **{where: groups if where.startswith("Per") else groups[1:2]})
+    single = pydicom.dcmread(path)
+    single.update(groups[1].PixelValueTransformationSequence[0])
+    single.update(groups[1].FrameVOILUTSequence[0])
+    expected = stretched(apply_voi_lut(apply_modality_lut(volume[1], single), single))
+    assert np.abs(pixels(path).astype(int) - expected).max() <= 1 and not np.array_equal(expected, stretched(volume[1]))
+
+
+def test_dicom_without_an_image_is_named(tmp_path):
+    import pydicom
+
+    file = pydicom.dcmread(dicom(tmp_path / "x.dcm", GREY))
+    for name in ("Rows", "Columns", "PixelData"):
+        del file[name]
+    file.save_as(tmp_path / "x.dcm")
+    with pytest.raises(DataError, match="a DICOM file without an image"):
+        decode(tmp_path / "x.dcm")
+
+
 def test_the_middle_frame_of_colours(tmp_path):
     volume = np.random.default_rng(4).integers(0, 256, (5, 20, 30, 3)).astype(np.uint8)
     assert np.array_equal(pixels(dicom(tmp_path / "x.dcm", volume, 8, NumberOfFrames=5)), volume[2])

@@ -218,6 +218,8 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
         if not syntax:  # a file without its first part
             implicit, little = header.original_encoding
             syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        if "Rows" not in header or "Columns" not in header:
+            raise DataError("a DICOM file without an image")
         _check_size(int(header.Columns), int(header.Rows))
         frames = int(header.get("NumberOfFrames", 1) or 1)
         try:
@@ -227,6 +229,7 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
             if not _can_unpack(syntax):
                 raise DataError(f"pixels packed as {packing}, which no plug-in here reads: convert the file") from error
             raise DataError(f"pixels packed as {packing}, which are damaged or not of that kind: fetch the file again") from error
+        _take_over(header, frames // 2)
         kind = f"DICOM {header.PhotometricInterpretation}" + (f", one of {frames} frames" if frames > 1 else "")
         if header.PhotometricInterpretation == "PALETTE COLOR":
             colours = apply_color_lut(pixels, header)
@@ -235,6 +238,15 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
             return Image.fromarray(_scaled(pixels, int(header.BitsStored))).convert("RGB"), kind
         values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, header), header), np.float32)
     return _stretched(-values if header.PhotometricInterpretation == "MONOCHROME1" else values, _padding(pixels, header)), kind
+
+
+def _take_over(header, frame: int) -> None:
+    """Put what a file of several frames says of one frame's scale and window where that of a single image stands."""
+    shared, single = header.get("SharedFunctionalGroupsSequence"), header.get("PerFrameFunctionalGroupsSequence")
+    for group in [*(shared or [])[:1], *(single or [])[frame : frame + 1]]:
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in (group.get(name) or [])[:1]:
+                header.update({element.tag: element for element in item})
 
 
 def _can_unpack(syntax) -> bool:
