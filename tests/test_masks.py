@@ -1,6 +1,7 @@
 """Masks beside images, from folders and from tables: of their image, in its square, never samples; and the brain set that has them."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,18 @@ def test_the_brain_set_with_masks_is_what_its_table_says():
     assert (leaks == 0).all()
     assert "209 persons, found by the column 'patient_group'" in describe(data)
     assert brain("leak_free").split_hash == data.split_hash, "the published split keeps persons apart"
+
+
+def test_the_table_that_comes_with_the_code_says_the_same(tmp_path):
+    brain()
+    for name in ("images", "masks"):
+        (tmp_path / name).symlink_to(REAL / "figshare-brain-tumor" / name)
+    shutil.copy(REPOSITORY / "data" / "figshare_brain.csv", tmp_path / "index.csv")
+    own, given = read(tmp_path / "index.csv", {"person": "patient_group"}), read(REAL / "figshare-brain-tumor" / "index.csv")
+    assert (own.ids, own.labels, own.split) == (given.ids, given.labels, given.split) and own.left_out == given.left_out == {}
+    for mine, theirs in zip(own.masks, given.masks, strict=True):
+        assert [path.resolve() for path in mine] == [path.resolve() for path in theirs]
+    assert len(set(own.persons)) == 209 and own.persons == given.persons
 
 
 def test_where_the_brain_set_with_masks_comes_from_is_said(tmp_path):
