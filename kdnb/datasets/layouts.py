@@ -1,9 +1,10 @@
 """Understand how a folder of images is laid out, or refuse it in one sentence that names the folder or table to give.
 
 What is understood: class folders, alone or inside folders named like train, validation and test (``train_data``, ``Train Images``,
-``valid``), or with such folders inside each class; around them any number of wrappers. Whatever is no sample (folders that systems
-leave, masks beside images, a test set without labels) is left out and counted. Everything else that public sets look like would make
-classes of things that are none (folds, tasks, parts, patients, an augmented copy, the two columns of a segmentation set) and is refused.
+``valid``), or with such folders inside each class, or in folds of which one is said to test; around them any number of wrappers. Masks
+beside images are the truth of these. Whatever else is no sample (folders that systems leave, a test set without labels) is left out and
+counted. Everything else that public sets look like would make classes of things that are none (tasks, parts, patients, an augmented
+copy, the two columns of a segmentation set) and is refused.
 """
 
 import os
