@@ -77,7 +77,7 @@ def understand(folder: Path, test: str = "") -> Layout:
         DataError: the folder cannot be read, or holds something else than class folders; one sentence names what to give instead.
     """
     layout = Layout()
-    root = _descend(folder, layout)
+    root = _beside_masks(_descend(folder, layout), layout)
     splits = _published(root)
     folds = [] if splits else _folds(root)
     if test:
@@ -220,6 +220,18 @@ def _descend(folder: Path, layout: Layout) -> Path:
     return folder
 
 
+def _beside_masks(folder: Path, layout: Layout) -> Path:
+    """The folder of class folders beside a folder of their masks, which is noted; else the folder itself."""
+    inside = folders(folder)
+    masks = [name for name in inside if len(inside) > 1 and is_mask_folder(folder, name)]
+    rest = [name for name in inside if name not in masks]
+    if not masks or len(rest) != 1 or not set(name_words(rest[0])) <= _FILLERS or len(folders(folder / rest[0])) < 2:
+        return folder
+    layout.masks += [(folder, folder / name) for name in masks]
+    _count_loose(folder, layout)
+    return folder / rest[0]
+
+
 def _count_loose(folder: Path, layout: Layout) -> None:
     loose = sum(not is_folder and not is_system(name) and is_image(folder / name) for name, is_folder in _entries(folder))
     if loose:
@@ -280,6 +292,8 @@ def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
         folder = root / name
         while len(inside := folders(folder)) == 1 and folders(folder / inside[0]):
             folder = folder / inside[0]
+        folder = _beside_masks(folder, layout)
+        inside = folders(folder)
         images = _files_below(folder, is_image)
         classes = {class_name(label) for label in inside}
         unnamed = len(inside) == 1 and classes.isdisjoint(known) and set(name_words(inside[0])) <= _NO_LABEL
