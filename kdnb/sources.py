@@ -95,7 +95,7 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
     if kind == "table":
         file = from_home(rest)
         if not file.is_file() or file.suffix.lower() not in TABLE_ENDINGS:
-            wrong = "is none of these kinds" if file.is_file() else "is not there"
+            wrong = "is none of these kinds" if file.is_file() else "is no file"
             raise DataNotFoundError(f"dataset is {dataset!r}, but {file} {wrong}: name a table ({', '.join(TABLE_ENDINGS)}).")
         return file
     if kind == "folder":

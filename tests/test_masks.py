@@ -185,6 +185,7 @@ def test_a_table_names_masks_or_they_lie_beside(tmp_path):
     lesion(tmp_path / "more" / "i0x.png", (slice(30, 36), slice(0, 6)))
     rows = [f"images/i{k}x.png,{'ab'[k // 4]}" for k in range(8)]
     named = [f"masks/i{k}x.png" if k % 2 == 0 else "" for k in range(8)]
+    named[2], named[4] = "i2x.png", "i4x"  # by name, in the folder of masks
     named[0] += "|more/i0x.png"
     named[7] = "masks/gone.png"
     table = tmp_path / "t.csv"

@@ -196,6 +196,9 @@ REFUSED = {  # table's text -> what the sentence must name
     "one class": ("image,label\n0.png,a\n1.png,a\n", ["one class, 'a'"]),
     "no file": ("image,label\nx.png,a\ny.png,b\n", ["'x.png'", "images=FOLDER"]),
     "a split that is none": ("image,label,split\n0.png,a,train\n1.png,b,left\n", ["'split'", "'left'", "split=off"]),
+    "two numbers for splits": ("image,label,split\n0.png,a,0\n1.png,b,1\n", ["'split'", "test=VALUE"]),
+    "a format that is not read": ("image,label\n0.heic,a\n1.heic,b\n", [".heic files", ".png"]),
+    "a file that is no image": ("image,label\nt.csv,a\nt.csv,b\n", ["'t.csv'", "images=FOLDER"]),
     "no training": ("image,label,split\n0.png,a,test\n1.png,b,test\n", ["no training rows", "split=off"]),
     "test lacks a class": ("image,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,test\n", ["'b'", "only one of train and test"]),
     "no rows": ("image,label\n", ["no rows"]),
@@ -252,9 +255,9 @@ def test_the_name_of_a_table_is_checked_before_anything_is_installed(tmp_path, m
         with pytest.raises(ParameterError, match="dataset is"):
             check_name(wrong)
     for wrong, words in (
-        (tmp_path / "gone.csv", "is not there"),
+        (tmp_path / "gone.csv", "is no file"),
         (tmp_path / "0.png", "is none of these kinds"),
-        (tmp_path, "is not there"),
+        (tmp_path, "is no file"),
     ):
         with pytest.raises(DataNotFoundError, match=words):
             resolve(f"table:{wrong}")

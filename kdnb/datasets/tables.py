@@ -6,6 +6,7 @@ in a table is text: classes called ``01``, ``none``, ``NaN`` or ``True`` keep th
 """
 
 import csv
+import glob
 import io
 import os
 import re
@@ -221,13 +222,13 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
     if test:
         if test not in values:
             raise DataError(f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE.")
-        return ["test" if value == test else "train" for value in frame[column]]
+        return ["test" if value == test else value and "train" for value in frame[column]]
     said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
     if _key(column) in ("fold", "folds", "kfold") and values and not any(said.values()):
         raise DataError(
             f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, behind its path."
         )
-    if values <= set(_NUMBERED) and len(values) > 1:
+    if values == set(_NUMBERED):
         said |= _NUMBERED
     elif set(map(str.casefold, values)) == {"training", "publictest", "privatetest"}:
         said |= {value: {"training": "train", "publictest": "val", "privatetest": "test"}[value.casefold()] for value in values}
@@ -235,7 +236,8 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
     if unknown or "train" not in said.values():
         what = f"{unknown[0]!r}, which is no split" if unknown else "no training rows"
         raise DataError(
-            f"column {column!r} of {path} has {what}: name train, val and test there, or add split=off behind the table's path."
+            f"column {column!r} of {path} has {what}: name train, val and test there, or add split=off or, for the value that tests, "
+            "test=VALUE behind the table's path."
         )
     return [said[value] for value in frame[column]]
 
@@ -275,11 +277,20 @@ class _Files:
         """The masks that lie beside the images, as in folders."""
         return pair(images, self._masks, self._mask_folders)[0]
 
+    def mask(self, value: str) -> Path | None:
+        """The mask that ``value`` names, by its path, or by its name among those that lie beside the images."""
+        path = self.folder / value.replace("\\", "/")
+        if path.is_file():
+            return path
+        inside = (found for _, folder in self._mask_folders for found in sorted(folder.rglob(f"{glob.escape(path.name)}*")))
+        same = [found for found in (*self._masks, *inside) if path.name in (found.name, layouts.stem(found.name))]
+        return same[0] if len(same) == 1 else None
+
     def find(self, value: str, label: str = "", split: str = "") -> list[Path]:
         """Every image that ``value`` may name; of several, those in a folder called like the row's class, or else its split."""
         value = value if "/" in value else value.replace("\\", "/")
         direct = self.folder / value
-        if value and os.path.isfile(direct):
+        if value and os.path.isfile(direct) and is_image(direct):
             return [Path(os.path.normpath(direct))]
         named = [part.casefold() for part in value.split("/") if part not in ("", ".", "..")]
         found = self._named.get(named[-1], []) if named else []
@@ -297,10 +308,9 @@ def _masks(frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[
     if column is None:
         masks = files.masks(list(rows))
     else:
-        values = [[value.strip() for value in frame[column].iat[row].split("|")] for row in rows.values()]
-        found = [[files.folder / value.replace("\\", "/") for value in of_image if value] for of_image in values]
-        masks = [[path for path in of_image if path.is_file()] for of_image in found]
-        _count(left_out, "masks that are not there", sum(map(len, found)) - sum(map(len, masks)))
+        values = [[value.strip() for value in frame[column].iat[row].split("|") if value.strip()] for row in rows.values()]
+        masks = [[path for path in map(files.mask, of_image) if path] for of_image in values]
+        _count(left_out, "masks that are not there", sum(map(len, values)) - sum(map(len, masks)))
     return masks if any(masks) else []
 
 
@@ -323,6 +333,8 @@ def _rows(
         elif labels[rows.setdefault(found[0], row)] != labels[row] or splits[rows[found[0]]] != splits[row]:
             doubtful.add(found[0])
     if missing and not rows:
+        if ending := layouts.refused_format(missing[0]):
+            raise DataError(f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}.")
         raise DataError(
             f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0]!r} is not): put "
             "them there, or name another column, image=COLUMN, or folder, images=FOLDER."
