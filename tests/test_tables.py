@@ -298,6 +298,18 @@ def test_the_rule_of_names_can_be_switched_off(tmp_path, monkeypatch):
     assert len(set(off.groups)) == 24 and "not looked for" in describe(off) and "too good" in describe(off)
 
 
+def test_a_changed_table_is_another_study(eyes, tmp_path):
+    from kdnb.pipeline import write_stamps
+
+    settings = resolve(f"table:{eyes}", "smoke", run_dir=tmp_path / "run")
+    stamps = []
+    for line in ("", "", "x0y,b,P0\n"):
+        eyes.write_text(eyes.read_text() + line)
+        write_stamps(settings)
+        stamps.append((tmp_path / "run" / ".stamps" / "settings.json").read_text())
+    assert stamps[0] == stamps[1] != stamps[2]
+
+
 def test_a_parquet_table_reads_as_its_csv_or_says_what_is_missing(tmp_path, monkeypatch):
     import pandas as pd
 
