@@ -55,7 +55,7 @@ def load(
     """Load a data set, split; decoded and resized once, then memory-mapped from the cache.
 
     Args:
-        name: ``"phantom"``, ``"brain_tumor"``, ``"eye_disease"``, ``"alzheimer"`` (also
+        name: ``"phantom"``, ``"brain_tumor"``, ``"figshare_brain"``, ``"eye_disease"``, ``"alzheimer"`` (also
             ``"alzheimer:3"`` and ``":2"``), ``"medmnist:<flag>"``, ``"folder:<path>"`` or
             ``"table:<path>"`` (:mod:`kdnb.datasets.tables`); ``:person=off`` behind a path looks for no persons.
         image_size: pixels a side, a multiple of 16 from 32 to 1024.
