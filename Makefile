@@ -57,7 +57,8 @@ help: ## list the targets
 	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache"
 	@echo "Cost: smoke 3 minutes, quick 14 with bfloat16 instructions and 30 without, cpu 2 to 4 hours a data set, on two CPU cores; paper wants a GPU (not measured on one yet)"
 	@echo "PY=python3 uses that Python and its torch in place of .venv; KDNB_PRECISION=float32 in the environment trains without bfloat16"
-	@echo "Data sets: phantom, phantom:certain, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>"
+	@echo "Data sets: phantom, phantom:certain, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, figshare_brain, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>, table:<path>"
+	@echo "           behind a path: folder:images:person=off,test=fold_1; table:labels.csv:image=,label=,split=,test=,person=,mask=,images= (a column's name, or off)"
 
 python-version:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

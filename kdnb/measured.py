@@ -21,7 +21,7 @@ from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UND
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
-from kdnb.runs import atomic_write, in_common
+from kdnb.runs import atomic_write, in_common, read_table
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 
@@ -128,7 +128,7 @@ def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
 def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     """Run's folder -> its table ``name``, for each recorded run that has it."""
     found = {folder.name: folder / f"{name}.csv" for folder, _ in _runs(measured)}
-    return {run: pd.read_csv(path, keep_default_na=False, na_values=[""]) for run, path in found.items() if path.exists()}
+    return {run: read_table(path) for run, path in found.items() if path.exists()}
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:

@@ -106,6 +106,8 @@ def write_stamps(settings: Settings) -> None:
     parameters = notebook_parameters(settings)
     images = locate(settings.dataset, settings.data_dir)
     asked = {"parameters": parameters, "budget": asdict(settings.budget), "images": str(images)}
+    if images is not None and images.is_file():
+        asked["table"] = hashlib.sha256(images.read_bytes()).hexdigest()
     if images is None:  # the data come from nowhere, so another DATA_DIR changes nothing
         parameters["data_dir"] = ""
     write_stamp(stamps / "settings.json", json.dumps(asked, indent=1, sort_keys=True))

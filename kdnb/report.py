@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
-from kdnb.runs import again, atomic_write, file_hash, in_common
+from kdnb.runs import again, atomic_write, file_hash, in_common, read_table
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {
@@ -136,7 +136,7 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
         if signed is None or signed["sha256"] != file_hash(path):
             cure = "delete it" if signed is None else again(folder, signed)
             raise ArtefactError(f"{path} is not what a notebook of this run wrote: {cure}.")
-        found[path.stem] = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        found[path.stem] = read_table(path)
     return found
 
 

@@ -38,6 +38,8 @@ from kdnb.filesystems import flushed, lock, readable_by_all
 from kdnb.settings import Settings, resolve
 from kdnb.sources import REPOSITORY, from_home
 
+TEXT_COLUMNS = ("class", "first_class", "second_class", "image_id", "group")  # of tables of results, whatever their values look like
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -185,6 +187,13 @@ def commit(checkout: Path) -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD") or "unknown", "modified": bool(changed)}
 
 
+def read_table(path: Path) -> "pd.DataFrame":
+    """A table of results; names of classes and images are text, also where they look like numbers (``01``) or nothing (``NaN``)."""
+    import pandas as pd  # here: processes that only decode images import this module too
+
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT_COLUMNS, str))
+
+
 class Run:
     """One run's folder.
 
@@ -267,9 +276,7 @@ class Run:
         Raises:
             ArtefactError: missing, or changed since the notebook wrote it.
         """
-        import pandas as pd  # here: processes that only decode images import this module too
-
-        return pd.read_csv(self._checked(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
+        return read_table(self._checked(f"results/{name}.csv"))
 
     def has_table(self, name: str) -> bool:
         """Whether the run holds ``results/<name>.csv``."""

@@ -309,6 +309,22 @@ def test_summary_has_a_row_a_class_method_and_metric(rows):
     assert (table["lo"] <= table["mean"] + 1e-9).all() and (table["mean"] <= table["hi"] + 1e-9).all()
 
 
+def test_a_class_called_all_has_its_own_row_and_counts_once(rows):
+    plain = fidelity.summary(rows, samples=50).set_index(["class", "method", "metric"])
+    called = fidelity.summary(rows.assign(**{"class": rows["class"].replace("a", "all")}), samples=50).set_index(
+        ["class", "method", "metric"]
+    )
+    assert called.loc["all"].equals(plain.loc["all"]) and called.loc["all (class)"].equals(plain.loc["a"])
+    tests = fidelity.paired(
+        called_rows := rows.replace({"class": {"a": "all"}}), "?", [("oracle", "random")], ["deletion_mean"], by_class=True
+    )
+    assert (
+        list(tests["class"]) == ["all", "all (class)", "b"]
+        and list(tests["n"]) == [24, 12, 12]
+        and set(called_rows["class"]) == {"all", "b"}
+    )
+
+
 def test_paired_tests_agree_with_scipy_and_correct_for_their_number(rows):
     from scipy.stats import ttest_rel, wilcoxon
 

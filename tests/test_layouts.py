@@ -12,6 +12,7 @@ from kdnb.datasets import cache, describe, fetch, load
 from kdnb.datasets.folders import scan
 from kdnb.datasets.groups import persons_by_name
 from kdnb.errors import DataError
+from kdnb.sources import parts
 
 
 def put(root: Path, *places: str, count: int = 2, name: str = "img_{}.png") -> None:
@@ -101,7 +102,11 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
     "lost and found": (lambda root: put(root, "cat", "dog", "lost+found"), 4, "2 files in system folders (lost+found)"),
     "QNAP": (lambda root: put(root, "cat", "dog", "dog/.@__thumb"), 4, "2 files in system folders (.@__thumb)"),
     "thumbnails": (lambda root: (put(root, "cat", "dog"), touch(root, "cat/Thumbs.db", "desktop.ini")), 4, ""),
-    "masks beside images": (lambda root: (put(root, "cat", "dog"), put(root, "cat", "dog", name="img_{}_mask.png")), 4, "4 masks"),
+    "masks beside images": (
+        lambda root: (put(root, "cat", "dog"), put(root, "cat", "dog", name="img_{}_mask.png")),
+        4,
+        "masks of 4 images",
+    ),
     "several masks": (
         lambda root: (
             put(root, "cat", "dog"),
@@ -109,15 +114,22 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
             put(root, "cat", count=1, name="img_{}_mask_1.png"),
         ),
         4,
-        "2 masks",
+        "masks of 1 images",
     ),
     "masks with other words": (
         lambda root: (put(root, "cat", "dog", name="a {}.jpg"), put(root, "cat", name="a {}-Segmentation.png")),
         4,
-        "2 masks",
+        "masks of 2 images",
     ),
-    "a mask folder in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("images", "masks"))), 4, "4 masks"),
-    "a mask folder beside the classes": (lambda root: put(root, "cat", "dog", "masks"), 4, "2 masks"),
+    "a mask folder in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("images", "masks"))), 4, "masks of 4 images"),
+    "images and masks of classes": (lambda root: put(root, *pairs("images", "masks")), 4, "masks of 4 images"),
+    "images and masks of classes in splits": (
+        lambda root: put(root, *pairs("train/images", "train/masks", "test/images", "test/masks")),
+        8,
+        "masks of 8 images",
+    ),
+    "masks of some": (lambda root: (put(root, *pairs("scans")), put(root, "Ground_Truth/cat", count=1)), 4, "masks of 1 images"),
+    "a mask folder beside the classes": (lambda root: put(root, "cat", "dog", "masks"), 4, "2 masks of no image, or of several"),
     "a face mask is a class": (lambda root: put(root, "with_mask", "without_mask"), 4, ""),
     "only named like a mask": (lambda root: put(root, "cat", "dog", name="photo_{}_mask.png"), 4, ""),
     "a table beside classes": (lambda root: (put(root, "cat", "dog"), touch(root, "metadata.csv")), 4, ""),
@@ -140,7 +152,7 @@ def test_understood_and_said(case, tmp_path):
     build(tmp_path)
     found = scan(tmp_path)
     assert len(found.files) == count, found.ids
-    assert words in found.understood() and ("left out" in found.understood()) == bool(words)
+    assert words in found.understood() and ("left out" in found.understood()) == bool(words and not words.startswith("masks"))
     assert "\n" not in found.understood()
 
 
@@ -174,8 +186,8 @@ REFUSED = {  # what is built -> what the sentence must name
     ),
     "tasks numbered": (lambda root: put(root, *pairs("Task1", "Task2")), ["Task1", "Task2"]),
     "tasks without the word": (lambda root: put(root, *pairs("Segmentation", "Classification")), ["/Classification"]),
-    "folds": (lambda root: put(root, *pairs("fold_1", "fold_2")), ["fold_1", "fold_2"]),
-    "folds, short": (lambda root: put(root, *pairs("Fold0", "Fold1", "Fold2")), ["Fold0", "/Fold0"]),
+    "folds": (lambda root: put(root, *pairs("fold_1", "fold_2")), ["fold_1, fold_2", ":test=fold_1"]),
+    "folds, short": (lambda root: put(root, *pairs("Fold0", "Fold1", "Fold2")), ["Fold0", ":test=Fold0"]),
     "folds with splits": (lambda root: put(root, *pairs("fold1/train", "fold2/train")), ["fold1", "fold2"]),
     "patients above classes": (lambda root: put(root, *pairs("patient_01", "patient_02")), ["patient_01", "benign/patient_07"]),
     "subjects": (lambda root: put(root, "sub-01", "sub-02"), ["sub-01", "sub-02"]),
@@ -183,14 +195,14 @@ REFUSED = {  # what is built -> what the sentence must name
     "same folders in each": (lambda root: put(root, *pairs("siteA", "siteB")), ["siteA", "cat", "dog"]),
     "magnifications": (lambda root: put(root, *pairs("benign", "malignant", inner=("40X", "adult", "child"))), ["adult", "child"]),
     "splits in sites": (lambda root: put(root, *pairs("siteA/train", "siteB/train")), ["siteA", "siteB"]),
-    "images and masks": (lambda root: put(root, *pairs("images", "masks")), ["/images"]),
     "images and labels, flat": (lambda root: put(root, "images", "labels"), ["images", "labels"]),
     "detection set": (lambda root: put(root, "train/images", "train/labels", "valid/images"), ["images"]),
+    "half split": (lambda root: (put(root, "cat/train", "cat/test"), put(root, "dog")), ["'dog'", "train and test"]),
     "no training": (lambda root: put(root, "val", "test"), ["val", "test"]),
     ".mat": (lambda root: touch(root, "1/a.mat", "2/a.mat"), ["2 .mat", ".png"]),
     ".npy": (lambda root: touch(root, "cat/a.npy", "dog/a.NPY"), ["2 .npy", ".png"]),
     ".heic": (lambda root: touch(root, "cat/a.HEIC", "dog/a.heic"), ["2 .heic", ".jpg"]),
-    ".nii.gz": (lambda root: touch(root, "AD/a.nii.gz", "CN/a.nii"), ["1 .nii, 1 .nii.gz", ".dcm"]),
+    ".mha": (lambda root: touch(root, "AD/a.mha", "CN/a.nrrd"), ["1 .mha, 1 .nrrd", ".dcm", ".nii.gz"]),
     "one class of .heic": (lambda root: (put(root, "cat"), touch(root, "dog/a.heic")), ["1 .heic"]),
 }
 
@@ -205,7 +217,20 @@ def test_refused_with_what_to_give(case, tmp_path):
     assert all(word in message for word in words), message
     assert message.endswith(".") and "\n" not in message
     for folder in re.findall(r"folder:(\S+?)[.,]?(?:\s|$)", message):
-        assert Path(folder).is_dir(), "the folder to give exists"
+        assert Path(parts(f"folder:{folder}")[1]).is_dir(), "the folder to give exists"
+
+
+@pytest.mark.parametrize("names", [("fold_1", "fold_2", "fold_3"), ("Fold0", "Fold1", "Fold2"), ("cv1", "cv2", "cv3")])
+def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
+    put(tmp_path / "set", *pairs(*names))
+    found = scan(tmp_path / "set", names[1])
+    assert found.classes == ("cat", "dog") and len(found.files) == 12
+    assert {identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"} == {names[1]}
+    with pytest.raises(DataError, match="no fold 'other'"):
+        scan(tmp_path / "set", "other")
+    put(tmp_path / "plain", "cat", "dog")
+    with pytest.raises(DataError, match="no folds at all"):
+        scan(tmp_path / "plain", "fold_1")
 
 
 def test_the_same_letters_are_one_class(tmp_path):
@@ -234,7 +259,7 @@ def test_the_loaded_set_and_make_data_say_how_the_folder_was_understood(tmp_path
     assert {part: len(data.index(part)) > 0 for part in ("train", "val", "test")} == {"train": True, "val": True, "test": True}
     assert fetch.main(["--dataset", f"folder:{tmp_path / 'set'}"]) == 0
     assert line in capsys.readouterr().out
-    assert describe(load("phantom", 32, phantom_images=40)) == "phantom: generated"
+    assert describe(load("phantom", 32, phantom_images=40)).startswith("phantom: generated; ")
 
 
 PERSONS = {  # file names -> which of them are one person's

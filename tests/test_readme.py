@@ -74,6 +74,9 @@ def test_every_command_passes_the_check_of_parameters(readme, tmp_path, capsys, 
         values = dict(variable.split("=", 1) for variable in variables)
         if values.get("DATASET", "").startswith("folder:"):
             values["DATASET"] = f"folder:{tmp_path}"
+        if values.get("DATASET", "").startswith("table:"):
+            (tmp_path / "labels.csv").touch()
+            values["DATASET"] = f"table:{tmp_path / 'labels.csv'}"
         values["DATA_DIR"] = str(tmp_path)
         values.pop("SCHEDULER", None)  # changes no result, so it is no setting
         words = [word for name, value in values.items() for word in (f"--{name.lower().replace('_', '-')}", value)]

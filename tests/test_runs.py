@@ -264,3 +264,13 @@ def test_source_keys_ignore_words_and_follow_code(tmp_path, monkeypatch):
     plain = key("def f(x):\n    return x + 1\n", "plain_module")
     assert key('"""Doc."""\n\n\ndef f(x):\n    """Doc."""\n    return x + 1  # why\n', "worded_module") == plain
     assert key("def f(x):\n    return x + 2\n", "other_module") != plain
+
+
+def test_names_of_classes_are_text_in_every_table_that_is_read(tmp_path):
+    run = Run(resolve(run_dir=tmp_path), "03_distillation")
+    for names in (["0", "01"], ["True", "False"], ["none", "NaN"], ["1e5", "all"]):
+        table = run.save_table("per_class", pd.DataFrame({"class": names, "image_id": ["007", "1.0"], "f1": [0.5, 1.0]}))
+        again = run.load_table("per_class")
+        assert again["class"].tolist() == names and again["image_id"].tolist() == ["007", "1.0"]
+        assert again["f1"].dtype == table["f1"].dtype
+        assert pd.concat([table, again]).pivot_table(index="class", values="f1").index.tolist() == sorted(names), "no class twice"

@@ -9,30 +9,38 @@ The data and its splits never depend on a run's seed.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from kdnb.datasets import duplicates, groups, phantom, reading
-from kdnb.datasets.cache import Cached, open_cache, remembered
+from kdnb.datasets import duplicates, groups, layouts, masks, phantom, reading
+from kdnb.datasets.cache import Cached, files_key, open_cache, remembered
 from kdnb.datasets.duplicates import COPIES_FROM, Twins
-from kdnb.datasets.folders import scan
+from kdnb.datasets.folders import Listing
 from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.splits import by_groups, split_by, subset
+from kdnb.datasets.tables import listing as listing_of
 from kdnb.errors import DataError
-from kdnb.runs import source_key
+from kdnb.runs import content_key, source_key
 from kdnb.settings import Settings, check
-from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
+from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, parts, table
 
 if TYPE_CHECKING:
     import torch
 
 RAW = REPOSITORY / "data" / "raw"
+_ALONE = (
+    ": every image that is no copy counts as a person of its own. Where a person has several images, every number that follows is too "
+    "good and its interval too narrow"
+)
+_NOBODY = f"no persons found{_ALONE}"
+_KNOWN = {"eye_disease": "left and right in the names", "alzheimer": "the files' numbers and the likeness of neighbouring slices"}
 
-__all__ = ["ImageSet", "describe", "load", "load_for", "to_tensor"]
+__all__ = ["ImageSet", "describe", "load", "load_for", "persons", "to_tensor"]
 
 
 def load(
@@ -47,8 +55,9 @@ def load(
     """Load a data set, split; decoded and resized once, then memory-mapped from the cache.
 
     Args:
-        name: ``"phantom"``, ``"brain_tumor"``, ``"eye_disease"``, ``"alzheimer"`` (also
-            ``"alzheimer:3"`` and ``":2"``), ``"medmnist:<flag>"`` or ``"folder:<path>"``.
+        name: ``"phantom"``, ``"brain_tumor"``, ``"figshare_brain"``, ``"eye_disease"``, ``"alzheimer"`` (also
+            ``"alzheimer:3"`` and ``":2"``), ``"medmnist:<flag>"``, ``"folder:<path>"`` or
+            ``"table:<path>"`` (:mod:`kdnb.datasets.tables`); ``:person=off`` behind a path looks for no persons.
         image_size: pixels a side, a multiple of 16 from 32 to 1024.
         data_dir: where downloaded data sets lie; ``None`` or empty means ``data/raw``.
         split_protocol: ``"official"`` (as published, or as the paper did it), ``"leak_free"`` or ``"regrouped"``; what they mean
@@ -78,9 +87,13 @@ def load_for(settings: Settings) -> ImageSet:
 
 
 def describe(data: ImageSet) -> str:
-    """How the data set's folder was understood, in one line: classes, published split, what was left out, persons."""
-    persons = data.notes.get("persons", "")
-    return f"{data.name}: {data.notes.get('layout', 'generated')}" + (f"; {persons}" if persons else "")
+    """How the data set was understood, in one line: classes, published split, what was left out, persons."""
+    return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons(data)}"
+
+
+def persons(data: ImageSet) -> str:
+    """How many persons were found and how, or that none was and what this means for every number that follows."""
+    return data.notes.get("persons") or f"{len(np.unique(data.groups)):,} subjects, known because they were generated"
 
 
 def to_tensor(images: np.ndarray) -> "torch.Tensor":
@@ -135,21 +148,23 @@ def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) 
 
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
-    """A source of class folders, through the cache."""
+    """A source of class folders, or a table, through the cache."""
     from kdnb.datasets.fetch import medmnist_folder  # a program of its own: not before it is needed
 
-    kind, _, rest = name.partition(":")
+    kind, rest, options = parts(name)
+    if kind not in OPTIONS:
+        rest = name.partition(":")[2]
     folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
     source = table().get(kind, {})
-    listing = scan(folder)
+    listing = listing_of(name, folder)
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
     if missing := set(listing.labels) - set(class_names):
-        raise DataError(f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove its folder.")
+        raise DataError(f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove the class.")
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    named, persons = _persons(cached, ids, class_names, files) if kind == "folder" else (_named_groups(kind, cached, ids, class_names), "")
+    named, whose = _persons(name, listing, cached, ids, class_names, files)
     group = join(named, twins.copies(threshold))
     folder_classes = class_names
     if task := source.get("tasks", {}).get(rest):
@@ -161,7 +176,12 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
-    notes |= {"layout": listing.understood(), "left_out": listing.left_out, "persons": persons}
+    lesions, unread = _masks(listing, cached, image_size)
+    around = folder if folder.is_dir() else folder.parent
+    notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
+    several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
+    layout = listing.understood() + (f"; of {several} files with several frames or slices the middle one" if several else "")
+    notes |= {"layout": layout, "left_out": listing.left_out, "persons": whose}
     notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
     notes |= {
         "twins": twins,
@@ -170,9 +190,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "expected": source.get("counts", {}),
         "folder_classes": folder_classes,
     }
-    return ImageSet(
-        name, cached.images, labels.astype(np.int64), tuple(classes.tolist()), group, ids, split, split_protocol=split_protocol, notes=notes
-    )
+    classes = tuple(classes.tolist())
+    return ImageSet(name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes)
 
 
 def _twins(cached: Cached, files: list[Path]) -> Twins:
@@ -185,6 +204,24 @@ def _twins(cached: Cached, files: list[Path]) -> Twins:
     return Twins(**remembered(key, lambda: vars(duplicates.find(load, cached.signatures, cached.digests))))
 
 
+def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarray | None, dict[Path, str]]:
+    """The lesions of all images, ``(N, H, W)`` bool (``None``: no image has a mask), read once; and masks that cannot be read."""
+    if not listing.masks:
+        return None, {}
+    files = [listing.masks[position] for position in cached.kept]
+    flat = [path for of_image in files for path in of_image]
+    key = content_key(files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks))
+
+    def make() -> dict[str, np.ndarray]:
+        found, bad = masks.squares(files, cached.metadata["width"], cached.metadata["height"], image_size)
+        return {"bits": np.packbits(found), "bad": np.array(list(map(str, bad)), str), "reasons": np.array(list(bad.values()), str)}
+
+    kept = remembered(f"{key}-masks", make)
+    shape = (len(files), image_size, image_size)
+    found = np.unpackbits(kept["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return found, dict(zip(map(Path, kept["bad"].tolist()), kept["reasons"].tolist(), strict=True))
+
+
 def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:
     """Groups before copies are joined: from names, or for the Alzheimer set from names and images."""
     if kind != "alzheimer":
@@ -195,8 +232,25 @@ def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.nd
     ]
 
 
-def _persons(cached: Cached, ids: np.ndarray, class_names: np.ndarray, files: list[Path]) -> tuple[np.ndarray, str]:
-    """Groups of a folder's images before copies are joined, from names and DICOM's PatientID, and in one line how they were found."""
+def _persons(
+    name: str, listing: Listing, cached: Cached, ids: np.ndarray, class_names: np.ndarray, files: list[Path]
+) -> tuple[np.ndarray, str]:
+    """Groups before copies are joined, and in one line how many persons were found and how, or what it means that none was.
+
+    A table's column is believed where there is one. Else folders, names and DICOM's PatientID may tell, unless that is switched off.
+    """
+    kind, _, options = parts(name)
+    if listing.persons:
+        said = np.array(listing.persons, str)[cached.kept]
+        known = said != ""
+        named, how = np.where(known, np.char.add("person_", said), ids), listing.persons_from
+        how += "" if known.all() else f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
+        return named, _found(named, how) if known.any() else _NOBODY
+    if options.get("person") == "off":
+        return ids, f"persons were not looked for (person=off){_ALONE}"
+    if kind not in OPTIONS:
+        named = _named_groups(kind, cached, ids, class_names)
+        return named, _found(named, _KNOWN.get(kind, "patient folders")) if len(np.unique(named)) < len(named) else _NOBODY
     named, how = groups.persons_by_name(ids, class_names)
     dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
     if len(dicom):
@@ -205,24 +259,28 @@ def _persons(cached: Cached, ids: np.ndarray, class_names: np.ndarray, files: li
         pairs = groups.same(said)
         if len(pairs):
             named, how = join(named, dicom[pairs]), ", ".join(filter(None, [how, "DICOM's PatientID"]))
-    if not how:
-        return named, "no persons found: every image that is no copy counts as a person of its own"
-    return named, f"at most {len(np.unique(named))} persons, found by {how}"
+    return named, _found(named, how) if how else _NOBODY
+
+
+def _found(named: np.ndarray, how: str) -> str:
+    return f"at most {len(np.unique(named)):,} persons, found by {how}"
 
 
 def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:
     for number, label in enumerate(classes):
         if len(np.unique(groups[labels == number])) < 2:
-            raise DataError(f"class {label!r} in {folder} has fewer than two independent images: add some, or remove its folder.")
+            raise DataError(f"class {str(label)!r} in {folder} has fewer than two independent images: add some, or remove the class.")
 
 
 def _hashed(data: ImageSet) -> ImageSet:
-    """The same set with ``data_hash`` (images and labels) and ``split_hash`` (ids and split) filled in."""
+    """The same set with ``data_hash`` (images, labels and masks) and ``split_hash`` (ids and split) filled in."""
     from dataclasses import replace
 
     content = hashlib.sha256(data.labels.astype("<i8").tobytes())
     if "square_digests" in data.notes:  # hashed when the cache was built: no need to read every image again
         content.update("".join(data.notes["square_digests"]).encode())
+        if data.masks is not None:
+            content.update(np.packbits(data.masks))
     else:
         content.update(np.ascontiguousarray(data.images))
     rows = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))

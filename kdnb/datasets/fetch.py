@@ -11,10 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from kdnb.datasets.folders import scan
+from kdnb.datasets.tables import listing
 from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, exit_status
 from kdnb.runs import atomic_folder
-from kdnb.sources import REPOSITORY, check_name, from_home, locate, table
+from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, table
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
@@ -32,9 +32,9 @@ def fetch(dataset: str, data_dir: Path) -> str:
         return f"{dataset} is in {medmnist_folder(rest, 64, data_dir)}."
     try:
         folder = locate(dataset, data_dir)
-        return f"{dataset} is in {folder}: {scan(folder).understood()}."
+        return f"{dataset} is in {folder}: {listing(dataset, folder).understood()}."
     except DataNotFoundError:
-        if kind == "folder":
+        if kind in OPTIONS or "kaggle" not in table()[kind]:
             raise
     target = data_dir / table()[kind]["folder"]
     _kaggle(kind, target)

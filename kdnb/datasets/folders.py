@@ -2,22 +2,26 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdnb.datasets import layouts
 from kdnb.datasets.layouts import is_image, is_system, printable
+from kdnb.datasets.masks import pair
 from kdnb.errors import DataError
 
 
 @dataclass
 class Listing:
-    """What lies in a source's folder; the four lists of an image are parallel and sorted by id.
+    """What a source's folder or table holds; the lists of an image are parallel and sorted by id.
 
     Attributes:
         files: paths. ids: paths relative to the source, printable. labels: class names. split: as published, or ``""``.
         skipped: id -> reason, for what looks as if it were meant to be an image and is not used. left_out: kind -> how many files are
             no samples.
+        masks: paths of the masks of each image, or empty where no image has one.
+        persons: whose image it is (``""``: not known), or empty where nothing but names may tell. persons_from: what told.
+        found_by: what told the classes, in a few words; ``""`` for class folders.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -26,6 +30,10 @@ class Listing:
     split: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    masks: list[list[Path]] = field(default_factory=list)
+    persons: list[str] = field(default_factory=list)
+    persons_from: str = ""
+    found_by: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -33,18 +41,19 @@ class Listing:
         return tuple(sorted(set(self.labels)))
 
     def understood(self) -> str:
-        """How the folder was understood, in one line."""
+        """How the folder or table was understood, in one line."""
         counts = Counter(self.split)
         parts = ", ".join(f"{split} {counts[split]}" for split in ("train", "val", "test") if counts[split])
         published = f"published split ({parts})" if set(self.split) - {"", "train"} else "no published test set"
         if not set(self.split) - {""}:
             published = "no published split"
-        line = f"{len(self.files)} images in {len(self.classes)} class folders, {published}"
+        line = f"{len(self.files)} images in {len(self.classes)} {self.found_by or 'class folders'}, {published}"
+        line += f", masks of {sum(map(bool, self.masks))} images" if self.masks else ""
         left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
         return line + (f"; left out: {left}" if left else "")
 
 
-def scan(folder: Path) -> Listing:
+def scan(folder: Path, test: str = "") -> Listing:
     """List every image under ``folder``, as :func:`kdnb.datasets.layouts.understand` understands it.
 
     What lies deeper inside a class folder belongs to the class; masks beside their images do not, nor does what systems leave.
@@ -52,18 +61,21 @@ def scan(folder: Path) -> Listing:
     Raises:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
-    layout = layouts.understand(folder)
-    found, left_out = Listing(skipped=layout.skipped), layout.left_out
+    layout = layouts.understand(folder, test)
+    found, beside = Listing(skipped=layout.skipped), []
     for place, label, split in layout.places:
-        _add_class(found, folder, place, label, split, left_out)
-    found.left_out = dict(left_out)
-    _check_classes(found, folder, [label for _, label, _ in layout.places])
-    return _sorted(found)
+        beside += _add_class(found, folder, place, label, split, layout)
+    found.masks, lost = pair(found.files, beside, layout.masks)
+    found.masks = found.masks if any(found.masks) else []
+    found.left_out = dict(layout.left_out) | ({"masks of no image, or of several": lost} if lost else {})
+    _check_read(found, folder, {label for _, label, _ in layout.places})
+    check_classes(found, folder)
+    return sort(found)
 
 
-def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, left_out: Counter) -> None:
-    """Add the images below one class folder, each real folder once, so that a loop of links ends."""
-    visited = set()
+def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, layout: layouts.Layout) -> list[Path]:
+    """Add the images below one class folder, each real folder once, so that a loop of links ends; returns the masks beside them."""
+    visited, beside = set(), []
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         here = Path(place)
@@ -75,18 +87,18 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
         visited.add(real)
         for name in folders:
             if is_system(name):
-                layouts.count_system(here / name, left_out)
+                layouts.count_system(here / name, layout.left_out)
         masks = [name for name in folders if layouts.is_mask_folder(here, name)]
-        left_out.update({"masks": sum(len(names) for mask in masks for _, _, names in os.walk(here / mask))} if masks else {})
+        layout.masks += [(here, here / name) for name in masks]
         folders[:] = sorted(name for name in folders if not is_system(name) and name not in masks)
-        stems = {os.path.splitext(name)[0] for name in files}
+        stems = {layouts.stem(name) for name in files}
         for name in sorted(files):
             if is_system(name):
                 continue
             path = here / name
             identity = f"{relative}/{printable(name)}"
             if is_image(path) and layouts.masked(name, stems):
-                left_out["masks"] += 1
+                beside.append(path)
             elif is_image(path):
                 found.files.append(path)
                 found.ids.append(identity)
@@ -95,29 +107,45 @@ def _add_class(found: Listing, source: Path, folder: Path, label: str, split: st
             else:
                 ending = layouts.refused_format(name)
                 found.skipped[identity] = f"a {ending} file, which is not read" if ending else "not named like an image"
+    return beside
 
 
-def _check_classes(found: Listing, folder: Path, folders: list[str]) -> None:
+def _check_read(found: Listing, folder: Path, folders: set[str]) -> None:
     counts = Counter(found.labels)
     formats = Counter(reason.split()[1] for reason in found.skipped.values() if reason.endswith("which is not read"))
-    if formats and set(folders) - set(counts):
+    if formats and folders - set(counts):
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(formats.items()))
         raise DataError(f"{folder} has {files} files, which are not read: convert them to one of {layouts.formats_read()}.")
     if not counts:
         raise DataError(f"{folder} has no class folders with images in them: put each class's images into a folder of its own.")
-    empty = sorted(set(folders) - set(counts))
+    empty = sorted(folders - set(counts))
     if empty:
         raise DataError(f"class {empty[0]!r} in {folder} has no images: add some or remove its folder.")
-    if len(counts) < 2:
-        raise DataError(f"{folder} has one class, {next(iter(counts))!r}: a classifier needs at least two class folders.")
-    by_split = {split: set(label for label, s in zip(found.labels, found.split, strict=True) if s == split) for split in set(found.split)}
-    for split, classes in sorted(by_split.items()):
-        odd = sorted(classes ^ by_split.get("train", classes))
+
+
+def check_classes(found: Listing, source: Path) -> None:
+    """Refuse a source of one class, or with classes that only one of training and another split has.
+
+    Raises:
+        DataError: naming ``source``, the class and the split.
+    """
+    classes = "classes" if found.found_by else "class folders"
+    if len(found.classes) < 2:
+        raise DataError(f"{source} has one class, {found.labels[0]!r}: a classifier needs at least two {classes}.")
+    half = [label for label, split in zip(found.labels, found.split, strict=True) if not split]
+    if half and any(found.split):
+        raise DataError(f"class {half[0]!r} in {source} is not split into train and test as others are: give all the same folders.")
+    if any(found.split) and "train" not in found.split:
+        raise DataError(f"{source} has no training images, only {', '.join(sorted(set(found.split)))}: give the folder that has both.")
+    by_split = {split: {label for label, s in zip(found.labels, found.split, strict=True) if s == split} for split in set(found.split)}
+    for split, present in sorted(by_split.items()):
+        odd = sorted(present ^ by_split.get("train", present))
         if odd:
-            raise DataError(f"class {odd[0]!r} in {folder} is in only one of train and {split}: give both the same class folders.")
+            raise DataError(f"class {odd[0]!r} in {source} is in only one of train and {split}: give both the same {classes}.")
 
 
-def _sorted(found: Listing) -> Listing:
+def sort(found: Listing) -> Listing:
+    """The same listing with its images in the order of their ids."""
     order = sorted(range(len(found.ids)), key=found.ids.__getitem__)
-    columns = ([column[k] for k in order] for column in (found.files, found.ids, found.labels, found.split))
-    return Listing(*columns, skipped=found.skipped, left_out=found.left_out)
+    columns = ("files", "ids", "labels", "split", "masks", "persons")
+    return replace(found, **{name: [getattr(found, name)[k] for k in order if getattr(found, name)] for name in columns})

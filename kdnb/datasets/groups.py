@@ -77,7 +77,9 @@ def dicom_patients(files: list[Path]) -> np.ndarray:
     patients = []
     for path in files:
         try:
-            patient = str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"]).get("PatientID") or "").strip()
+            patient = str(
+                pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True).get("PatientID") or ""
+            ).strip()
         except Exception:  # damaged metadata raise anything; whoever the image is of, the file does not say
             patient = ""
         patients.append("" if patient.casefold() in _PLACEHOLDERS else patient)

@@ -1,9 +1,10 @@
 """Understand how a folder of images is laid out, or refuse it in one sentence that names the folder or table to give.
 
 What is understood: class folders, alone or inside folders named like train, validation and test (``train_data``, ``Train Images``,
-``valid``), or with such folders inside each class; around them any number of wrappers. Whatever is no sample (folders that systems
-leave, masks beside images, a test set without labels) is left out and counted. Everything else that public sets look like would make
-classes of things that are none (folds, tasks, parts, patients, an augmented copy, the two columns of a segmentation set) and is refused.
+``valid``), or with such folders inside each class, or in folds of which one is said to test; around them any number of wrappers. Masks
+beside images are the truth of these. Whatever else is no sample (folders that systems leave, a test set without labels) is left out and
+counted. Everything else that public sets look like would make classes of things that are none (tasks, parts, patients, an augmented
+copy, the two columns of a segmentation set) and is refused.
 """
 
 import os
@@ -13,8 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdnb.datasets.reading import SUFFIXES, is_dicom
+from kdnb.datasets.reading import NIFTI, SUFFIXES, is_dicom
 from kdnb.errors import DataError
+from kdnb.sources import TABLE_ENDINGS
 
 
 def _vocabulary(words: str) -> frozenset[str]:
@@ -48,7 +50,7 @@ _SYSTEM_FOLDERS = _vocabulary(
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".parquet", ".ods")
-REFUSED = (".nii.gz", ".nii", ".mat", ".npy", ".npz", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".h5", ".hdf5")
+REFUSED = (".mat", ".npy", ".npz", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".h5", ".hdf5")
 REFUSED += (".svs", ".ndpi", ".mrxs", ".czi", ".tfrecord", ".tfrecords", ".pkl", ".pickle", ".pt", ".parquet", ".zip", ".rar", ".7z", ".gz")
 _MASK_NAME = re.compile(r"(.+?)[ _\-.]+(?:mask|seg|segmentation|gt|groundtruth|ground_truth|annotation)s?(?:[ _\-]?\(?\d+\)?)?", re.I)
 
@@ -59,30 +61,45 @@ class Layout:
 
     Attributes:
         places: (folder, class name, split as published or ``""``) of every class folder. left_out: what is no sample -> how many files.
-        skipped: folder -> reason.
+        skipped: folder -> reason. masks: (folder below which the images lie, folder of their masks).
     """
 
     places: list[tuple[Path, str, str]] = field(default_factory=list)
     left_out: Counter = field(default_factory=Counter)
     skipped: dict[str, str] = field(default_factory=dict)
+    masks: list[tuple[Path, Path]] = field(default_factory=list)
 
 
-def understand(folder: Path) -> Layout:
-    """Find the class folders below ``folder``.
+def understand(folder: Path, test: str = "") -> Layout:
+    """Find the class folders below ``folder``; ``test``: of published folds the one that is the test set.
 
     Raises:
         DataError: the folder cannot be read, or holds something else than class folders; one sentence names what to give instead.
     """
     layout = Layout()
-    root = _descend(folder, layout)
+    root = _beside_masks(_descend(folder, layout), layout)
     splits = _published(root)
-    if splits:
+    folds = [] if splits else _folds(root)
+    if test:
+        if test not in folds:
+            raise DataError(f"{root} has no fold {test!r} ({_listed(folds) or 'no folds at all'}): name one, or leave out test=.")
+        for name in folds:
+            _add_classes(root / name, "test" if name == test else "train", layout)
+            _count_loose(root / name, layout)
+    elif splits:
         _add_splits(root, splits, layout)
     else:
         _check_names(root, layout)
         _add_classes(root, "", layout)
     _count_loose(root, layout)
     return layout
+
+
+def _folds(root: Path) -> list[str]:
+    """The folders of published folds, each with all classes; empty if they are something else."""
+    names = [name for name in folders(root) if _holds(root / name)]
+    folds = len(names) > 1 and all(_within(name, _FOLDS, _FILLERS, frozenset(_SPLIT_OF), numbered=True) for name in names)
+    return names if folds and not any(_published(root / name) for name in names) else []
 
 
 def printable(path: str) -> str:
@@ -104,7 +121,7 @@ def is_system(name: str) -> bool:
 def is_image(path: Path) -> bool:
     """Whether a file is named like an image, or has no ending (or a number, as in a UID) and is DICOM."""
     ending = path.suffix.lower()
-    if ending in SUFFIXES:
+    if ending in SUFFIXES or path.name.lower().endswith(NIFTI):
         return True
     try:
         return (not ending or ending[1:].isdigit()) and path.is_file() and is_dicom(path)
@@ -119,13 +136,23 @@ def refused_format(name: str) -> str:
 
 def masked(name: str, stems: set[str]) -> bool:
     """Whether ``x_mask.png`` lies beside an ``x`` of the folder's ``stems``: then it is the truth of that image, no sample."""
-    found = _MASK_NAME.fullmatch(os.path.splitext(name)[0])
-    return bool(found) and found[1] in stems
+    return mask_of(name) in stems
+
+
+def stem(name: str) -> str:
+    """A file's name without its ending, be it ``.nii.gz``."""
+    return name[:-7] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[0]
+
+
+def mask_of(name: str) -> str:
+    """The name, without ending, of the image that a mask is called after (``x`` for ``x_mask_1.png``), or ``""``."""
+    found = _MASK_NAME.fullmatch(stem(name))
+    return found[1] if found else ""
 
 
 def formats_read() -> str:
     """The endings that are read, for a message."""
-    return ", ".join(sorted(SUFFIXES))
+    return ", ".join(sorted((*SUFFIXES, *NIFTI)))
 
 
 def folders(folder: Path) -> list[str]:
@@ -140,7 +167,7 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
         raise DataError(f"{folder} cannot be read ({error.strerror}): mend its permissions.") from error
 
 
-def _words(name: str) -> tuple[str, ...]:
+def name_words(name: str) -> tuple[str, ...]:
     """``TrainImages_02`` as ``("train", "images", "02")``."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", printable(name)))
     return tuple(re.findall(r"[^\W\d_]+|\d+", text.casefold()))
@@ -148,7 +175,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 def _within(name: str, *kinds: frozenset, numbered: bool = False) -> bool:
     """Whether a name has a word of the first kind and besides only words of all kinds (and, if ``numbered``, needs a number)."""
-    words = _words(name)
+    words = name_words(name)
     letters = [word for word in words if not word.isdigit()]
     return (
         bool(set(letters) & kinds[0])
@@ -193,6 +220,18 @@ def _descend(folder: Path, layout: Layout) -> Path:
     return folder
 
 
+def _beside_masks(folder: Path, layout: Layout) -> Path:
+    """The folder of class folders beside a folder of their masks, which is noted; else the folder itself."""
+    inside = folders(folder)
+    masks = [name for name in inside if len(inside) > 1 and is_mask_folder(folder, name)]
+    rest = [name for name in inside if name not in masks]
+    if not masks or len(rest) != 1 or not set(name_words(rest[0])) <= _FILLERS or len(folders(folder / rest[0])) < 2:
+        return folder
+    layout.masks += [(folder, folder / name) for name in masks]
+    _count_loose(folder, layout)
+    return folder / rest[0]
+
+
 def _count_loose(folder: Path, layout: Layout) -> None:
     loose = sum(not is_folder and not is_system(name) and is_image(folder / name) for name, is_folder in _entries(folder))
     if loose:
@@ -209,9 +248,9 @@ def count_system(folder: Path, left_out: Counter) -> None:
         left_out[f"files in system folders ({printable(folder.name)})"] += count
 
 
-def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
+def split_of(name: str) -> tuple[str, tuple[str, ...]]:
     """The split that a folder's name says, and the words that are left: ``("train", ())`` for ``Train Images``."""
-    words = _words(name)
+    words = name_words(name)
     said = [_SPLIT_OF[word] for word in words if word in _SPLIT_OF]
     rest = tuple(word for word in words if word not in _SPLIT_OF and word not in _FILLERS)
     return (said[0], rest) if len(set(said)) == 1 else ("", rest)
@@ -219,7 +258,7 @@ def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
 
 def _published(root: Path) -> dict[str, str]:
     """Folder -> split, for folders of a published split; empty if there is no training folder among them."""
-    said = {name: _split_of(name) for name in folders(root)}
+    said = {name: split_of(name) for name in folders(root)}
     tails = sorted({rest for split, rest in said.values() if split == "train"}, key=lambda rest: (len(rest), rest))
     for tail in tails:  # plain "train" first, then what all have in common: "seg_train" and "seg_test"
         named = {name: split for name, (split, rest) in said.items() if split and rest == tail}
@@ -236,7 +275,9 @@ def _tables(*places: Path) -> list[Path]:
 
 
 def _sort_by(table: Path) -> str:
-    return f"the labels seem to be in the table {table}: sort the images into one folder a class as it says and give their folder"
+    if table.suffix.lower() in TABLE_ENDINGS:
+        return f"the labels seem to be in the table {table}: give it, as table:{table}"
+    return f"the labels seem to be in the table {table}: save it as CSV and give that, as table:PATH.csv"
 
 
 def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
@@ -251,9 +292,11 @@ def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
         folder = root / name
         while len(inside := folders(folder)) == 1 and folders(folder / inside[0]):
             folder = folder / inside[0]
+        folder = _beside_masks(folder, layout)
+        inside = folders(folder)
         images = _files_below(folder, is_image)
         classes = {class_name(label) for label in inside}
-        unnamed = len(inside) == 1 and classes.isdisjoint(known) and set(_words(inside[0])) <= _NO_LABEL
+        unnamed = len(inside) == 1 and classes.isdisjoint(known) and set(name_words(inside[0])) <= _NO_LABEL
         if split == "train":
             if not inside and (images or _holds(folder)):
                 tables = _tables(root, folder)
@@ -278,29 +321,32 @@ def _check_names(root: Path, layout: Layout) -> None:
             raise DataError(f"{root} has images but no class folders; {_sort_by(tables[0])}.")
         return
     for name in names:
-        if set(_words(name)) & _AUGMENTED:
-            base = tuple(word for word in _words(name) if word not in _AUGMENTED | _FILLERS)
+        if set(name_words(name)) & _AUGMENTED:
+            base = tuple(word for word in name_words(name) if word not in _AUGMENTED | _FILLERS)
             for other in names:
-                plain = tuple(word for word in _words(other) if word not in _ORIGINAL | _FILLERS)
+                plain = tuple(word for word in name_words(other) if word not in _ORIGINAL | _FILLERS)
                 alike = set(folders(root / name)) & set(folders(root / other))
-                if other != name and not set(_words(other)) & _AUGMENTED and (plain == base or alike):
+                if other != name and not set(name_words(other)) & _AUGMENTED and (plain == base or alike):
                     raise DataError(
                         f"{root} has {name!r}, an augmented copy, beside {other!r}: give the originals, folder:{root / other}, for a copy "
                         "must never be on another side of the split than its original."
                     )
     first = root / names[0]
     if all(_within(name, _FOLDS, _FILLERS, _split_words(), numbered=True) for name in names):
-        raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: give one of them, such as folder:{first}.")
-    if any("task" in _words(name) or "tasks" in _words(name) for name in names) or all(set(_words(name)) & _TASKS for name in names):
-        best = next((name for name in names if {"classification", "classify", "class"} & set(_words(name))), names[0])
+        cure = f"say which tests, as folder:{root}:test={names[0]}" if _folds(root) else f"give one of them, such as folder:{first}"
+        raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: {cure}.")
+    if any("task" in name_words(name) or "tasks" in name_words(name) for name in names) or all(
+        set(name_words(name)) & _TASKS for name in names
+    ):
+        best = next((name for name in names if {"classification", "classify", "class"} & set(name_words(name))), names[0])
         raise DataError(f"{root} has several tasks ({_listed(names)}), which are no classes: give one, such as folder:{root / best}.")
     if all(_within(name, _PERSONS, _FILLERS, numbered=True) or re.fullmatch(r"\d{3,}", name) for name in names):
         cure = _sort_by(tables[0]) if tables else "make the classes the outer folders, as in benign/patient_07/image.png"
         raise DataError(f"{root} has folders that are persons or running numbers ({_listed(names)}), no classes; {cure}.")
-    roles = [name for name in names if set(_words(name)) <= _FILLERS | _MASKS | set(_SPLIT_OF)]
+    roles = [name for name in names if set(name_words(name)) <= _FILLERS | _MASKS | set(_SPLIT_OF)]
     parts = [name for name in names if _within(name, _FILLERS | _PARTS, _split_words(), numbered=True)]
     if len(roles) + len(parts) == len(names):
-        plain = next((name for name in roles if set(_words(name)) <= _FILLERS and len(folders(root / name)) > 1), "")
+        plain = next((name for name in roles if set(name_words(name)) <= _FILLERS and len(folders(root / name)) > 1), "")
         if plain:
             raise DataError(f"{root} has folders that are no classes ({_listed(names)}): give folder:{root / plain}.")
         if tables:
@@ -322,7 +368,7 @@ def _check_inside(root: Path, names: list[str]) -> None:
         return
     counts = Counter(class_name(sub) for subs in held for sub in subs)
     shared = sorted(sub for sub, count in counts.items() if count > 1 and 2 * count >= len(held))
-    if not shared or all(set(_words(sub)) <= _FILLERS | _MASKS | _SIDES for sub in shared):
+    if not shared or all(set(name_words(sub)) <= _FILLERS | _MASKS | _SIDES for sub in shared):
         return
     if all(_published(root / name) for name in names if inside[name]):
         deeper = Counter(
@@ -344,7 +390,7 @@ def _split_words() -> frozenset:
 
 
 def _is_person(name: str) -> bool:
-    words = _words(name)
+    words = name_words(name)
     return bool(words) and words[-1].isdigit()
 
 
@@ -366,7 +412,7 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
             layout.left_out[f"files in {printable(name)}, which holds the classes again"] += _files_below(folder / name, is_image)
             continue
         if name in masks:
-            layout.left_out["masks"] += _files_below(folder / name, is_image)
+            layout.masks.append((folder, folder / name))
             continue
         within = {} if split else _published(folder / name)
         for sub, part in within.items():
@@ -384,7 +430,7 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
 
 def is_mask_folder(folder: Path, name: str) -> bool:
     """Whether a folder is named like masks and its files like the images in the folders beside it."""
-    if not _words(name) or not set(_words(name)) <= _MASKS | _FILLERS or not set(_words(name)) & _MASKS:
+    if not name_words(name) or not set(name_words(name)) <= _MASKS | _FILLERS or not set(name_words(name)) & _MASKS:
         return False
     own = _stems(folder / name)
     others = set().union(*(_stems(folder / other) for other in folders(folder) if other != name))
@@ -393,7 +439,5 @@ def is_mask_folder(folder: Path, name: str) -> bool:
 
 def _stems(folder: Path) -> set[str]:
     return {
-        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", os.path.splitext(name)[0], flags=re.I)
-        for _, _, files in os.walk(folder)
-        for name in files
+        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", stem(name), flags=re.I) for _, _, files in os.walk(folder) for name in files
     }

@@ -1,29 +1,36 @@
 """Read one image file of almost any kind into a square of RGB bytes, or say in a few words why not.
 
-What is done to every image: EXIF orientation applied, first frame of several, transparency laid on black, 16-bit and float
-values stretched linearly from the image's own minimum and maximum to 0..255, DICOM windowed as its header says; then the aspect
-ratio is kept, the longer side becomes the square's side with an antialiasing (triangle) filter, and the rest is black, half on
-either side.
+What is done to every image: EXIF orientation applied, first frame of several, transparency laid on black, 16-bit and float values
+(grey, or all colours together) stretched linearly from the image's own minimum and maximum to 0..255. DICOM: of several frames the
+middle one; palette applied; colours scaled by the bits used; grey windowed as the header says, then stretched, padding black. NIfTI: of
+the first volume the middle axial slice, as radiologists see it (front up, the patient's right on the left), stretched. Then the aspect
+ratio is kept, the longer side becomes the square's side with an antialiasing (triangle) filter, and the rest is black, half on either
+side.
 """
 
 import hashlib
+import re
 import stat
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from kdnb.errors import DataError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".dcm", ".dicom"))
+NIFTI = (".nii", ".nii.gz")
 MAX_PIXELS = 64_000_000  # a decoded image of this size takes 192 MB; more is refused before it is decoded
 MAX_BYTES = 1_000_000_000  # of a file
 # What the suffixes stand for. Pillow knows more kinds, and hands PostScript to another program, whatever the file is called.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SIGNATURE = 64  # side of the grey thumbnail that duplicates are looked for with
 _DEEP = ("I", "F")  # Pillow's modes with more than 8 bits a channel, besides "I;16..."
+_PHOTOMETRIC = 262  # TIFF's tag that says what 0 means: white (0) or black (1)
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # of text beside an image, unpacked; some microscopes write more than Pillow's 1 MB
 
 
 @dataclass(frozen=True)
@@ -75,13 +82,18 @@ def _one_channel(image: Image.Image) -> Image.Image:
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
     """Resize a grey or RGB image into a ``(size, size, 3)`` uint8 square: aspect ratio kept, antialiased, black around it."""
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    top, left, height, width = box(*image.size, size)
     small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     square = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = small[..., None] if small.ndim == 2 else small
     return square
+
+
+def box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Where an image lies in its square: top, left, height, width, in pixels of the square."""
+    scale = size / max(width, height)
+    width, height = (max(1, round(side * scale)) for side in (width, height))
+    return (size - height) // 2, (size - width) // 2, height, width
 
 
 def decode(path: Path) -> tuple[Image.Image, str]:
@@ -96,17 +108,22 @@ def decode(path: Path) -> tuple[Image.Image, str]:
             raise DataError("not a regular file")
         if status.st_size == 0:
             raise DataError("empty file")
+        if is_dicom(path):  # of which one frame is read, however large the file
+            return _dicom(path)
         if status.st_size > MAX_BYTES:
             raise DataError(f"the file has more than {MAX_BYTES // 1_000_000} MB")
-        if is_dicom(path):
-            return _dicom(path)
+        if path.name.lower().endswith(NIFTI):
+            return _nifti(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about metadata and sizes; the size is checked here
             with Image.open(path, formats=_FORMATS) as opened:
                 _check_size(*opened.size)
                 kind = f"{opened.format} {opened.mode}"
+                if (deep := _deep_colour(path, opened)) is not None:
+                    return deep, kind
+                white_is_zero = getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0
                 opened.load()
-                return _eight_bit(ImageOps.exif_transpose(opened)), kind
+                return _eight_bit(ImageOps.exif_transpose(opened), white_is_zero), kind
     except DataError:
         raise
     except Exception as error:  # decoders of damaged files raise anything from OSError to struct.error; all mean the same here
@@ -115,9 +132,13 @@ def decode(path: Path) -> tuple[Image.Image, str]:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file's first bytes say DICOM, whatever its name."""
+    """Whether the file's first bytes say DICOM, whatever its name: with a preamble, or beginning with a data element."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        head = file.read(132)
+    if head[128:] == b"DICM":
+        return True
+    group, element, length = (int.from_bytes(head[k : k + n], "little") for k, n in ((0, 2), (2, 2), (4, 4)))
+    return len(head) == 132 and group in (2, 8) and element <= 0x20 and (head[4:6] in (b"UL", b"UI", b"CS", b"OB") or 0 < length <= 64)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -125,10 +146,11 @@ def _check_size(width: int, height: int) -> None:
         raise DataError(f"{width} x {height} pixels are more than {MAX_PIXELS // 1_000_000} million")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes to L or RGB."""
+def _eight_bit(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
+    """Any of Pillow's modes to L or RGB; ``white_is_zero``: of more than 8 bits, which Pillow does not invert."""
     if image.mode in _DEEP or image.mode.startswith("I;16"):
-        return _stretched(np.asarray(image, np.float32))
+        values = np.asarray(image, np.float32)
+        return _stretched(-values if white_is_zero else values)
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
@@ -137,32 +159,141 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _stretched(values: np.ndarray) -> Image.Image:
-    """Grey values of any range to 0..255 by the image's own minimum and maximum."""
-    if not np.isfinite(values).all():
+def _deep_colour(path: Path, opened: Image.Image) -> Image.Image | None:
+    """An image of 16 bits a colour, which Pillow would cut to the upper 8; ``None`` for every other image."""
+    kinds = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in opened.tile if tile.args}
+    raw = kinds.pop() if len(kinds) == 1 else ""
+    if raw not in ("LA;16B", *(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "BLN")):
+        return None
+    little = raw.endswith("L") or (raw.endswith("N") and sys.byteorder == "little")
+    if raw == "LA;16B":  # four bytes a pixel: read them as they are
+        pair = _decoded_as(path, "RGBA").astype(np.float32)
+        values, alpha = (256 * pair[..., :2:2] + pair[..., 1:2]).repeat(3, axis=-1), 256 * pair[..., 2] + pair[..., 3]
+    else:  # told the other order of bytes, Pillow takes the lower one of each
+        mode = raw.partition(";")[0]
+        high, low = (_decoded_as(path, f"{mode};16{order}").astype(np.float32) for order in ("LB" if little else "BL"))
+        both = 256 * high + low
+        values, alpha = both[..., :3], both[..., 3] if mode == "RGBA" else None
+    return _stretched(values if alpha is None else values * (alpha / 65535)[..., None])
+
+
+def _decoded_as(path: Path, raw: str) -> np.ndarray:
+    """The upright pixels of an image when they are taken for another arrangement of the same length."""
+    with Image.open(path, formats=_FORMATS) as opened:
+        opened.tile = [tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in opened.tile]
+        opened.load()
+        return np.asarray(ImageOps.exif_transpose(opened))
+
+
+def _stretched(values: np.ndarray, padding: np.ndarray | None = None) -> Image.Image:
+    """Grey values (or colours, all together) of any range to 0..255 by the image's own minimum and maximum.
+
+    Args:
+        padding: where there is no image, bool; black, and no part of the range.
+    """
+    seen = values if padding is None or padding.all() else values[~padding]
+    if not np.isfinite(seen).all():
         raise DataError("pixels that are not finite numbers")
-    low, high = float(values.min()), float(values.max())
+    low, high = float(seen.min()), float(seen.max())
+    if seen is not values:
+        values = np.where(padding, low, values)
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
 def _dicom(path: Path) -> tuple[Image.Image, str]:
     import pydicom
-    from pydicom.filereader import read_file_meta_info
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        with path.open("rb") as file:
+            read_preamble(file, force=True)
+            syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:
             raise DataError("deflated DICOM, which may unfold without limit")
-        file = pydicom.dcmread(path)
-        _check_size(int(file.Columns), int(file.Rows) * int(file.get("NumberOfFrames", 1) or 1))
-        pixels = file.pixel_array
-        samples = int(file.get("SamplesPerPixel", 1))
-        pixels = pixels[0] if pixels.ndim > (3 if samples > 1 else 2) else pixels
-        kind = f"DICOM {file.PhotometricInterpretation}"
-        if samples > 1:
-            return Image.fromarray(pixels.astype(np.uint8)).convert("RGB"), kind
-        values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, file), file), np.float32)
-    return _stretched(-values if file.PhotometricInterpretation == "MONOCHROME1" else values), kind
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if not syntax:  # a file without its first part
+            implicit, little = header.original_encoding
+            syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        if "Rows" not in header or "Columns" not in header:
+            raise DataError("a DICOM file without an image")
+        _check_size(int(header.Columns), int(header.Rows))
+        frames = int(header.get("NumberOfFrames", 1) or 1)
+        try:
+            pixels = pixel_array(path, index=frames // 2, transfer_syntax_uid=syntax)
+        except (RuntimeError, NotImplementedError) as error:
+            packing = re.split(r"[,(]", syntax.name)[0].strip()[:40]
+            if not _can_unpack(syntax):
+                raise DataError(f"pixels packed as {packing}, which no plug-in here reads: convert the file") from error
+            raise DataError(f"pixels packed as {packing}, which are damaged or not of that kind: fetch the file again") from error
+        _take_over(header, frames // 2)
+        kind = f"DICOM {header.PhotometricInterpretation}" + (f", one of {frames} frames" if frames > 1 else "")
+        if header.PhotometricInterpretation == "PALETTE COLOR":
+            colours = apply_color_lut(pixels, header)
+            return Image.fromarray(_scaled(colours, 8 * colours.itemsize)), kind
+        if int(header.get("SamplesPerPixel", 1)) > 1:
+            return Image.fromarray(_scaled(pixels, int(header.BitsStored))).convert("RGB"), kind
+        values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, header), header), np.float32)
+    return _stretched(-values if header.PhotometricInterpretation == "MONOCHROME1" else values, _padding(pixels, header)), kind
+
+
+def _take_over(header, frame: int) -> None:
+    """Put what a file of several frames says of one frame's scale and window where that of a single image stands."""
+    shared, single = header.get("SharedFunctionalGroupsSequence"), header.get("PerFrameFunctionalGroupsSequence")
+    for group in [*(shared or [])[:1], *(single or [])[frame : frame + 1]]:
+        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for item in (group.get(name) or [])[:1]:
+                header.update({element.tag: element for element in item})
+
+
+def _can_unpack(syntax) -> bool:
+    from pydicom.pixels import get_decoder
+
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _scaled(colours: np.ndarray, bits: int) -> np.ndarray:
+    """Colours of so many bits to 0..255."""
+    return colours if bits == 8 else np.round(np.clip(colours * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
+
+
+def _padding(pixels: np.ndarray, header) -> np.ndarray | None:
+    """Where a DICOM image says that it has none."""
+    if (value := header.get("PixelPaddingValue")) is None:
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    return (pixels >= min(value, value if limit is None else limit)) & (pixels <= max(value, value if limit is None else limit))
+
+
+def _nifti(path: Path) -> tuple[Image.Image, str]:
+    import nibabel
+    from nibabel.orientations import io_orientation
+
+    try:
+        volume = nibabel.load(path)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise DataError("no NIfTI inside, whatever the name: fetch the file again") from error
+    shape, dtype = volume.shape, volume.get_data_dtype()
+    if dtype.fields or len(shape) < 2 or 0 in shape:
+        raise DataError(f"a NIfTI of shape {shape} and type {dtype}, which has no grey slices")
+    shape = (*shape, 1)[:3]
+    if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > MAX_BYTES:
+        raise DataError(f"a volume of more than {MAX_BYTES // 1_000_000} MB")
+    turn = io_orientation(volume.affine)  # of each axis: which of right, front and top it runs along, and whether towards it
+    turn = np.array([[0, 1], [1, 1], [2, 1]]) if np.isnan(turn).any() else turn
+    towards_right, towards_front, upwards = np.argsort(turn[:, 0])
+    _check_size(shape[towards_right], shape[towards_front])
+    index = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
+    index[upwards] = shape[upwards] // 2
+    plane = np.asarray(volume.dataobj[tuple(index[: len(volume.shape)])] if len(volume.shape) > 2 else volume.dataobj, np.float32)
+    plane = plane if towards_front < towards_right else plane.T  # rows run to front or back
+    plane = plane[::-1] if turn[towards_front, 1] > 0 else plane
+    plane = plane[:, ::-1] if turn[towards_right, 1] > 0 else plane
+    kind = f"NIfTI {dtype}" + (f", one of {shape[upwards]} slices" if shape[upwards] > 1 else "")
+    return _stretched(plane, ~np.isfinite(plane)), kind

@@ -140,13 +140,18 @@ def side_by_side(model: nn.Module, sample: Sample, maps: dict[str, Tensor]) -> p
     return pd.DataFrame(found | {f"{name}_keeps": kept.cpu().numpy() for name, kept in zip(maps, keeps, strict=True)})
 
 
+def class_row(name: str) -> str:
+    """What a class is called where ``all`` stands for all of them: its name, and ``all (class)`` for a class called so."""
+    return f"{name} (class)" if name == "all" else name
+
+
 def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
     """Mean and 95% cluster-bootstrap interval by class and over all (class ``all``): ``fidelity_summary.csv``.
 
     Column ``n`` counts the defined values, ``undefined`` those left out.
     """
     found = []
-    both = pd.concat([rows, rows.assign(**{"class": "all"})])
+    both = pd.concat([rows.assign(**{"class": rows["class"].map(class_row)}), rows.assign(**{"class": "all"})])
     for (class_name, model, method, metric), part in both.groupby(["class", "model", "method", "metric"], sort=False):
         mean, lo, hi = bootstrap_mean(part["value"].to_numpy(), part["group"].to_numpy(), samples)
         defined = int(part["value"].notna().sum())
@@ -170,7 +175,7 @@ def paired(
     difference over its standard deviation. ``better`` says which method the sign favours, given which way the metric points.
     """
     found = []
-    groups = [("all", rows), *rows.groupby("class", sort=False)] if by_class else [("all", rows)]
+    groups = [("all", rows), *rows.groupby(rows["class"].map(class_row), sort=False)] if by_class else [("all", rows)]
     for class_name, part in groups:
         for metric in metrics:
             wide = part[part["metric"] == metric].pivot(index=["image_id", "group"], columns="method", values="value")

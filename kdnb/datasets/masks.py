@@ -1,0 +1,88 @@
+"""Masks of lesions that lie beside their images: which belongs to which, and their pixels in the image's square."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import joblib
+import numpy as np
+from PIL import Image
+
+from kdnb.datasets import layouts, reading
+from kdnb.errors import DataError
+
+MaskFolder = tuple[Path, Path]  # the folder below which the images lie, and that of their masks
+
+
+def pair(images: list[Path], found: list[Path], folders: list[MaskFolder]) -> tuple[list[list[Path]], int]:
+    """The masks of each image, and how many masks belong to none.
+
+    Args:
+        images: paths. found: masks named after an image in the same folder (``x_mask.png``). folders: folders of masks named as their
+            images (``masks/x.png``) or after them; of several images of one name the one in folders of the same names is meant.
+    """
+    masks: list[list[Path]] = [[] for _ in images]
+    beside, named = defaultdict(list), defaultdict(list)
+    for place, image in enumerate(images):
+        beside[image.parent, layouts.stem(image.name)].append(place)
+        named[layouts.stem(image.name)].append(place)
+    lost = 0
+    for mask in found:
+        owners = beside[mask.parent, layouts.mask_of(mask.name)]
+        lost += not owners
+        for place in owners:
+            masks[place].append(mask)
+    for around, folder in folders:
+        for here, _, names in os.walk(folder):
+            for name in sorted(name for name in names if layouts.is_image(Path(here, name)) and not layouts.is_system(name)):
+                mask = Path(here, name)
+                owners = named[layouts.stem(name)] or named[layouts.mask_of(name)]
+                owners = [place for place in owners if around in images[place].parents]
+                inner = mask.relative_to(folder).parent.parts
+                owners = [place for place in owners if images[place].parent.parts[-len(inner) :] == inner] if inner else owners
+                lost += len(owners) != 1
+                for place in owners if len(owners) == 1 else []:
+                    masks[place].append(mask)
+    return masks, lost
+
+
+def squares(masks: list[list[Path]], widths: np.ndarray, heights: np.ndarray, size: int) -> tuple[np.ndarray, dict[Path, str]]:
+    """The masks of all images, ``(N, size, size)`` bool, and why some could not be read: path -> reason.
+
+    Args:
+        widths, heights: ``(N,)`` pixels of the images, upright.
+    """
+    jobs = max(1, min(16, joblib.cpu_count(), len(masks) // 128))
+    sides = zip(masks, widths.tolist(), heights.tolist(), strict=True)
+    answers = joblib.Parallel(jobs)(joblib.delayed(_square)([path.absolute() for path in files], *shape, size) for files, *shape in sides)
+    found = np.array([square for square, _ in answers], bool).reshape(len(masks), size, size)
+    return found, {path: reason for _, bad in answers for path, reason in bad.items()}
+
+
+def _square(files: list[Path], width: int, height: int, size: int) -> tuple[np.ndarray, dict[Path, str]]:
+    """The union of an image's masks where :func:`kdnb.datasets.reading.fit` puts the image, each pixel that of the nearest one."""
+    square, bad = np.zeros((size, size), bool), {}
+    top, left, inner_height, inner_width = reading.box(width, height, size)
+    for path in files:
+        try:
+            lesion = marked(path)
+            if abs(np.log(lesion.shape[1] / lesion.shape[0] * height / width)) > 0.02:
+                raise DataError(f"a mask of {lesion.shape[1]} x {lesion.shape[0]} pixels for an image of {width} x {height}")
+        except DataError as error:
+            bad[path] = str(error)
+            continue
+        small = Image.fromarray(lesion).resize((inner_width, inner_height), Image.Resampling.NEAREST)
+        square[top : top + inner_height, left : left + inner_width] |= np.asarray(small, bool)
+    return square, bad
+
+
+def marked(path: Path) -> np.ndarray:
+    """Where a mask is not black, ``(H, W)`` bool; in a JPEG, whose black is not quite, where it is brighter than half.
+
+    Raises:
+        DataError: the reason in a few words.
+    """
+    image, kind = reading.decode(path)
+    values = np.asarray(image)
+    values = values.max(axis=2) if values.ndim == 3 else values
+    return values > (127 if kind.startswith("JPEG") else 0)

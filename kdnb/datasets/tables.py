@@ -1,0 +1,347 @@
+"""Images named by a table: one row an image, with its label and, where they are known, its split, its person and its mask.
+
+What the columns are called is guessed from the names that public sets use, or said: ``table:labels.csv:label=dx,person=off``. Images
+lie anywhere below the table's folder (or ``images=FOLDER``); they are found by path, by name, or by name without ending. Everything
+in a table is text: classes called ``01``, ``none``, ``NaN`` or ``True`` keep their names.
+"""
+
+import csv
+import glob
+import io
+import os
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdnb.datasets import layouts
+from kdnb.datasets.folders import Listing, check_classes, scan, sort
+from kdnb.datasets.layouts import class_name, is_image, is_system, printable
+from kdnb.datasets.masks import pair
+from kdnb.errors import DataError
+from kdnb.sources import parts, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Names of columns in the order in which they are believed, words joined by "_", in lower case.
+_USUAL = {
+    "image": "image image_path image_file image_filename image_name filename file_name file filepath file_path path image_id image_index "
+    "imageid img img_name img_path img_id picture scan dicom id_code mri_id isic_id name id",
+    "label": "label labels class classes class_name class_label diagnosis dx finding_labels finding_label finding target category "
+    "level grade retinopathy_grade severity group cdr pathology disease benign_malignant y",
+    "split": "split subset partition set phase usage data_split fold folds kfold",
+    "person": "person person_id patient_group patient patient_id subject subject_id participant participant_id pid case_id lesion_id",
+    "mask": "mask mask_path mask_file mask_name mask_filename segmentation segmentation_path",
+}
+_NUMBERED = {"0": "train", "1": "val", "2": "test"}  # where all of a split column's values are these
+_LISTED = re.compile(r"""\[\s*(['"]?)([^'",\[\]]*)\1\s*\]""")  # ['N'], one label as a list
+
+
+def listing(dataset: str, place: Path) -> Listing:
+    """The images of a data set that lies at ``place``: class folders, or a table.
+
+    Raises:
+        DataError: as :func:`kdnb.datasets.folders.scan` and :func:`read`.
+    """
+    kind, _, options = parts(dataset)
+    if kind == "table":
+        return read(place, options)
+    source = table().get(kind, {})
+    if "table" in source:
+        return read(place / source["table"], source.get("columns", {}))
+    return scan(place, options.get("test", ""))
+
+
+def read(path: Path, options: dict[str, str] | None = None) -> Listing:
+    """List the images that a table names.
+
+    Args:
+        options: ``image``, ``label``, ``split``, ``person``, ``mask``: a column's name, or ``"off"`` for none; ``test``: the value of the
+            split column (a column of folds, say) that stands for the test set, all others for training; ``images``: the folder below
+            which the images lie, relative to the table's.
+
+    Raises:
+        DataError: no column for the images or the labels, values that are no splits, images that are not there or not one for a row.
+    """
+    options = dict(options or {})
+    frame = _frame(path)
+    root = path.parent
+    below, test = root / options.pop("images", ""), options.pop("test", "")
+    if not below.is_dir():
+        raise DataError(f"{below} is no folder: let images= name the folder below which the images of {path} lie.")
+    columns = _columns(frame, options, path)
+    found = Listing(left_out=Counter())
+    labels = _labels(frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out)
+    splits = _splits(frame, columns.get("split"), path, test)
+    if any(splits):
+        _count(found.left_out, "rows without a split", splits.count(""))
+        labels = [label if split else "" for label, split in zip(labels, splits, strict=True)]
+    files = _Files(below)
+    rows = _rows(frame, columns, labels, splits, files, path, found.left_out)
+    for file, row in rows.items():
+        found.files.append(file)
+        found.ids.append(printable(os.path.relpath(file, root)))
+        found.labels.append(labels[row])
+        found.split.append(splits[row])
+    if "person" in columns:
+        found.persons = [frame[columns["person"]].iat[row] for row in rows.values()]
+        found.persons_from = f"the column {columns['person']!r} of {path.name}"
+    if options.get("mask") != "off":
+        found.masks = _masks(frame, columns.get("mask"), files, rows, found.left_out)
+    unnamed = len(files.images - set(rows) - {path for of_image in found.masks for path in of_image})
+    if unnamed:
+        found.left_out["images that the table does not name or label"] += unnamed
+    names = ", ".join(f"{role} {name!r}" for role, name in columns.items())
+    found.found_by = f"classes by the table {path.name} (columns: {names})"
+    check_classes(found, path)
+    return sort(found)
+
+
+def _frame(path: Path) -> "pd.DataFrame":
+    """The table as text, on one line and without blanks around it; what is missing is ``""``."""
+    import pandas as pd  # here: processes that only decode images import this module too
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            stored = pd.read_parquet(path, dtype_backend="numpy_nullable").astype("string").fillna("")
+            names, *rows = [list(stored.columns), *stored.to_numpy().tolist()]
+        else:
+            text = _text(path.read_bytes())
+            first = text.lstrip().split("\n", 1)[0]
+            names, *rows = list(csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)) or [[]]
+    except ImportError as error:
+        raise DataError(f"{path} needs a package that is not installed (pyarrow): save the table as CSV.") from error
+    except Exception as error:  # parsers of damaged tables raise anything; all mean the same here
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:100]
+        raise DataError(f"{path} cannot be read as a table ({reason or type(error).__name__}): save it as CSV.") from error
+    names, *rows = ([" ".join(str(cell).split()) for cell in row] for row in (names, *rows))
+    long = next((number for number, row in enumerate(rows, 2) if any(row[len(names) :])), 0)
+    if long:
+        raise DataError(f"{path} has more cells in its row {long} than its first row has names: put quotes around cells with a comma.")
+    rows = [[*row, *[""] * len(names)][: len(names)] for row in rows if any(row)]
+    if not rows:
+        raise DataError(f"{path} has no rows: name a table with one row an image.")
+    frame = pd.DataFrame(rows, columns=names, dtype=object)
+    return frame.loc[:, ~frame.columns.duplicated()]
+
+
+def _text(content: bytes) -> str:
+    """A table's text: UTF-16 if it begins so, else UTF-8, else what older spreadsheets write."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _key(column: str) -> str:
+    return "_".join(layouts.name_words(column))
+
+
+def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict[str, str]:
+    """Role -> column: what was asked for, else the first usual name."""
+    if any(map(_like_image, frame.columns)):
+        raise DataError(f"{path} has no first line that names its columns: put one in front, such as image,label.")
+    by_key = {_key(name): name for name in reversed(frame.columns) if (frame[name] != "").any()}
+    columns: dict[str, str] = {}
+    for role, asked in options.items():
+        if asked == "off" and asked not in frame.columns:
+            continue
+        name = asked if asked in frame.columns else by_key.get(_key(asked))
+        if name is None:
+            raise DataError(f"{path} has no column {asked!r}, only {_listed(frame.columns)}: name one of them, as in {role}=COLUMN.")
+        columns[role] = name
+    for role, usual in _USUAL.items():
+        free = [by_key[key] for key in usual.split() if key in by_key and by_key[key] not in columns.values()]
+        if role not in options and free:
+            columns[role] = free[0]
+    if "image" not in columns:
+        named = [name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name not in columns.values()]
+        if len(named) != 1:
+            what = (
+                f"several columns of images ({_listed(named)})"
+                if named
+                else f"no column that is called like images ({_listed(frame.columns)})"
+            )
+            raise DataError(f"{path} has {what}: name one, table:{path}:image=COLUMN.")
+        columns["image"] = named[0]
+    number = by_key.get("id")
+    if number and not {"person"} & {*columns, *options} and number not in columns.values() and 1 < frame[number].nunique() < len(frame):
+        columns["person"] = number  # one that comes back is a person's, not an image's
+    return {role: columns[role] for role in _USUAL if role in columns}
+
+
+def _like_image(value: str) -> bool:
+    return value.lower().endswith((*layouts.SUFFIXES, *layouts.NIFTI))
+
+
+def _listed(names: "list[str] | pd.Index") -> str:
+    return ", ".join(str(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+    """The class of each row; ``""`` where there is none, or several."""
+    if "label" not in columns:
+        return _one_hot(frame, columns, path, left_out)
+    labels = [_LISTED.sub(r"\2", value) for value in frame[columns["label"]]]
+    several = [bool(re.search(r"\||\[.*,.*\]", value)) for value in labels]
+    _count(left_out, "rows with several labels", sum(several))
+    _count(left_out, "rows without a label", labels.count(""))
+    return ["" if many else class_name(value) for value, many in zip(labels, several, strict=True)]
+
+
+def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+    """Labels from columns of 0 and 1, one a class; they are put into ``columns`` for the reader to see."""
+    ones = frame.loc[:, [set(frame[name]) <= {"0", "1", "0.0", "1.0"} and frame[name].nunique() > 1 for name in frame.columns]]
+    if ones.shape[1] < 2:
+        raise DataError(
+            f"{path} has no column that is called like a label (the others are {_listed(frame.columns)}): name it, "
+            f"table:{path}:label=COLUMN."
+        )
+    columns["label"] = " ".join(ones.columns)
+    marked = ones.isin(["1", "1.0"])
+    _count(left_out, "rows with several labels", int((marked.sum(axis=1) > 1).sum()))
+    _count(left_out, "rows without a label", int((marked.sum(axis=1) == 0).sum()))
+    return [class_name(name) if count == 1 else "" for name, count in zip(marked.idxmax(axis=1), marked.sum(axis=1), strict=True)]
+
+
+def _count(left_out: Counter, what: str, count: int) -> None:
+    if count:
+        left_out[what] += count
+
+
+def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) -> list[str]:
+    """The published split of each row, ``""`` where there is none; ``test``: the value that stands for the test set, if it is said."""
+    if column is None and not test:
+        return [""] * len(frame)
+    if column is None:
+        raise DataError(f"{path} has no column of folds, so {test!r} cannot be the test set: name it, split=COLUMN.")
+    values = set(frame[column]) - {""}
+    if test:
+        if test not in values:
+            raise DataError(f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE.")
+        return ["test" if value == test else value and "train" for value in frame[column]]
+    said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
+    if _key(column) in ("fold", "folds", "kfold") and values and not any(said.values()):
+        raise DataError(
+            f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, behind its path."
+        )
+    if values == set(_NUMBERED):
+        said |= _NUMBERED
+    elif set(map(str.casefold, values)) == {"training", "publictest", "privatetest"}:
+        said |= {value: {"training": "train", "publictest": "val", "privatetest": "test"}[value.casefold()] for value in values}
+    unknown = sorted(value for value in values if not said[value])
+    if unknown or "train" not in said.values():
+        what = f"{unknown[0]!r}, which is no split" if unknown else "no training rows"
+        raise DataError(
+            f"column {column!r} of {path} has {what}: name train, val and test there, or add split=off or, for the value that tests, "
+            "test=VALUE behind the table's path."
+        )
+    return [said[value] for value in frame[column]]
+
+
+class _Files:
+    """The images below a folder, found by path, by name and by name without ending, whatever the case of letters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images: set[Path] = set()
+        self._masks: list[Path] = []
+        self._mask_folders: list[tuple[Path, Path]] = []
+        self._named: dict[str, list[Path]] = defaultdict(list)
+        visited: set[str] = set()
+        for place, folders, names in os.walk(folder, followlinks=True):
+            if os.path.realpath(place) in visited:  # a loop of links ends
+                folders.clear()
+                continue
+            visited.add(os.path.realpath(place))
+            folders[:] = sorted(name for name in folders if not is_system(name))
+            masks = {name for name in folders if layouts.is_mask_folder(Path(place), name)}
+            self._mask_folders += [(Path(place), Path(place, name)) for name in sorted(masks)]
+            folders[:] = [name for name in folders if name not in masks]
+            stems = {layouts.stem(name) for name in names}
+            for name in sorted(names):
+                path = Path(place, name)
+                if is_system(name) or not is_image(path):
+                    continue
+                if layouts.masked(name, stems):
+                    self._masks.append(path)
+                else:
+                    self.images.add(path)
+                    for key in {name.casefold(), layouts.stem(name).casefold()}:
+                        self._named[key].append(path)
+
+    def masks(self, images: list[Path]) -> list[list[Path]]:
+        """The masks that lie beside the images, as in folders."""
+        return pair(images, self._masks, self._mask_folders)[0]
+
+    def mask(self, value: str) -> Path | None:
+        """The mask that ``value`` names, by its path, or by its name among those that lie beside the images."""
+        path = self.folder / value.replace("\\", "/")
+        if path.is_file():
+            return path
+        inside = (found for _, folder in self._mask_folders for found in sorted(folder.rglob(f"{glob.escape(path.name)}*")))
+        same = [found for found in (*self._masks, *inside) if path.name in (found.name, layouts.stem(found.name))]
+        return same[0] if len(same) == 1 else None
+
+    def find(self, value: str, label: str = "", split: str = "") -> list[Path]:
+        """Every image that ``value`` may name; of several, those in a folder called like the row's class, or else its split."""
+        value = value if "/" in value else value.replace("\\", "/")
+        direct = self.folder / value
+        if value and os.path.isfile(direct) and is_image(direct):
+            return [Path(os.path.normpath(direct))]
+        named = [part.casefold() for part in value.split("/") if part not in ("", ".", "..")]
+        found = self._named.get(named[-1], []) if named else []
+        for fits in (
+            lambda path: [part.casefold() for part in path.parts[-len(named) : -1]] == named[:-1],
+            lambda path: label in map(class_name, path.relative_to(self.folder).parts[:-1]),
+            lambda path: split in (layouts.split_of(part)[0] for part in path.relative_to(self.folder).parts[:-1]),
+        ):
+            found = found if len(found) < 2 else [path for path in found if fits(path)] or found
+        return found
+
+
+def _masks(frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[Path, int], left_out: Counter) -> list[list[Path]]:
+    """The masks of each image, from a column (several of an image joined by a bar) or beside the images; empty if there are none."""
+    if column is None:
+        masks = files.masks(list(rows))
+    else:
+        values = [[value.strip() for value in frame[column].iat[row].split("|") if value.strip()] for row in rows.values()]
+        masks = [[path for path in map(files.mask, of_image) if path] for of_image in values]
+        _count(left_out, "masks that are not there", sum(map(len, values)) - sum(map(len, masks)))
+    return masks if any(masks) else []
+
+
+def _rows(
+    frame: "pd.DataFrame", columns: dict[str, str], labels: list[str], splits: list[str], files: _Files, path: Path, left_out: Counter
+) -> dict[Path, int]:
+    """Image -> its row; images that are missing, or in rows that contradict each other, are counted."""
+    rows: dict[Path, int] = {}
+    doubtful, missing = set(), []
+    here = layouts.split_of(path.stem)[0]  # train.csv speaks of the images in train_images
+    for row, value in enumerate(frame[columns["image"]]):
+        if not labels[row]:
+            continue
+        found = files.find(value, labels[row], splits[row] or here)
+        if len(found) > 1:
+            places = _listed([str(file.parent) for file in found])
+            raise DataError(f"{value!r} in {path} may be an image in {places}: add images=FOLDER behind the table's path.")
+        if not found:
+            missing.append(value)
+        elif labels[rows.setdefault(found[0], row)] != labels[row] or splits[rows[found[0]]] != splits[row]:
+            doubtful.add(found[0])
+    if missing and not rows:
+        if ending := layouts.refused_format(missing[0]):
+            raise DataError(f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}.")
+        raise DataError(
+            f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0]!r} is not): put "
+            "them there, or name another column, image=COLUMN, or folder, images=FOLDER."
+        )
+    _count(left_out, "images whose rows contradict each other", len(doubtful))
+    if len(rows) == len(doubtful):
+        raise DataError(f"{path} has no image with one label ({_listed(sorted(left_out))}): name another column, label=COLUMN.")
+    if missing:
+        _count(left_out, f"rows whose image is not there, such as {printable(missing[0])}", len(missing))
+    return {file: row for file, row in rows.items() if file not in doubtful}
