@@ -37,6 +37,7 @@ from kdnb.evaluation import (
     expected_accuracy,
     expected_hits,
     f1_macro,
+    known_and_new,
     per_class_scores,
     predict,
     with_holm,
@@ -582,6 +583,23 @@ def ablation_table(variants: dict[str, Sequence[Cell]], results: dict[Cell, Trai
         row["val_accuracy"] = float((trained.val_logits.argmax(1) == material.validation.labels).mean())
         rows.append(row | {"test_accuracy": float((trained.test_logits.argmax(1) == material.test.labels).mean())})
     return pd.DataFrame(rows)
+
+
+def gains(
+    paired: dict[str, Sequence[np.ndarray]], groups: np.ndarray, trained_on: np.ndarray, held_back: np.ndarray, samples: int
+) -> pd.DataFrame:
+    """What the images of validation add on test images that were new and become known with them, and on those that stay new.
+
+    Args:
+        paired: model -> hits ``(S, n)`` of the students that learned from them too, and of those that did not.
+        groups: ``(n,)`` of the test images. trained_on, held_back: the groups in training and in validation.
+    """
+    new, tables = ~np.isin(groups, trained_on), []
+    for model, (after, before) in paired.items():
+        gain = (after.astype(float) - before).mean(axis=0)[new]
+        tables.append(known_and_new(gain, groups[new], held_back, samples).assign(model=model))
+    names = {"known": "become known", "new": "stay new", "new minus known": "stay new minus become known"}
+    return pd.concat(tables, ignore_index=True).replace({"part": names})
 
 
 def choose(table: pd.DataFrame) -> pd.Series:

@@ -356,3 +356,11 @@ def test_a_class_without_validation_images_has_no_best_temperature(material):
     results = {one: replace(trained, val_logits=trained.val_logits[kept]) for one, trained in results.items()}
     best = sweep.best_temperature_per_class(results, lacking, CLASSES)
     assert list(best["class"]) == sorted(set(CLASSES) - {CLASSES[2]})
+
+
+def test_what_the_images_of_validation_add_is_counted_on_new_images_only():
+    groups = np.array(["a", "b", "b", "c", "d"])  # a is known to training, b to validation, c and d to neither
+    before, after = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 1, 1]])
+    found = sweep.gains({"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50).set_index("part")
+    assert found["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
+    assert found["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}
