@@ -33,7 +33,11 @@ EQUIVALENCE = 0.03  # two losses within three points either way are called equal
 # had been seen, none the easier: learned maps must beat every control and not an untrained network alone; a rival that does not beat
 # random ones is no yardstick; a large p of temperature decides nothing; a grid without the paper's cell cannot choose it.
 CONTROLS = ("random", "centre", "sobel", "uniform", "untrained")  # explanations that know nothing of what was learned
-FAITHFULNESS = 0.05  # an explanation whose best 30% keep the prediction in at most five of 100 images fewer is as faithful
+FAITHFULNESS = 0.05  # a probability (or share) at most five points lower is as faithful
+# One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. Agreement with the top
+# 30% kept decided before: it is saturated, and biased where the empty image has a class of its own. These three replaced it when a first
+# run on drawn labels had been seen.
+FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def _teacher_adds(run: Run) -> Measured:
 def _few(run: Run) -> str:
     """How the questions begin that were asked at the most labels of those that are few; with the fewest, students may be at chance."""
     questions = run.load_table("tests")["question"]
-    few = questions[questions.str.startswith("few labels")].str.partition(":")[0]
+    few = questions[questions.str.startswith("few labels")].str.split(":").str[0]
     return "few labels" if few.empty else f"{max(few, key=lambda what: int(what.split()[2]))}:"
 
 
@@ -296,20 +300,31 @@ def _fidelity(run: Run) -> Measured:
     return Measured(means.mean(), math.nan, math.nan, NOT_TESTABLE, what)
 
 
-def _against(run: Run, other: str) -> pd.Series:
-    """The row that compares average maps of the taught student with ``other``, by agreement with the top 30% kept, over all classes."""
-    tests = run.load_table("tests").query("`class` == 'all' and metric == 'agreement_30' and a == 'feature_maps_mean' and b == @other")
-    return tests[tests["question"].str.startswith("average map against")].iloc[0]
+def _against(run: Run, other: str) -> pd.DataFrame:
+    """Average maps of the taught student against ``other`` by each metric of :data:`FAMILIES`: difference, lo and hi, more is better."""
+    tests = run.load_table("tests")
+    rows = tests[(tests["a"] == "feature_maps_mean") & (tests["b"] == other) & tests["question"].str.startswith("average map against")]
+    rows = rows[(rows["class"] == "all") & rows["metric"].isin(FAMILIES)].set_index("metric")
+    ends = rows[["difference", "lo", "hi"]].mul(rows.index.map(FAMILIES), axis=0)
+    return rows.assign(difference=ends["difference"], lo=ends[["lo", "hi"]].min(axis=1), hi=ends[["lo", "hi"]].max(axis=1))
 
 
 def _as_faithful(run: Run, other: str) -> Measured:
-    row, random = _against(run, other), _against(run, "random")
-    detail = f"agreement with the top 30% kept, taught student, {row['n']:.0f} images"
-    if not random["lo"] > 0:  # equal scores prove nothing where the measure tells no explanation from a random one
-        return Measured(row["difference"], row["lo"], row["hi"], UNDECIDED, f"{detail}; maps do not beat random ones, so it cannot tell")
-    if row["difference"] >= random["difference"]:  # both differences are the average maps' own: the other method's score is the lower
-        return Measured(row["difference"], row["lo"], row["hi"], UNDECIDED, f"{detail}; {other} does not beat random maps: no yardstick")
-    return above(row["difference"], row["lo"], row["hi"], -FAITHFULNESS, detail)
+    rows, random = _against(run, other), _against(run, "random")
+    if rows.empty:
+        return not_testable(f"this run did not compare average maps with {other}")
+    able = [metric for metric in rows.index if random.loc[metric, "lo"] > 0]
+    if not able:  # equal scores prove nothing where a measure tells no explanation from a random one
+        return not_testable("no metric tells average maps from random ones here")
+    # Both differences are the average maps' own: where the one to the rival is the larger, the rival scores below random maps.
+    able = [metric for metric in able if rows.loc[metric, "difference"] < random.loc[metric, "difference"]]
+    if not able:
+        return not_testable(f"{other} beats random maps by no metric here: no yardstick")
+    detail, rows = f"the nearest of {len(able)} metrics that tell both from random maps: ", rows.loc[able]
+    nearest = rows["lo"].idxmin()
+    row = rows.loc[nearest]
+    verdict = NOT_REPRODUCED if (rows["hi"] < -FAITHFULNESS).any() else REPRODUCED if row["lo"] > -FAITHFULNESS else UNDECIDED
+    return Measured(row["difference"], row["lo"], row["hi"], verdict, f"{detail}{nearest}, taught student, {row['n']:.0f} images")
 
 
 def _maps_as_grad_cam(run: Run) -> Measured:
@@ -320,12 +335,20 @@ def _maps_as_shap(run: Run) -> Measured:
     return _as_faithful(run, "shap")
 
 
+def _maps_as_integrated_gradients(run: Run) -> Measured:
+    return _as_faithful(run, "integrated_gradients")
+
+
 def _maps_over_controls(run: Run) -> Measured:
-    rows = {control: _against(run, control) for control in CONTROLS}
-    nearest = min(rows, key=lambda control: rows[control]["lo"])
-    row = rows[nearest]
-    detail = f"agreement with the top 30% kept, taught student, {row['n']:.0f} images; the nearest control: {nearest}"
-    verdict = NOT_REPRODUCED if any(one["hi"] < 0 for one in rows.values()) else REPRODUCED if row["lo"] > 0 else UNDECIDED
+    """Better than every control by every metric: an intersection of tests, each at its own level, needs no correction."""
+    rows = pd.concat([_against(run, control).reset_index() for control in CONTROLS], ignore_index=True)
+    if rows.empty:
+        return not_testable("this run did not compare average maps with controls")
+    row = rows.loc[rows["lo"].idxmin()]
+    detail = f"the nearest of {len(rows)}: {row['b']} by {row['metric']}, taught student, {row['n']:.0f} images"
+    # "Worse" is claimed of any of many comparisons, so there each counts at its share of the level (Holm's p of the table).
+    worse = ((rows["hi"] < 0) & (rows["p_holm"] < 0.05)).any()
+    verdict = NOT_REPRODUCED if worse else REPRODUCED if row["lo"] > 0 else UNDECIDED
     return Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
 
 
@@ -390,14 +413,19 @@ CLAIMS = {
     "met_ratio": Claim("SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio),
     "maps_over_shap": Claim("average maps on the student are far cheaper than SHAP on the teacher", "ratio above 200", _maps_over_shap),
     "maps_as_grad_cam": Claim(
-        "average maps are as faithful as Grad-CAM", "difference above -5 points, both better than random maps", _maps_as_grad_cam
+        "average maps are as faithful as Grad-CAM", "difference above -5 points by each of: " + ", ".join(FAMILIES), _maps_as_grad_cam
     ),
     "maps_as_shap": Claim(
-        "average maps are as faithful as SHAP", "difference above -5 points, both better than random maps", _maps_as_shap
+        "average maps are as faithful as SHAP", "difference above -5 points by each of: " + ", ".join(FAMILIES), _maps_as_shap
+    ),
+    "maps_as_integrated_gradients": Claim(
+        "average maps are as faithful as integrated gradients",
+        "difference above -5 points by each of: " + ", ".join(FAMILIES),
+        _maps_as_integrated_gradients,
     ),
     "maps_over_controls": Claim(
         "average maps show what was learned: they are more faithful than every control that knows nothing of it",
-        "difference above 0 for each of: " + ", ".join(CONTROLS),
+        "difference above 0 by each of " + ", ".join(FAMILIES) + ", for each of: " + ", ".join(CONTROLS),
         _maps_over_controls,
     ),
     "fidelity": Claim("fidelity is between 0.8630 and 0.9764", "none: the paper's definition is not available", _fidelity),

@@ -201,7 +201,8 @@ _BRIEF = (
     "long, and {few_labels} where few images are labelled (these two: the loss with T²). That what it adds there is knowledge of the "
     "images and not a softer target is shown {knowledge}.",
     "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher {maps_over_shap}, as faithful as Grad-CAM "
-    "{maps_as_grad_cam}, as SHAP {maps_as_shap}, and more faithful than every map that knows nothing of what was learned "
+    "{maps_as_grad_cam}, as SHAP {maps_as_shap}, as integrated gradients {maps_as_integrated_gradients}, "
+    "and more faithful than every map that knows nothing of what was learned "
     "{maps_over_controls}.",
     "**Data:** the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
@@ -228,12 +229,13 @@ _QUESTIONS = {
         100,
         " points",
     ),
-    "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", 100, " points of agreement"),
-    "maps_as_shap": ("Are they as faithful as SHAP?", 100, " points of agreement"),
+    "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", 100, " points by the nearest metric"),
+    "maps_as_shap": ("Are they as faithful as SHAP?", 100, " points by the nearest metric"),
+    "maps_as_integrated_gradients": ("Are they as faithful as integrated gradients?", 100, " points by the nearest metric"),
     "maps_over_controls": (
         "Do they show what was learned, more than random maps, the centre, edges, a uniform map or an untrained network's?",
         100,
-        " points of agreement with the nearest of these",
+        " points over the nearest of these",
     ),
     "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", 1, " times"),
 }

@@ -346,3 +346,17 @@ def test_captums_gradient_shap_agrees_with_shap():
     ours = gradient_shap(model, images, targets, background=background, samples=400)
     for one, other in zip(ours, theirs, strict=True):
         assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
+
+
+# -- controls that hang on a draw -----------------------------------------------------------------------------------------
+
+
+def test_no_student_starts_where_a_control_does(student, images, targets):
+    seeds = [explain.control_seed(run, draw) for run in (0, 1, 7) for draw in range(10)]
+    assert len(set(seeds)) == 30 and min(seeds) >= 2**30 and explain.control_seed(2**31 - 1, 9) < 2**31
+    start = explain.reinitialised(student, 0)
+    own = METHODS["feature_maps_mean"](start, images, targets)
+    drawn = [one["untrained"](student, images, targets) for one in explain.drawn_controls(0)]
+    assert len(drawn) == 10 and not any(torch.allclose(one, own) for one in drawn)
+    assert not torch.allclose(drawn[0], drawn[1])
+    torch.testing.assert_close(drawn[0], METHODS["untrained"](student, images, targets))

@@ -365,3 +365,10 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
     assert chance.mean() == pytest.approx(0.3 / 1.7, abs=0.01)
     flat = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "flat": torch.ones(24, SIZE, SIZE)})
     assert flat["spearman"].isna().all() and flat["overlap"].notna().all()
+
+
+def test_a_control_of_many_draws_scores_their_mean_image_by_image():
+    rows = pd.DataFrame({"image_id": ["a", "b"], "metric": "m", "method": "random", "value": [0.0, np.nan]})
+    other = rows.assign(value=[1.0, 3.0])
+    found = fidelity.over_draws([rows, other])
+    assert list(found) == list(rows) and found["image_id"].tolist() == ["a", "b"] and found["value"].tolist() == [0.5, 3.0]

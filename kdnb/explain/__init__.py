@@ -10,7 +10,20 @@ from kdnb.explain.maps import (
     unpooled_feature_maps,
     weighted_average,
 )
-from kdnb.explain.methods import CONTROLS, METHODS, Method, available, blurred, explain_all, methods, reinitialised, rescaled, upsampled
+from kdnb.explain.methods import (
+    CONTROLS,
+    METHODS,
+    Method,
+    available,
+    blurred,
+    control_seed,
+    drawn_controls,
+    explain_all,
+    methods,
+    reinitialised,
+    rescaled,
+    upsampled,
+)
 
 __all__ = [
     "CONTROLS",
@@ -24,6 +37,8 @@ __all__ = [
     "blurred",
     "class_evidence",
     "collecting",
+    "control_seed",
+    "drawn_controls",
     "explain_all",
     "explains_itself",
     "layer_evidence",

@@ -27,6 +27,8 @@ CONTROLS = ("random", "centre", "sobel", "uniform", "untrained", "data_set_mean"
 INTEGRATED_GRADIENTS_STEPS = 50
 SHAP_SAMPLES = 200  # the default of shap.GradientExplainer
 RANDOM_CELLS = 8  # a random map has 8 x 8 values, as coarse as a student's deep layers
+CONTROL_SEEDS = 2**30  # seeds of controls count from here
+DRAWS = 10  # of the random map and of the untrained network
 
 
 def blurred(images: Tensor) -> Tensor:
@@ -271,6 +273,20 @@ def data_set_mean(
     return torch.cat(maps).mean(dim=0).expand(len(images), -1, -1).clone()
 
 
+def control_seed(seed: int, draw: int = 0) -> int:
+    """The seed of a control's random map or untrained network in a run of ``seed``: none from which a student's start is drawn.
+
+    With the student's own seed the untrained network would be the start that it learned from, and know a good deal of it.
+    """
+    return CONTROL_SEEDS + (seed * DRAWS + draw) % CONTROL_SEEDS
+
+
+def drawn_controls(seed: int = 0, layers: Sequence[str] | None = None) -> list[dict[str, Method]]:
+    """The two controls that hang on a draw, in :data:`DRAWS` draws: one of them may be lucky, their mean is not."""
+    seeds = [control_seed(seed, draw) for draw in range(DRAWS)]
+    return [{"random": partial(random_map, seed=one), "untrained": partial(untrained, seed=one, layers=layers)} for one in seeds]
+
+
 # -- the table --------------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +307,7 @@ def methods(
         shap_samples: SHAP's samples an image.
         layers: names of the layers of a network other than the student and the teacher; Grad-CAM uses the last of them.
         depth: how many feature layers there are: 5 in the student, 4 in the teacher.
-        seed: of SHAP's sampling, the random map and the untrained network.
+        seed: of SHAP's sampling and, through :func:`control_seed`, of the random map and the untrained network.
     """
     return {
         **{f"feature_maps_layer{d}": partial(feature_maps_layer, depth=d, layers=layers) for d in range(1, depth + 1)},
@@ -303,11 +319,11 @@ def methods(
         "grad_cam": partial(grad_cam, layers=layers),
         "integrated_gradients": integrated_gradients,
         "shap": partial(shap, background=background, samples=shap_samples, seed=seed),
-        "random": partial(random_map, seed=seed),
+        "random": partial(random_map, seed=control_seed(seed)),
         "centre": centre,
         "sobel": sobel,
         "uniform": uniform,
-        "untrained": partial(untrained, seed=seed, layers=layers),
+        "untrained": partial(untrained, seed=control_seed(seed), layers=layers),
         "data_set_mean": partial(data_set_mean, training=training, layers=layers),
     }
 

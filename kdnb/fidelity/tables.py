@@ -85,6 +85,13 @@ def fidelity_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[
     return pd.concat(tables, ignore_index=True)
 
 
+def over_draws(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of a control that was drawn several times: for each image and metric the mean of the values, not the value of a mean map."""
+    rows = pd.concat(tables, ignore_index=True)
+    keys = [name for name in rows if name != "value"]
+    return rows.groupby(keys, sort=False, dropna=False)["value"].mean().reset_index()[list(rows)]
+
+
 def captum_rows(model: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor], chosen: dict[str, Method]) -> pd.DataFrame:
     """Infidelity of every map, and sensitivity-max of the methods in ``chosen``: rows of ``fidelity.csv``.
 
