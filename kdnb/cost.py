@@ -99,9 +99,8 @@ def met_table(
     """
     rows = []
     for model_name, model in models.items():
-        with torch.inference_mode():
+        with torch.no_grad():  # a tensor made in inference mode could not take part in a method's autograd
             targets = model(images[: max(batch_sizes)]).argmax(1)
-        targets = targets.clone()  # an inference tensor cannot take part in a method's autograd
         known: dict[tuple[str, int], Measurement] = {}
         for batch_size in batch_sizes:
             plain = _forward_time(model, images[:batch_size], repeats)

@@ -31,6 +31,7 @@ class Budget:
     teacher_images: int  # generated images that the phantom's teacher learns from; 0: those that its students learn from
     teacher_epochs: int
     student_epochs: int
+    student_learning_rate: float
     student_widths: tuple[int, ...]  # filters of the student's five layers
     long_epochs: int  # for the students that show what longer training buys, with a teacher and without; 0: none
     views: int
@@ -79,6 +80,7 @@ _RULES = {
     "teacher_images": _COUNT,
     "student_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
     "few_per_class": (_POSITIVE[0], "a list of whole numbers of at least 1"),
+    "student_learning_rate": (lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
     "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
     "alpha": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),

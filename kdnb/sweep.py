@@ -334,7 +334,9 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     """The material of a run: its splits, its recipe, and the teacher's bank, computed once and kept in ``models/bank.safetensors``."""
     train, validation, test = (examples(data, split) for split in ("train", "val", "test"))
     budget = run.budget
-    recipe = training.Recipe(budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs))
+    recipe = training.Recipe(
+        budget.student_epochs, budget.batch_size, min(budget.views, budget.student_epochs), budget.student_learning_rate
+    )
     name = networks.of_run(run, "student")
     identity = networks.identity("student", name)
     key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views), *identity)

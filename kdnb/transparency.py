@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdnb import fidelity, sweep
 from kdnb.cost import macs, parameters
 from kdnb.datasets import ImageSet
-from kdnb.evaluation import compare_over_seeds, with_holm
+from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.explain import Method, as_found, class_evidence, explain_all, layer_evidence, receptive_fields
 from kdnb.sweep import Cell, Material, Trained
 
@@ -58,7 +58,7 @@ def prices(results: dict[Cell, Trained], material: Material, image_size: int, la
 
 
 def _hits(logits: np.ndarray, examples) -> np.ndarray:
-    return logits.argmax(1) == examples.labels
+    return expected_hits(logits, examples.labels, examples.posterior)
 
 
 def _of(results: dict[Cell, Trained], material: Material, shape: str, arm: str) -> np.ndarray:

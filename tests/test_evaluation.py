@@ -222,3 +222,27 @@ def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
     few = evaluation.power(0.005, 0.1, 100, 3, effect=0.01)
     assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(0.005, 0.1, 400, 3, effect=0.01)
     assert evaluation.power(0.005, 0.1, 400, 5, effect=0.0) == pytest.approx(0.05, abs=0.02)
+
+
+# -- scores without the luck of drawn labels ----------------------------------------------------------------------------
+
+
+def test_expected_hits_are_the_probability_of_the_answer_or_the_label_s_word():
+    logits, labels = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([1, 1])
+    assert evaluation.expected_hits(logits, labels).tolist() == [0.0, 1.0]
+    assert evaluation.expected_hits(logits, labels, np.array([[0.7, 0.3], [0.6, 0.4]])).tolist() == [0.7, 0.4]
+
+
+def test_luck_is_nothing_on_average_but_for_who_remembers_the_labels():
+    rng = np.random.default_rng(0)
+    posterior = rng.dirichlet(np.ones(3), 20000)
+    labels = (rng.uniform(size=(20000, 1)) > posterior.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    reads, remembers = np.log(posterior), np.eye(3)[labels]
+    assert abs(evaluation.luck(reads, labels, posterior).mean()) < 0.01
+    expected = 1 - np.take_along_axis(posterior, labels[:, None], axis=1).mean()
+    assert evaluation.luck(remembers, labels, posterior).mean() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("lo", "hi", "answer"), [(-0.01, 0.01, True), (-0.011, 0.0, False), (0.0, 0.02, False)])
+def test_equivalence_needs_both_ends_within_the_margin(lo, hi, answer):
+    assert evaluation.equivalent(lo, hi, 0.01) is answer

@@ -78,7 +78,7 @@ def compared(cells: list[dict]) -> int:
     )
 
 
-def test_there_are_the_eight_notebooks(request):
+def test_there_are_the_nine_notebooks(request):
     found = [path.stem for path in sorted(Path(request.config.getoption("--notebooks")).glob("[0-9]*.ipynb")) if path.stem.count(".") == 0]
     assert found == [
         "00_start_here",
@@ -88,6 +88,7 @@ def test_there_are_the_eight_notebooks(request):
         "04_temperature_sweep",
         "05_feature_map_explanation",
         "06_fidelity_benchmark",
+        "07_class_evidence",
         "09_report",
     ]
 
