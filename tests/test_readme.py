@@ -79,6 +79,7 @@ def test_every_command_passes_the_check_of_parameters(readme, tmp_path, capsys, 
             values["DATASET"] = f"table:{tmp_path / 'labels.csv'}"
         values["DATA_DIR"] = str(tmp_path)
         values.pop("SCHEDULER", None)  # changes no result, so it is no setting
+        assert values.pop("TRAIN_TEACHER", "1") == "1"  # a notebook's parameter
         words = [word for name, value in values.items() for word in (f"--{name.lower().replace('_', '-')}", value)]
         assert check_settings(words) == 0, capsys.readouterr().err
 
