@@ -46,7 +46,10 @@ def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: b
         knows_truth: with the oracle, whose logits are the true posterior's.
     """
     mix = (alpha, temperature)
-    ways = {"labels alone": Way("ce"), "label smoothing": Way("ls"), "paper's loss": Way("kd", *mix), "with T²": Way("kd_t2", *mix)}
+    ways = {"labels alone": Way("ce"), "label smoothing": Way("ls")}
+    if alpha == 1:  # no teacher is heard
+        return ways
+    ways |= {"paper's loss": Way("kd", *mix), "with T²": Way("kd_t2", *mix)}
     if thorough:
         ways["T = 1"] = Way("kd_t2", alpha, 1.0)
         ways |= {"successor": successor} if successor else {}

@@ -46,6 +46,7 @@ def test_the_plan_has_controls_and_the_oracle_where_asked():
     brief = few_labels.plan(0.4, 10.0, successor=successor, thorough=False, knows_truth=False)
     assert list(brief) == ["labels alone", "label smoothing", "paper's loss", "with T²", "with T², all images"]
     assert [name for name, way in whole.items() if way.others] == ["with T², all images"]
+    assert list(few_labels.plan(1.0, 10.0, successor=None, thorough=True, knows_truth=True)) == ["labels alone", "label smoothing"]
 
 
 def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(material, tmp_path):
