@@ -148,7 +148,8 @@ def _few_labels_without_t2(run: Run) -> Measured:
 
 def _knowledge(run: Run) -> Measured:
     """Better than each teacher that knows nothing of an image: an intersection of tests, each at its own level, needs no correction."""
-    rows = {name: _comparison(run, _few(run), "with T²", name) for name in WITHOUT_KNOWLEDGE}
+    few = _few(run)
+    rows = {name: _comparison(run, few, "with T²", name) for name in WITHOUT_KNOWLEDGE}
     if any(row is None for row in rows.values()):
         return not_testable("this run has no teachers without knowledge")
     nearest = min(rows, key=lambda name: rows[name]["lo"])
@@ -362,6 +363,7 @@ class Claim:
     data_set_bound: bool = False
 
 
+_AS_FAITHFUL = "difference above -5 points by each of: " + ", ".join(FAMILIES)
 CLAIMS = {
     "student_f1": Claim("the student's F1 is above 0.94", "interval of macro F1 above 0.94", _student_f1, True),
     "student_against_teacher": Claim("the student keeps up with the teacher", "difference above -1 point", _student_against_teacher),
@@ -412,15 +414,11 @@ CLAIMS = {
     "flops_ratio": Claim("the teacher costs 2.436 times the student", "ratio within 5%", _flops_ratio),
     "met_ratio": Claim("SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio),
     "maps_over_shap": Claim("average maps on the student are far cheaper than SHAP on the teacher", "ratio above 200", _maps_over_shap),
-    "maps_as_grad_cam": Claim(
-        "average maps are as faithful as Grad-CAM", "difference above -5 points by each of: " + ", ".join(FAMILIES), _maps_as_grad_cam
-    ),
-    "maps_as_shap": Claim(
-        "average maps are as faithful as SHAP", "difference above -5 points by each of: " + ", ".join(FAMILIES), _maps_as_shap
-    ),
+    "maps_as_grad_cam": Claim("average maps are as faithful as Grad-CAM", _AS_FAITHFUL, _maps_as_grad_cam),
+    "maps_as_shap": Claim("average maps are as faithful as SHAP", _AS_FAITHFUL, _maps_as_shap),
     "maps_as_integrated_gradients": Claim(
         "average maps are as faithful as integrated gradients",
-        "difference above -5 points by each of: " + ", ".join(FAMILIES),
+        _AS_FAITHFUL,
         _maps_as_integrated_gradients,
     ),
     "maps_over_controls": Claim(

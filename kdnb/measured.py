@@ -36,12 +36,8 @@ NOTE = (
     "judge by its counts of operations), a teacher with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set "
     "of 33,824 images; here the 6,400 before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
-TOGETHER = (
-    "student_against_teacher",
-    "distillation_adds",
-    "teacher_adds",
-    "few_labels",
-)  # claims whose differences mean the same on all data sets
+# Claims whose differences mean the same on all data sets.
+TOGETHER = ("student_against_teacher", "distillation_adds", "teacher_adds", "few_labels")
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),

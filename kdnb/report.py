@@ -48,7 +48,7 @@ TABLES = {
         "the hits of one model on test images that training knows a copy or the person of, or not",
         (),
     ),
-    "few_images": ("Few labelled images", "one student of the positive control: it saw a few images, its teacher all", ()),
+    "few_images": ("Few labelled images", "one student, by the labels that it had (0: all) and the way in which it was taught", ()),
     "with_validation": ("With the images of validation", "one network that learned from the images of training and validation", ()),
     "gains": (
         "What the images of validation add",
