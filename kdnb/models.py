@@ -4,6 +4,7 @@ Every network takes ``(N, 3, H, W)`` float32 in [0, 1] and standardises each ima
 image does so in pixels, and returns logits ``(N, classes)``.
 """
 
+import math
 import socket
 from collections.abc import Callable, Sequence
 from urllib.error import URLError
@@ -24,10 +25,11 @@ class Standardise(nn.Module):
     """Give each image zero mean and unit standard deviation over all its pixels and channels."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
+        centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+        # Written out: on a CPU torch's own std takes 15 times as long, a tenth of a student's step.
+        deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / math.sqrt(math.prod(images.shape[1:]))
         # Channels last in memory: pooling on a CPU is then several times faster, and every layer after keeps the order.
-        return ((images - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
+        return (centred / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
 
 
 class StudentCNN(nn.Module):

@@ -55,8 +55,7 @@ def fit(
         return functional_call(body, (weights, buffers), (images,))
 
     together = vmap(forward, randomness="error")
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": device.type == "cuda"}
-    optimiser = torch.optim.AdamW(weights.values(), **options)
+    optimiser = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
     best = [{} for _ in students]

@@ -181,11 +181,19 @@ def train_cell(
             key=cell_key(one, material),
             what=one.name,
         )
-        val_logits, test_logits = (predict(model, examples.images) for examples in (material.validation, material.test))
+        return _finished(one, model, fitted, material, time.perf_counter() - started)
+
+
+def _finished(
+    one: Cell, model: torch.nn.Module, fitted: training.Fitted, material: Material, seconds: float
+) -> tuple[Trained, dict[str, Tensor]]:
+    """A trained cell with its logits and weights; ``model`` holds the last weights."""
+    val_logits, test_logits = (predict(model, examples.images) for examples in (material.validation, material.test))
+    best_logits = test_logits
+    if fitted.best_epoch < len(fitted.history):  # else the last epoch is the best
         model.load_state_dict(fitted.best)
         best_logits = predict(model, material.test.images)
     weights = {name: value.cpu() for name, value in fitted.last.items()}
-    seconds = time.perf_counter() - started
     return Trained(one, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds), weights
 
 
@@ -216,11 +224,7 @@ def train_stack(cells: Sequence[Cell], material: Material) -> Iterator[tuple[Tra
     fitted = stack.fit(students, *parts, seeds=seeds, bank=material.bank)
     seconds = (time.perf_counter() - started) / len(cells)
     for one, model, found in zip(cells, students, fitted, strict=True):
-        val_logits, test_logits = (predict(model, examples.images) for examples in (material.validation, material.test))
-        model.load_state_dict(found.best)
-        best_logits = predict(model, material.test.images)
-        weights = {name: value.cpu() for name, value in found.last.items()}
-        yield Trained(one, val_logits, test_logits, found.history, found.best_epoch, best_logits, seconds), weights
+        yield _finished(one, model, found, material, seconds)
 
 
 def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0) -> dict[Cell, Trained]:

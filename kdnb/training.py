@@ -131,8 +131,7 @@ def fit(
     """
     device = best_device()
     model.to(device)
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": device.type == "cuda"}
-    optimiser = torch.optim.AdamW(model.parameters(), **options)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
     if checkpoint is not None:
@@ -254,9 +253,11 @@ class _State:
         for mine, stored in ((self.averaged, parts["averaged"]), (self.best, parts["best"])):
             for name, value in mine.items():
                 value.copy_(stored[name])
-        moments: dict[int, dict[str, Tensor]] = {}
+        moments, parameters = {}, list(self.model.parameters())
         for name, value in parts["optimiser"].items():
             number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = value
+            like = parameters[int(number)]
+            # A fused step reads weights and moments in the order of memory, and a file keeps the shape but not the strides.
+            moments.setdefault(int(number), {})[moment] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.history.extend(found[1])

@@ -13,6 +13,15 @@ from kdnb.errors import DownloadError, ModelError, ParameterError
 from kdnb.explain import receptive_fields
 
 
+def test_standardise_divides_by_the_standard_deviation_and_an_empty_image_has_a_gradient():
+    images = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    mean, deviation = images.mean(dim=(1, 2, 3), keepdim=True), images.std(dim=(1, 2, 3), keepdim=True, correction=0)
+    torch.testing.assert_close(models.Standardise()(images), (images - mean) / (deviation + 1e-3))
+    blank = torch.full((1, 3, 8, 8), 0.3, requires_grad=True)
+    models.Standardise()(blank).square().sum().backward()
+    assert blank.grad.isfinite().all() and models.Standardise()(blank).abs().max() < 1e-3
+
+
 def test_standardise_makes_contrast_and_brightness_irrelevant():
     images = torch.rand(3, 3, 16, 16)
     out = models.Standardise()(images)
