@@ -215,7 +215,7 @@ def expected_accuracy(logits: np.ndarray, posterior: np.ndarray) -> float:
 
 def divergence(logits: np.ndarray, posterior: np.ndarray) -> float:
     """Mean ``KL(p || softmax(z))`` of the true posterior from the model's probabilities, in nats; 0 for a model that knows the truth."""
-    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits, axis=1)).sum(axis=1).mean())
+    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits.astype(float), axis=1)).sum(axis=1).mean())
 
 
 def luck(logits: np.ndarray, labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:

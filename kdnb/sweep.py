@@ -48,7 +48,7 @@ from kdnb.settings import check
 
 DEEPER = 512  # filters of each layer beyond the fifth
 STACKED_SIDE = 64  # pixels; a student of larger images keeps a GPU busy alone
-FEW_SEEN = 800  # images an epoch of students that know only a few: enough to know those by heart
+FEW_SEEN = 600  # images an epoch of students that know only a few: enough to know those by heart
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global generator
 

@@ -66,21 +66,23 @@ def layer_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
         layer's maps, summed over layers. A network that pools its last layer only has one entry.
     """
     pooled_names, linear_name = pooled_and_linear(model) if layers is None else (tuple(layers[:-1]), layers[-1])
-    modules = dict(model.named_modules())
-    missing = [name for name in (*pooled_names, linear_name) if name not in modules]
-    if missing or not pooled_names or not isinstance(modules[linear_name], nn.Linear):
+    try:
+        *pooling, linear = (model.get_submodule(name) for name in (*pooled_names, linear_name))
+    except AttributeError as error:
+        raise ModelError(_refusal(model)) from error
+    if not pooling or not isinstance(linear, nn.Linear):
         raise ModelError(_refusal(model))
-    linear, maps, seen = modules[linear_name], {}, {}
+    maps, seen = {}, {}
     with as_found(model), torch.no_grad(), ExitStack() as hooks:
-        for name in pooled_names:
-            hooks.enter_context(modules[name].register_forward_hook(lambda m, i, output, name=name: maps.update({name: output})))
+        for name, module in zip(pooled_names, pooling, strict=True):
+            hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output})))
         hooks.enter_context(linear.register_forward_hook(lambda m, inputs, output: seen.update(pooled=inputs[0], logits=output)))
         answer = model(images)
         if set(maps) != set(pooled_names) or not seen or not all(isinstance(f, Tensor) and f.ndim == 4 for f in maps.values()):
             raise ModelError(_refusal(model))
         # torchvision's DenseNet applies a ReLU outside its modules, between the maps and their pooling.
         pooled_maps = next((f for f in (list(maps.values()), [f.relu() for f in maps.values()]) if _pools(f, seen["pooled"])), None)
-        if pooled_maps is None or not isinstance(answer, Tensor) or not _close(answer, seen["logits"]):
+        if pooled_maps is None or not (answer is seen["logits"] or isinstance(answer, Tensor) and _close(answer, seen["logits"])):
             raise ModelError(_refusal(model))
         weights = linear.weight.split([f.shape[1] for f in pooled_maps], dim=1)
         evidence = {
@@ -125,7 +127,8 @@ def _refusal(model: nn.Module) -> str:
 
 
 def _pools(maps: Sequence[Tensor], pooled: Tensor) -> bool:
-    return _close(torch.cat([f.mean(dim=(2, 3)) for f in maps], dim=1), pooled)
+    """Whether ``pooled`` are the means of the maps; one image shows it."""
+    return _close(torch.cat([f[:1].mean(dim=(2, 3)) for f in maps], dim=1), pooled[:1])
 
 
 def _close(rebuilt: Tensor, computed: Tensor) -> bool:

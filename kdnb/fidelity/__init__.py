@@ -14,6 +14,7 @@ from kdnb.fidelity.perturb import (
 from kdnb.fidelity.sanity import cascade, class_sensitivity, reader_features, reader_hits, spearman
 from kdnb.fidelity.shortcut import shortcut_student
 from kdnb.fidelity.tables import (
+    FAMILIES,
     LOW_FIDELITY,
     LOWER_IS_BETTER,
     Sample,
@@ -30,6 +31,7 @@ from kdnb.fidelity.tables import (
 )
 
 __all__ = [
+    "FAMILIES",
     "LOWER_IS_BETTER",
     "LOW_FIDELITY",
     "Sample",

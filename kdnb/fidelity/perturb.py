@@ -5,7 +5,7 @@ Throughout, p(x) is the softmax probability of the target class (the class the m
 thus judged by the order of its pixels alone; a constant map is a random order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -76,7 +76,9 @@ def of_target(values: Tensor, targets: Tensor) -> Tensor:
     return values.gather(2, targets[:, None, None].expand(-1, values.shape[1], 1))[..., 0]
 
 
-def deletion_insertion(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
+def deletion_insertion(
+    model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor, baselines: Sequence[str] = tuple(BASELINES)
+) -> dict[str, Tensor]:
     """Deletion and insertion (Petsiuk et al. 2018) and the agreement when little is kept; each value ``(N,)``.
 
     With b the baseline (a blur, or the mean colour) and x_q the image whose most relevant share q of the area is
@@ -86,8 +88,8 @@ def deletion_insertion(model: nn.Module, images: Tensor, targets: Tensor, rank: 
       ``agreement_q = 1 if argmax f(x_q) = argmax f(x) else 0`` under the blur, for q = 5, 10, 20, 30%.
     """
     found, whole = {}, probabilities(model, images)
-    for name, baseline in BASELINES.items():
-        empty = baseline(images)
+    for name in baselines:
+        empty = BASELINES[name](images)
         nothing = probabilities(model, empty)
         inserted = curves(model, images, empty, rank, (nothing, whole))
         deleted = curves(model, empty, images, rank, (whole, nothing))
@@ -139,18 +141,21 @@ def _neighbours(values: Tensor) -> Tensor:
     return (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:] - 4 * values) / 12
 
 
-def road(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
+def road(
+    model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor, orders: Sequence[str] = ("most_first", "least_first")
+) -> dict[str, Tensor]:
     """ROAD, remove and debias (Rong et al. 2022): the mean of p over the shares 25, 50, 75% of pixels replaced by imputation.
 
     ``road_most_first`` replaces the most relevant pixels first (lower is better), ``road_least_first`` the least relevant
     (higher is better). Imputed pixels blend in, so that the outline of what was removed says less than a flat patch would.
     """
     found = {}
-    for name, order in (("road_most_first", rank), ("road_least_first", 1 - rank)):
+    for name in orders:
+        order = rank if name == "most_first" else 1 - rank
         missing = torch.stack([order < share for share in ROAD_SHARES], dim=1).flatten(0, 1)
         filled = imputed(images.repeat_interleave(len(ROAD_SHARES), dim=0), missing)
         p = probabilities(model, filled).view(len(images), len(ROAD_SHARES), -1)
-        found[name] = of_target(p, targets).mean(dim=1)
+        found[f"road_{name}"] = of_target(p, targets).mean(dim=1)
     return found
 
 

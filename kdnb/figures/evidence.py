@@ -15,7 +15,7 @@ OPACITY = 0.65
 _PANELS = {
     "test_accuracy": "test accuracy",
     "pointing_game": "pointing game (1 is best)",
-    "agreement_10": "agreement, 10% kept\n(higher is better)",
+    "insertion_blur": "insertion AUC\n(higher is better)",
     "deletion_blur": "deletion AUC\n(lower is better)",
     "macs": "million multiply-accumulates",
 }
@@ -94,7 +94,7 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             average = of_metric.get(("feature_maps_mean", "plain"))
             if average is not None:
                 axis.axhline(average, color="0.5", linestyle="--", linewidth=1, label="average map, plain student")
-            if name == "agreement_10":
+            if name == "insertion_blur":
                 axis.legend(frameon=False, fontsize=7)
         axis.set_xlabel("receptive field, pixels", fontsize=8)
         axis.set_ylabel(_PANELS[name], fontsize=8)
