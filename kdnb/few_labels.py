@@ -78,20 +78,31 @@ def teach(
         groups: ``(n,)`` of the test images.
     """
     few = whole if per_class == ALL else sweep.with_few_images(run, whole, teacher, per_class)
+    cells = {name: [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()}
+    trained = {}
+    for source in dict.fromkeys((way.teacher, way.others) for way in ways.values()):  # ways of one material at once: no core waits
+        of_source = [name for name, way in ways.items() if (way.teacher, way.others) == source]
+        material = _material(whole if source[1] else few, per_class, *source)
+        asked = list(dict.fromkeys(one for name in of_source for one in cells[name]))
+        results = sweep.run_cells(run, asked, material, scheduler=scheduler)
+        trained |= {name: {one: results[one] for one in cells[name]} for name in of_source}
     hits, tables = {}, []
     for name, way in ways.items():
-        material = sweep.with_few_labels(whole, per_class) if way.others else few
-        if way.teacher == "oracle":
-            material = sweep.taught_by(material, "oracle", teachers.oracle(material.train.posterior, len(material.bank)))
-        elif way.teacher != "trained":
-            bank = teachers.WITHOUT_KNOWLEDGE[way.teacher](material.bank, material.train.labels)
-            material = sweep.taught_by(material, way.teacher, bank)
-        cells = [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds]
-        found = sweep.run_cells(run, cells, material, scheduler=scheduler)
+        found = trained[name]
         hits[name] = sweep.hits(found, whole.test)
         scored = sweep.scores(found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior)
         tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
     return Taught(per_class, hits, pd.concat(tables, ignore_index=True))
+
+
+def _material(known: sweep.Material, per_class: int, teacher: str, others: bool) -> sweep.Material:
+    """What the students of a way learn from: the images of ``known``, with the logits of that teacher."""
+    material = sweep.with_few_labels(known, per_class) if others else known
+    if teacher == "oracle":
+        return sweep.taught_by(material, teacher, teachers.oracle(material.train.posterior, len(material.bank)))
+    if teacher == "trained":
+        return material
+    return sweep.taught_by(material, teacher, teachers.WITHOUT_KNOWLEDGE[teacher](material.bank, material.train.labels))
 
 
 def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:
