@@ -85,17 +85,29 @@ class LayeredStudent(StudentCNN):
     """A student whose classifier reads the pooled maps of *all* layers, so that each logit is a sum over layers and places.
 
     It takes what :class:`StudentCNN` takes.
+
+    Args:
+        subsets: in training, the k-th image of a batch is classified by the k-th of all combinations of layers (31 of five), the others
+            dropped and the rest scaled up. No layer can then leave the decision to the last one. Batches are shuffled, so this is
+            dropout of whole layers (Srivastava et al. 2014) without a random number, and a training can be taken up to the byte.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS, *arguments, **options):
+    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS, *arguments, subsets: bool = False, **options):
         super().__init__(num_classes, widths, *arguments, **options)
         self.classifier = nn.Linear(sum(widths), num_classes)
+        self.subsets = subsets
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         maps, pooled = self.standardise(images), []
         for block in self.features:
             maps = block(maps)
             pooled.append(maps.mean(dim=(2, 3)))
+        if self.training and self.subsets:
+            depth = len(pooled)
+            combination = torch.arange(len(images), device=images.device) % (2**depth - 1) + 1
+            heard = (combination[:, None] >> torch.arange(depth, device=images.device)) & 1
+            weights = heard * (depth / heard.sum(dim=1, keepdim=True))
+            pooled = [features * weights[:, [layer]] for layer, features in enumerate(pooled)]
         return self.classifier(torch.cat(pooled, dim=1))
 
 
@@ -107,6 +119,7 @@ SHAPES: dict[str, tuple[type[StudentCNN], dict]] = {
     "translucent": (StudentCNN, {"kernel_sizes": (3, 3, 3, 3, 1), "poolings": 3}),
     "transparent": (StudentCNN, {"kernel_sizes": (3, 3, 3, 1, 1), "poolings": 3}),
     "layered": (LayeredStudent, {}),
+    "spread": (LayeredStudent, {"subsets": True}),
 }
 
 

@@ -136,3 +136,17 @@ def test_wrong_shapes_are_refused():
         models.StudentCNN(4, kernel_sizes=(3, 2))
     with pytest.raises(ParameterError, match="poolings is -1, but"):
         models.StudentCNN(4, poolings=-1)
+
+
+def test_in_training_each_image_hears_another_combination_of_layers_and_all_of_them_afterwards():
+    torch.manual_seed(0)
+    model = models.student("spread", 3, (4, 4, 4)).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # so that an image's maps do not depend on the batch
+    images = torch.rand(1, 3, 16, 16).repeat(8, 1, 1, 1)
+    heard = model(images)
+    assert len({tuple(row) for row in heard[:7].round(decimals=5).tolist()}) == 7 and torch.equal(heard[7], heard[0])
+    torch.testing.assert_close(heard[6], model.eval()(images)[6])  # the seventh of seven combinations is all three layers
+    first = model.classifier.weight[:, :4] @ model.features[0](model.standardise(images[:1])).mean(dim=(2, 3))[0]
+    torch.testing.assert_close(heard[0], 3 * first + model.classifier.bias)
