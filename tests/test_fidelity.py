@@ -419,6 +419,15 @@ def test_equal_methods_are_called_equal_and_not_tested(rows):
     assert table["better"][0] == "equal" and np.isnan(table["p"][0]) and np.isnan(table["p_holm"][0])
 
 
+def test_a_class_without_a_defined_value_is_called_undefined(rows):
+    """As ``recovered_q`` of the class that an emptied image is taken for."""
+    part = rows[rows["metric"] == "recovered_10"]
+    part = part.assign(value=part["value"].where(part["class"] == "b"))
+    table = fidelity.paired(part, "?", [("oracle", "reversed")], ["recovered_10"], by_class=True, samples=50).set_index("class")
+    assert list(table.index) == ["all", "a", "b"] and list(table["n"]) == [12, 0, 12]
+    assert list(table["better"]) == ["oracle", "undefined", "oracle"] and np.isnan(table.loc["a", "difference"])
+
+
 def test_head_takes_the_first_of_each_class(case):
     sample, _ = case
     assert list(sample.head(2).ids) == ["image_0", "image_1", "image_2", "image_3"]

@@ -205,7 +205,8 @@ def paired(
 
     ``difference`` is the mean of a minus b with its cluster-bootstrap interval; ``p`` a paired t-test that counts groups, not images
     (:func:`kdnb.evaluation.clustered_variance`), ``p_wilcoxon`` the signed-rank test on the groups' means, ``cohens_d`` the mean
-    difference over its standard deviation. ``better`` says which method the sign favours, given which way the metric points.
+    difference over its standard deviation. ``better`` says which method the sign favours, given which way the metric points, or
+    ``undefined`` where no image has the metric.
     """
     found = []
     groups = [("all", rows), *rows.groupby(rows["class"].map(class_row), sort=False)] if by_class else [("all", rows)]
@@ -235,5 +236,5 @@ def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -
         "n": len(values),
         "p_wilcoxon": float(wilcoxon(of_groups).pvalue) if varies and of_groups.any() else float("nan"),
         "cohens_d": mean / spread if varies else float("nan"),
-        "better": a if sign > 0 else b if sign < 0 else "equal",
+        "better": a if sign > 0 else b if sign < 0 else "equal" if len(values) else "undefined",
     }  # fmt: skip

@@ -161,12 +161,16 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
 
 
 def cascade(table: pd.DataFrame) -> Figure:
-    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method."""
+    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method.
+
+    Points are means over the networks of redrawn weights, bars reach from the lowest network to the highest.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     stages = list(dict.fromkeys(table.sort_values("order")["stage"]))
-    shown = table.assign(method=table["method"].map(method_name))
+    of_networks = table.groupby(["order", "stage", "method", "draw"], sort=False)["spearman"].mean().reset_index()
+    shown = of_networks.assign(method=of_networks["method"].map(method_name))
     sns.pointplot(
-        shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("ci", 95), n_boot=200, seed=0,
+        shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("pi", 100),
         palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(-0.6, 1.05))
@@ -213,7 +217,7 @@ def time_against_fidelity(met: pd.DataFrame, summary: pd.DataFrame, *, metric: s
     Args:
         met: ``met.csv``. summary: ``fidelity_summary.csv``. batch_size: which of met's.
     """
-    of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric)]
+    of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric) & summary["mean"].notna()]
     timed = met[met["batch_size"] == batch_size].merge(of_all, on=["method", "model"])
     timed = timed[~timed["method"].isin(CONTROLS)].sort_values(["mean", "ms_per_image_median"], ascending=False)
     figure, axis = plt.subplots(figsize=(8.2, 4.6))
