@@ -44,10 +44,10 @@ _METRICS = {
     "agreement_10": "agreement, 10% kept (higher is better)",
     "agreement_20": "agreement, 20% kept (higher is better)",
     "agreement_30": "agreement, 30% kept (higher is better)",
-    "recovered_05": "recovered, 5% kept over blur (higher is better)",
-    "recovered_10": "recovered, 10% kept over blur (higher is better)",
-    "recovered_10_mean": "recovered, 10% over mean colour (higher is better)",
-    "recovered_10_road": "recovered, 10% over imputed (higher is better)",
+    "recovered_05": "recovered, 5% kept\nover the blur (higher is better)",
+    "recovered_10": "recovered, 10% kept\nover the blur (higher is better)",
+    "recovered_10_mean": "recovered, 10% kept\nover the mean colour (higher is better)",
+    "recovered_10_road": "recovered, 10% kept\nthe rest imputed (higher is better)",
     "insertion_mean": "insertion AUC, mean colour (higher is better)",
     "deletion_mean": "deletion AUC, mean colour (lower is better)",
     "insertion_blur": "insertion AUC, blur (higher is better)",
@@ -168,12 +168,13 @@ def cascade(table: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     stages = list(dict.fromkeys(table.sort_values("order")["stage"]))
     of_networks = table.groupby(["order", "stage", "method", "draw"], sort=False)["spearman"].mean().reset_index()
+    lowest = min(-0.6, of_networks["spearman"].min() - 0.05)
     shown = of_networks.assign(method=of_networks["method"].map(method_name))
     sns.pointplot(
         shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("pi", 100),
         palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
     )  # fmt: skip
-    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(-0.6, 1.05))
+    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(lowest, 1.05))
     axis.set_xticks(range(len(stages)), [_stage_name(stage) for stage in stages])
     axis.axhline(0, color="0.6", linewidth=1)
     axis.legend(title=None, frameon=False, fontsize=8)
