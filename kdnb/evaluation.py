@@ -5,6 +5,7 @@ group are not independent.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,13 @@ def _codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
     return codes, len(names)
 
 
+@lru_cache(maxsize=8)  # thousands of means over the same images are resampled alike, and drawing takes most of the time
 def _resamples(group_count: int, samples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each resample, ``(samples, G)`` float."""
+    """How often each group is drawn in each resample, ``(samples, G)`` float, not to be written to."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(group_count, np.full(group_count, 1 / group_count), size=samples).astype(float)
+    drawn = rng.multinomial(group_count, np.full(group_count, 1 / group_count), size=samples).astype(float)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def _resampled_means(values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int) -> np.ndarray:

@@ -254,6 +254,39 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit(student, images,
     torch.testing.assert_close(METHODS["integrated_gradients"](student, images, targets), signed.abs().sum(dim=1).float())
 
 
+def test_every_map_of_one_attribution_costs_no_second_run(student, images, targets):
+    """Magnitude, sign and the coarse twin of both methods, each method asked once."""
+    passes = []
+    hook = student.register_forward_hook(lambda *_: passes.append(1))
+    whole = explain.explain_all(explain.attributions(QUICK), student, images, targets)
+    once = len(passes)
+    cells = [(32, 32), (16, 16), (8, 8), (4, 4), (4, 4)]
+    maps = explain.joined(whole, cells)
+    assert len(passes) == once
+    hook.remove()
+    assert [tuple(values.shape) for values in whole.values()] == [(4, 3, 64, 64)] * 2
+    for name in ("integrated_gradients", "shap"):
+        assert whole[name].min() < 0 < whole[name].max()
+        torch.testing.assert_close(maps[name], whole[name].abs().sum(dim=1))
+        torch.testing.assert_close(maps[f"{name}_signed"], whole[name].sum(dim=1))
+        for made in (name, f"{name}_signed"):
+            torch.testing.assert_close(maps[made], QUICK[made](student, images, targets))
+    assert set(maps) == {f"{name}{end}" for name in whole for end in ("", "_signed", "_coarse")}
+
+
+def test_a_coarse_twin_has_the_average_maps_cells_and_a_smooth_map_hardly_changes():
+    spike = torch.zeros(1, 64, 64)
+    spike[0, 9, 9] = 1
+    one = explain.coarsened(spike, [(4, 4)])
+    torch.testing.assert_close(one, explain.rescaled(explain.upsampled(F.adaptive_avg_pool2d(spike, 4), (64, 64))))
+    assert one[0, 0, 0] == one.max() == 1  # as much as any place of the cell
+    two = explain.coarsened(torch.cat([spike, 5 * spike.flip(2)]), [(8, 8), (4, 4)])
+    torch.testing.assert_close(two[1], two[0].flip(1))
+    ramp = torch.linspace(0, 1, 64).expand(1, 64, 64)
+    assert spearman(explain.coarsened(ramp, [(8, 8), (4, 4)]).numpy(), ramp.numpy()) > 0.97
+    assert explain.coarsened(torch.ones(1, 64, 64), [(4, 4)]).abs().max() == 0
+
+
 def test_a_constant_baseline_would_explain_nothing(student, images):
     """The reason for the blurred baseline: between a grey image and the image a standardising network sees no change at all."""
     grey = images.mean(dim=(1, 2, 3), keepdim=True).expand_as(images)

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdnb import fidelity
 from kdnb.evaluation import bootstrap_mean
-from kdnb.explain import METHODS
+from kdnb.explain import METHODS, blurred, control_seed
 from kdnb.fidelity import perturb
 from kdnb.fidelity.localise import mass_ratio, pixel_auc, pointing_game, rank_accuracy
 from kdnb.models import StudentCNN, initialised
@@ -67,7 +67,7 @@ def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
         assert good > chance + 0.001, metric
         # Infidelity with its free factor cannot tell a map from its negative.
         assert metric == "infidelity" or chance > bad + 0.001, metric
-    for share in ("05", "10", "20", "30"):
+    for share in ("05", "10", "20", "30", "05_mean", "10_mean", "10_road"):
         assert means.loc[f"agreement_{share}", "oracle"] >= means.loc[f"agreement_{share}", "random"]
     assert means.loc["agreement_10", "oracle"] == 1 and means.loc["agreement_30", "reversed"] == 0
     assert means.loc["average_drop", "oracle"] < means.loc["average_drop", "reversed"]
@@ -96,6 +96,28 @@ def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, ro
     both = same.merge(whole, on=["image_id", "method", "metric"])
     assert len(both) == len(same)
     np.testing.assert_allclose(both["value_x"], both["value_y"], atol=1e-5)
+
+
+def test_agreement_starts_with_nothing_kept_and_counts_only_what_was_lost(case):
+    """Half of the images have no patch: what the model says of them it says of an empty image, too, and any map keeps it."""
+    sample, maps = case
+    images = sample.images.clone()
+    images[::2, :, 4:12, 4:12] -= 0.6
+    targets = Patch()(images).argmax(dim=1)
+    assert targets.tolist() == [0, 1] * 12
+    rows = {name: fidelity.relevance_rank(maps[name]) for name in ("oracle", "reversed")}
+    found = {
+        name: fidelity.deletion_insertion(Patch(), images, targets, r) | fidelity.road(Patch(), images, targets, r)
+        for name, r in rows.items()
+    }
+    for end, shares in (("", ("05", "10")), ("_mean", ("05", "10")), ("_road", ("10",))):
+        for one in found.values():
+            assert one[f"agreement_00{end}"].tolist() == [1, 0] * 12
+            assert one[f"recovered_00{end}"][1::2].max() == 0 and one[f"recovered_00{end}"][::2].isnan().all()
+        for share in shares:
+            assert found["reversed"][f"agreement_{share}{end}"].mean() == 0.5  # for nothing
+            assert found["reversed"][f"recovered_{share}{end}"].nanmean() == 0
+    assert found["oracle"]["recovered_10"].nanmean() == found["oracle"]["recovered_10_mean"].nanmean() == 1
 
 
 def test_ranks_are_a_permutation_and_ties_are_broken_at_random():
@@ -151,7 +173,7 @@ def _exact(image, hole):
     return solved.view_as(image)
 
 
-def test_infidelity_of_the_gradient_of_a_linear_model_is_zero():
+def test_infidelity_of_what_each_pixel_adds_to_a_linear_model_is_zero():
     class Linear(nn.Module):
         def forward(self, images):
             grey = images.mean(dim=1)
@@ -159,13 +181,46 @@ def test_infidelity_of_the_gradient_of_a_linear_model_is_zero():
 
     generator = torch.Generator().manual_seed(0)
     weights, images = torch.rand(SIZE, SIZE, generator=generator), torch.rand(3, 1, SIZE, SIZE, generator=generator).expand(-1, 3, -1, -1)
-    maps = weights.expand(3, -1, -1)
-    found = fidelity.infidelity(Linear(), images, torch.zeros(3, dtype=torch.int64), 5 * maps)
-    assert found.max() < 1e-6
-    assert (
-        fidelity.infidelity(Linear(), images, torch.zeros(3, dtype=torch.int64), torch.rand(3, SIZE, SIZE, generator=generator)).min()
-        > 1e-4
-    )
+    changes = fidelity.square_changes(Linear(), images, torch.zeros(3, dtype=torch.int64))
+    detail = (images - blurred(images)).mean(dim=1)
+    assert fidelity.infidelity(5 * weights * detail, *changes).max() < 1e-6  # each pixel's share of the logit's fall
+    assert fidelity.infidelity(weights.expand(3, -1, -1).contiguous(), *changes).min() > 1e-4  # its gradient is another thing
+    assert fidelity.infidelity(torch.rand(3, SIZE, SIZE, generator=generator), *changes).min() > 1e-4
+
+
+def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
+    """captum divides the change by it, for maps that hold it already: what is left is the mask. The same squares for both."""
+    from captum.metrics import infidelity as captum_infidelity
+
+    sample, maps = case
+    corners, changes = fidelity.square_changes(Patch(), sample.images, sample.targets)
+    draws, side = corners.shape[1], SIZE // 4
+    place = torch.arange(SIZE)
+    inside = (place >= corners[..., None]) & (place < corners[..., None] + side)  # (N, D, 2, SIZE)
+    masks = (inside[:, :, 0, :, None] & inside[:, :, 1, None, :]).flatten(0, 1)[:, None].float().expand(-1, 3, -1, -1)
+
+    def squares(inputs):
+        assert len(inputs) == len(masks)
+        empty = blurred(sample.images).repeat_interleave(draws, dim=0)
+        return masks, torch.where(masks > 0, empty, inputs)
+
+    for name in ("oracle", "random"):
+        phi = maps[name][:, None].expand(-1, 3, -1, -1).contiguous()
+        theirs = captum_infidelity(Patch(), squares, sample.images, phi, target=sample.targets, n_perturb_samples=draws, normalize=True)
+        torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_infidelity_of_a_hundred_squares_is_nearly_that_of_another_hundred(case):
+    """With ten the free factor fits part of the luck of the draw: a tenth of the value."""
+    sample, maps = case
+    drawn = [fidelity.square_changes(Patch(), sample.images, sample.targets, seed) for seed in range(5)]
+    many = [float(fidelity.infidelity(maps["random"], *one).mean()) for one in drawn]
+    few = [
+        float(fidelity.infidelity(maps["random"], *(part[:, k : k + 10] for part in one)).mean())
+        for one in drawn
+        for k in range(0, 100, 10)
+    ]
+    assert max(many) < 1.25 * min(many) and np.mean(few) < 0.97 * np.mean(many)
 
 
 def test_sensitivity_is_zero_for_a_constant_map_and_bounded_by_the_noise_for_the_image_itself(case):
@@ -265,6 +320,25 @@ def test_cascade_breaks_what_depends_on_the_weights_and_nothing_else():
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
 
 
+def test_the_cascade_over_several_networks_is_not_that_of_the_students_own_start():
+    """The last stage with the student's own seed is where it began: the maps of that network resemble its own more than others' do."""
+    start = initialised(StudentCNN, 2, (8, 8, 8), seed=3).eval()
+    images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    seeds = [control_seed(0, draw) for draw in range(10)]
+    stages = ("classifier", "features.2", "features.1", "features.0")
+    chosen = {name: METHODS[name] for name in ("feature_maps_mean", "sobel")}
+    table = fidelity.cascade(start, images, torch.zeros(3, dtype=torch.int64), chosen, stages, seeds)
+    assert len(table) == 4 * 2 * 10 * 3
+    means = fidelity.of_draws(table).set_index(["method", "stage"])
+    last = means.loc[("feature_maps_mean", "features.0")]
+    of_networks = table.query("method == 'feature_maps_mean' and stage == 'features.0'").groupby("draw")["spearman"].mean()
+    assert last["n"] == 10 and last["lowest"] == of_networks.min() < last["spearman"] < last["highest"] == of_networks.max()
+    assert last["spearman"] == pytest.approx(of_networks.mean())
+    own = fidelity.cascade(start, images, torch.zeros(3, dtype=torch.int64), chosen, stages, [3]).query("stage == 'features.0'")
+    assert own.query("method == 'feature_maps_mean'")["spearman"].mean() > last["highest"]
+    assert means.loc[("sobel", "features.0"), "lowest"] == pytest.approx(1)
+
+
 def test_class_sensitivity_of_a_map_that_ignores_the_class_is_one():
     student = initialised(StudentCNN, 3, (8, 8, 8), seed=3).eval()
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -345,6 +419,15 @@ def test_equal_methods_are_called_equal_and_not_tested(rows):
     assert table["better"][0] == "equal" and np.isnan(table["p"][0]) and np.isnan(table["p_holm"][0])
 
 
+def test_a_class_without_a_defined_value_is_called_undefined(rows):
+    """As ``recovered_q`` of the class that an emptied image is taken for."""
+    part = rows[rows["metric"] == "recovered_10"]
+    part = part.assign(value=part["value"].where(part["class"] == "b"))
+    table = fidelity.paired(part, "?", [("oracle", "reversed")], ["recovered_10"], by_class=True, samples=50).set_index("class")
+    assert list(table.index) == ["all", "a", "b"] and list(table["n"]) == [12, 0, 12]
+    assert list(table["better"]) == ["oracle", "undefined", "oracle"] and np.isnan(table.loc["a", "difference"])
+
+
 def test_head_takes_the_first_of_each_class(case):
     sample, _ = case
     assert list(sample.head(2).ids) == ["image_0", "image_1", "image_2", "image_3"]
@@ -357,14 +440,25 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
     assert list(table["image_id"]) == list(sample.ids) and list(table["class"]) == list(sample.classes)
     np.testing.assert_allclose(table["spearman"], -1)
     assert (table["overlap"] == 0).all() and (table["oracle_keeps"] == 1).all() and (table["reversed_keeps"] == 0).all()
+    assert (table["nothing_keeps"] == 0).all()
     same = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "b": 2 * maps["oracle"]})
     np.testing.assert_allclose(same["spearman"], 1)
     assert (same["overlap"] == 1).all()
     other = torch.rand(maps["random"].shape, generator=torch.Generator().manual_seed(5))
     chance = fidelity.side_by_side(Patch(), sample, {"a": maps["random"], "b": other})["overlap"]
-    assert chance.mean() == pytest.approx(0.3 / 1.7, abs=0.01)
+    assert chance.mean() == pytest.approx(0.1 / 1.9, abs=0.01)
     flat = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "flat": torch.ones(24, SIZE, SIZE)})
     assert flat["spearman"].isna().all() and flat["overlap"].notna().all()
+
+
+def test_a_control_of_many_draws_has_the_mean_infidelity_of_its_draws(case):
+    sample, maps = case
+    drawn = [{"random": maps["random"]}, {"random": maps["oracle"]}]
+    whole = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(["image_id", "method"])["value"]
+    changes = fidelity.square_changes(Patch(), sample.images, sample.targets)
+    expected = torch.stack([fidelity.infidelity(one["random"], *changes) for one in drawn]).mean(dim=0)
+    np.testing.assert_allclose(whole.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
+    assert len(whole) == 48
 
 
 def test_a_control_of_many_draws_scores_their_mean_image_by_image():

@@ -56,6 +56,16 @@ def test_time_against_fidelity_draws_models_apart_and_controls_as_lines():
     assert sorted(line.get_ydata()[0] for line in level) == sorted(CONTROLS.values())
 
 
+def test_time_against_fidelity_leaves_out_what_was_measured_on_no_image():
+    met, summary = _tables(np.random.default_rng(0))
+    summary.loc[summary["model"] == "teacher", ["mean", "lo", "hi"]] = np.nan
+    axes = explain.time_against_fidelity(met, summary, metric="agreement_30", batch_size=32).axes[0]
+    assert not [line for line in axes.lines if line.get_marker() == "s"]
+    assert len(axes.texts) == len(TIMED) + len(CONTROLS)
+    nowhere = explain.time_against_fidelity(met, summary.assign(mean=np.nan), metric="agreement_30", batch_size=32).axes[0]
+    assert not nowhere.texts
+
+
 def test_by_method_gives_each_metric_a_panel_three_a_row():
     summary = _tables(np.random.default_rng(0))[1]
     metrics = ["agreement_10", "agreement_30", "insertion_blur", "deletion_blur"]
@@ -78,9 +88,27 @@ def test_a_map_without_contrast_is_drawn_without_contrast():
 
 
 def test_the_cascade_names_the_students_layers():
-    rows = [(n, stage, method, 0.5) for n, stage in enumerate(("classifier", "features.4")) for method in ("grad_cam", "sobel")]
-    table = pd.DataFrame(rows, columns=["order", "stage", "method", "spearman"])
-    assert [label.get_text() for label in explain.cascade(table).axes[0].get_xticklabels()] == ["classifier", "layer 5"]
+    axes = explain.cascade(_cascade()).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["classifier", "layer 5"]
+
+
+def test_the_cascade_shows_the_range_of_the_networks_and_not_of_the_images():
+    bars = [
+        line.get_ydata() for line in explain.cascade(_cascade()).axes[0].lines if len(line.get_xdata()) == 2 and np.ptp(line.get_ydata())
+    ]
+    assert len(bars) == 4 and all(sorted(bar) == pytest.approx([0.1, 0.9]) for bar in bars)
+
+
+def _cascade() -> pd.DataFrame:
+    """Two networks of which one keeps a correlation of .1 and one of .9, each the mean of two images .1 apart from it."""
+    rows = [
+        (n, stage, method, draw, image, value + shift)
+        for n, stage in enumerate(("classifier", "features.4"))
+        for method in ("grad_cam", "sobel")
+        for draw, value in enumerate((0.1, 0.9))
+        for image, shift in enumerate((-0.1, 0.1))
+    ]
+    return pd.DataFrame(rows, columns=["order", "stage", "method", "draw", "image", "spearman"])
 
 
 def test_softened_draws_a_bar_a_class_and_model_at_every_temperature():

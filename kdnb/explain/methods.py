@@ -1,7 +1,8 @@
 """Every explanation behind one signature: ``method(model, images, targets) -> (N, H, W)`` float32 at image size, larger is more relevant.
 
-``images`` are ``(N, 3, H, W)`` float32 in [0, 1], ``targets`` ``(N,)`` class indices. Gradient methods explain the target's logit in
-pixels; their channels are joined as the sum of absolute values. Methods leave the model exactly as they found it.
+``images`` are ``(N, 3, H, W)`` float32 in [0, 1], ``targets`` ``(N,)`` class indices. Integrated gradients and SHAP divide the target's
+logit among the values of the image, ``(N, 3, H, W)`` with signs; how these become one map is a choice (:data:`JOINED`), and every choice
+can be had from the same attributions (:func:`joined`). Methods leave the model exactly as they found it.
 """
 
 import copy
@@ -131,7 +132,40 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, layers: Seque
     return upsampled(heat, images.shape[-2:])
 
 
-def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+def magnitude(attributions: Tensor) -> Tensor:
+    """How much of the logit hangs on a pixel, for or against: the sum of absolute values over the channels, as is usual."""
+    return attributions.abs().sum(dim=1)
+
+
+def signed(attributions: Tensor) -> Tensor:
+    """What a pixel adds to the logit, the sum over the channels: what speaks for the class ranks first, as with Grad-CAM, what speaks
+    against it last."""
+    return attributions.sum(dim=1)
+
+
+JOINED: dict[str, Callable[[Tensor], Tensor]] = {"": magnitude, "_signed": signed}
+
+
+def coarsened(maps: Tensor, cells: Sequence[tuple[int, int]]) -> Tensor:
+    """``(N, H, W)`` maps no finer than the average map: the mean over each layer's cells, then all layers joined as the average map's are.
+
+    Smoothing alone raises scores of fidelity (Song et al., arXiv 2304.13836). A control for that: where the average map beats a method and
+    not its coarse twin, it is coarseness that wins.
+
+    Args:
+        cells: height and width of each layer's map, as of :func:`kdnb.explain.average_feature_maps`.
+    """
+    size = maps.shape[-2:]
+    return torch.stack([rescaled(upsampled(F.adaptive_avg_pool2d(maps, layer), size)) for layer in cells]).mean(dim=0)
+
+
+def joined(attributions: dict[str, Tensor], cells: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """All maps of ``(N, 3, H, W)`` :func:`attributions` by method: ``name``, ``name_signed`` and, coarsened, ``name_coarse``."""
+    found = {name + end: join(values) for name, values in attributions.items() for end, join in JOINED.items()}
+    return found | {f"{name}_coarse": coarsened(found[name], cells) for name in attributions}
+
+
+def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, *, join: Callable[[Tensor], Tensor] = magnitude) -> Tensor:
     """Integrated gradients (Sundararajan et al. 2017): ``(x - x') * mean of the gradient between x' and x``, x' the blurred image."""
     from captum.attr import IntegratedGradients
 
@@ -143,7 +177,7 @@ def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor) -> T
             n_steps=INTEGRATED_GRADIENTS_STEPS,
             internal_batch_size=max(64, len(images)),
         )
-    return attribution.detach().abs().sum(dim=1).float()
+    return join(attribution.detach()).float()
 
 
 class _TargetLogit(nn.Module):
@@ -176,7 +210,14 @@ def gradient_shap(
 
 
 def shap(
-    model: nn.Module, images: Tensor, targets: Tensor, *, background: Tensor | None = None, samples: int = SHAP_SAMPLES, seed: int = 0
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    background: Tensor | None = None,
+    samples: int = SHAP_SAMPLES,
+    seed: int = 0,
+    join: Callable[[Tensor], Tensor] = magnitude,
 ) -> Tensor:
     """SHAP values by expected gradients (``shap.GradientExplainer``; Lundberg and Lee 2017, Erion et al. 2021).
 
@@ -185,6 +226,7 @@ def shap(
             image itself, blurred.
         samples: points between background and image at which the gradient is taken, an image.
         seed: of the sampling; numpy's global random state, which shap uses, is put back.
+        join: how the channels become one map (:data:`JOINED`).
     """
     from shap import GradientExplainer
 
@@ -206,7 +248,7 @@ def shap(
         np.random.set_state(state)  # noqa: NPY002
         for parameter, gradient in gradients:
             parameter.grad = gradient
-    return torch.as_tensor(np.concatenate(values), dtype=torch.float32).abs().sum(dim=1).to(images.device)
+    return join(torch.as_tensor(np.concatenate(values), dtype=torch.float32)).to(images.device)
 
 
 # -- controls: maps that know nothing of what the model learned -------------------------------------------------------------
@@ -317,8 +359,8 @@ def methods(
         "class_evidence": evidence_of_target,
         "evidence_contrast": evidence_contrast,
         "grad_cam": partial(grad_cam, layers=layers),
-        "integrated_gradients": integrated_gradients,
-        "shap": partial(shap, background=background, samples=shap_samples, seed=seed),
+        **{f"integrated_gradients{end}": partial(integrated_gradients, join=join) for end, join in JOINED.items()},
+        **{f"shap{end}": partial(shap, background=background, samples=shap_samples, seed=seed, join=join) for end, join in JOINED.items()},
         "random": partial(random_map, seed=control_seed(seed)),
         "centre": centre,
         "sobel": sobel,
@@ -329,6 +371,15 @@ def methods(
 
 
 METHODS = methods()
+
+
+def attributions(chosen: dict[str, Method]) -> dict[str, Method]:
+    """Integrated gradients and SHAP as in ``chosen``, but before they are joined to one map: ``(N, 3, H, W)``, for :func:`joined`."""
+    return {name: partial(chosen[name], join=_as_they_are) for name in ("integrated_gradients", "shap")}
+
+
+def _as_they_are(attributions: Tensor) -> Tensor:
+    return attributions
 
 
 def available(chosen: dict[str, Method], model: nn.Module, images: Tensor) -> dict[str, Method]:

@@ -9,9 +9,10 @@ from kdnb.fidelity.perturb import (
     relevance_rank,
     road,
     sensitivity_max,
+    square_changes,
     teacher_student_agreement,
 )
-from kdnb.fidelity.sanity import cascade, class_sensitivity, reader_features, reader_hits, spearman
+from kdnb.fidelity.sanity import cascade, class_sensitivity, of_draws, reader_features, reader_hits, spearman
 from kdnb.fidelity.shortcut import shortcut_student
 from kdnb.fidelity.tables import (
     FAMILIES,
@@ -49,6 +50,7 @@ __all__ = [
     "localisation_rows",
     "long_rows",
     "mass_ratio",
+    "of_draws",
     "over_draws",
     "paired",
     "pixel_auc",
@@ -62,6 +64,7 @@ __all__ = [
     "shortcut_student",
     "side_by_side",
     "spearman",
+    "square_changes",
     "summary",
     "teacher_student_agreement",
 ]

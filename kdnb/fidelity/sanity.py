@@ -20,32 +20,55 @@ READER_FOLDS = 5
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of each pair of maps, ``(N, H, W)`` twice -> ``(N,)``; a constant map gives NaN."""
-    ranks = [rankdata(np.asarray(maps).reshape(len(maps), -1), axis=1) for maps in (a, b)]
-    ranks = [r - r.mean(axis=1, keepdims=True) for r in ranks]
-    lengths = np.sqrt((ranks[0] ** 2).sum(axis=1) * (ranks[1] ** 2).sum(axis=1))
-    return np.divide((ranks[0] * ranks[1]).sum(axis=1), lengths, out=np.full(len(lengths), np.nan), where=lengths > 0)
+    return _correlation(_ranked(a), _ranked(b))
+
+
+def _ranked(maps: np.ndarray | Tensor) -> np.ndarray:
+    """``(N, H, W)`` -> ``(N, HW)``: ranks less their mean, of length one; zeros for a constant map."""
+    maps = maps.cpu().numpy() if isinstance(maps, Tensor) else np.asarray(maps)
+    ranks = rankdata(maps.reshape(len(maps), -1), axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(ranks, axis=1, keepdims=True)
+    return np.divide(ranks, lengths, out=np.zeros_like(ranks), where=lengths > 0)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of unit vectors ``(N, K)``, NaN where one is zero."""
+    products = (a * b).sum(axis=1)
+    return np.where(a.any(axis=1) & b.any(axis=1), products, np.nan)
 
 
 def cascade(
-    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seed: int = 0
+    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seeds: Sequence[int] = (0,)
 ) -> pd.DataFrame:
     """Cascading randomisation (Adebayo et al. 2018): redraw the weights from the last stage to the first, cumulatively, and compare maps.
 
     Args:
         stages: names of modules in the order of their destruction, such as ``("classifier", "features.4", ...)``.
+        seeds: one a network of redrawn weights (:func:`kdnb.explain.control_seed`): with the seed of the model's own start the last
+            stage would be where it began, which its maps still resemble.
 
     Returns:
-        columns stage, order, method, image (position), spearman with the original map: it should fall; where it stays near 1 the
+        columns stage, order, method, draw, image (positions), spearman with the original map: it should fall; where it stays near 1 the
         map does not show what was learned there.
     """
-    originals = {name: method(model, images, targets).cpu().numpy() for name, method in chosen.items()}
+    originals = {name: _ranked(method(model, images, targets)) for name, method in chosen.items()}
     rows = []
     for order in range(1, len(stages) + 1):
-        broken = reinitialised(model, seed, _leaves(model, stages[:order]))
-        for name, method in chosen.items():
-            values = spearman(originals[name], method(broken, images, targets).cpu().numpy())
-            rows += [(stages[order - 1], order, name, position, value) for position, value in enumerate(values)]
-    return pd.DataFrame(rows, columns=["stage", "order", "method", "image", "spearman"])
+        for draw, seed in enumerate(seeds):
+            broken = reinitialised(model, seed, _leaves(model, stages[:order]))
+            for name, method in chosen.items():
+                values = _correlation(originals[name], _ranked(method(broken, images, targets)))
+                rows += [(stages[order - 1], order, name, draw, position, value) for position, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["stage", "order", "method", "draw", "image", "spearman"])
+
+
+def of_draws(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`cascade` -> a row a stage and method: ``spearman``, the mean over images and networks, and over the networks the
+    ``lowest`` and ``highest`` mean over images; ``n`` counts the networks."""
+    means = table.groupby(["order", "stage", "method", "draw"], sort=False)["spearman"].mean()
+    found = means.groupby(["order", "stage", "method"], sort=False).agg(["mean", "min", "max", "size"]).reset_index()
+    return found.rename(columns={"mean": "spearman", "min": "lowest", "max": "highest", "size": "n"})
 
 
 def _leaves(model: nn.Module, stages: Sequence[str]) -> list[str]:

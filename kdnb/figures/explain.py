@@ -26,7 +26,11 @@ _NAMES = {
     "feature_maps_unpooled": "mean of layers, before pooling",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "integrated gradients",
+    "integrated_gradients_signed": "integrated gradients, signed",
+    "integrated_gradients_coarse": "integrated gradients, coarse",
     "shap": "SHAP",
+    "shap_signed": "SHAP, signed",
+    "shap_coarse": "SHAP, coarse",
     "random": "random",
     "centre": "centre",
     "sobel": "Sobel edges",
@@ -36,9 +40,16 @@ _NAMES = {
     "forward": "plain forward pass",
 }
 _METRICS = {
+    "agreement_05": "agreement, 5% kept (higher is better)",
     "agreement_10": "agreement, 10% kept (higher is better)",
     "agreement_20": "agreement, 20% kept (higher is better)",
     "agreement_30": "agreement, 30% kept (higher is better)",
+    "recovered_05": "recovered, 5% kept\nover the blur (higher is better)",
+    "recovered_10": "recovered, 10% kept\nover the blur (higher is better)",
+    "recovered_10_mean": "recovered, 10% kept\nover the mean colour (higher is better)",
+    "recovered_10_road": "recovered, 10% kept\nthe rest imputed (higher is better)",
+    "insertion_mean": "insertion AUC, mean colour (higher is better)",
+    "deletion_mean": "deletion AUC, mean colour (lower is better)",
     "insertion_blur": "insertion AUC, blur (higher is better)",
     "deletion_blur": "deletion AUC, blur (lower is better)",
     "road_least_first": "ROAD, least first (higher is better)",
@@ -150,15 +161,20 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
 
 
 def cascade(table: pd.DataFrame) -> Figure:
-    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method."""
+    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method.
+
+    Points are means over the networks of redrawn weights, bars reach from the lowest network to the highest.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     stages = list(dict.fromkeys(table.sort_values("order")["stage"]))
-    shown = table.assign(method=table["method"].map(method_name))
+    of_networks = table.groupby(["order", "stage", "method", "draw"], sort=False)["spearman"].mean().reset_index()
+    lowest = min(-0.6, of_networks["spearman"].min() - 0.05)
+    shown = of_networks.assign(method=of_networks["method"].map(method_name))
     sns.pointplot(
-        shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("ci", 95), n_boot=200, seed=0,
+        shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("pi", 100),
         palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
     )  # fmt: skip
-    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(-0.6, 1.05))
+    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(lowest, 1.05))
     axis.set_xticks(range(len(stages)), [_stage_name(stage) for stage in stages])
     axis.axhline(0, color="0.6", linewidth=1)
     axis.legend(title=None, frameon=False, fontsize=8)
@@ -202,7 +218,7 @@ def time_against_fidelity(met: pd.DataFrame, summary: pd.DataFrame, *, metric: s
     Args:
         met: ``met.csv``. summary: ``fidelity_summary.csv``. batch_size: which of met's.
     """
-    of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric)]
+    of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric) & summary["mean"].notna()]
     timed = met[met["batch_size"] == batch_size].merge(of_all, on=["method", "model"])
     timed = timed[~timed["method"].isin(CONTROLS)].sort_values(["mean", "ms_per_image_median"], ascending=False)
     figure, axis = plt.subplots(figsize=(8.2, 4.6))
