@@ -284,6 +284,7 @@ def page(folder: Path) -> str:
     title = f"{run.get('dataset', folder.name)}: distillation and its explanations"
     links = "".join(f'<a href="#{identity}">{identity.replace("_", " ")}</a> ' for identity, _ in sections)
     lead = f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, split {run.get('split_protocol')}."
+    lead += f" Whose images they are: {info['data']['persons']}." if "persons" in info.get("data", {}) else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n<p>{escape(lead)}</p>\n"

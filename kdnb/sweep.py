@@ -599,7 +599,7 @@ def gains(
     new, tables = ~np.isin(groups, trained_on), []
     for model, (after, before) in paired.items():
         gain = (after.astype(float) - before).mean(axis=0)[new]
-        tables.append(known_and_new(gain, groups[new], held_back, samples).assign(model=model))
+        tables.append(known_and_new(gain, groups[new], held_back, samples, bounds=(-1, 1)).assign(model=model))
     names = {"known": "become known", "new": "stay new", "new minus known": "stay new minus become known"}
     return pd.concat(tables, ignore_index=True).replace({"part": names})
 
