@@ -151,6 +151,21 @@ def test_transformers_are_explained(build):
     assert build is swin or list(fields.values())[-1] == 64, "attention sees the whole image"
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_vision_transformer_by_its_name_is_built_for_the_images(size):
+    network = networks.build(networks.spec("teacher", "vit_b_16"), 2, size).eval()
+    images = torch.rand(1, 3, size, size)
+    assert networks.logits_of(network, images).shape == (1, 2)
+    maps = explain.methods(depth=len(models.feature_layers(network)))["grad_cam"](network, images, torch.zeros(1, dtype=torch.int64))
+    assert maps.shape == (1, size, size) and torch.isfinite(maps).all()
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 48), ("alexnet", 32), ("maxvit_t", 64)])
+def test_a_network_without_a_form_for_small_images_is_one_sentence(name, size):
+    with pytest.raises(ModelError, match=rf"{size} x {size} pixels \(.*\): name another network, or a profile of larger images\.$"):
+        networks.build(networks.spec("teacher", name), 2, size)
+
+
 def test_layers_are_found_by_the_size_of_their_maps_or_named():
     found = networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64)
     assert found.feature_layers == tuple(f"network.{name}" for name in ("relu", "layer1", "layer2", "layer3", "layer4"))
