@@ -492,7 +492,7 @@ def _evidence_against(run: Run, kind: str) -> Measured:
     least, most = ends[["one", "two"]].min(axis=1), ends[["one", "two"]].max(axis=1)
     nearest = least.idxmin()
     won = int((least > 0).sum())
-    detail = f"better beyond luck in {won} of {len(rows)} comparisons, worse in {int((most < 0).sum())}; nearest: "
+    detail = f"better in {won} of {len(rows)} comparisons, each at its own level, worse in {int((most < 0).sum())}; nearest: "
     detail += f"{rows.loc[nearest, 'b']} by {rows.loc[nearest, 'metric']}, {rows.loc[nearest, 'n']:.0f} images"
     verdict = REPRODUCED if won == len(rows) else NOT_REPRODUCED if (most < 0).any() else UNDECIDED
     return Measured(ends.loc[nearest, "mean"], least[nearest], most[nearest], verdict, detail)
