@@ -1,10 +1,13 @@
 """Networks of one's own: any output, any layers, from torchvision or a file; right, or one sentence."""
 
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -313,3 +316,20 @@ def test_a_student_of_a_named_shape_is_built_by_its_name(shape):
     assert networks.identity("student", shape) == ([] if shape == "plain" else [shape])
     with pytest.raises(ParameterError, match=f"teacher is '{shape}'"):
         networks.spec("teacher", shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "student"), [("vit_b_16", "resnet18"), ("own", "own")])
+def test_a_whole_run_of_other_networks_ends_in_a_report(teacher, student, file, tmp_path, repository):
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 160)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for _ in range(16):
+            pixels = np.clip(rng.normal(level, 60, (32, 32)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{rng.integers(2**32):08x}.png")
+    named = [f"{role}={f'{file}:build' if name == 'own' else name}" for role, name in (("TEACHER", teacher), ("STUDENT", student))]
+    command = ["make", "reproduce", "PROFILE=smoke", f"DATASET=folder:{tmp_path / 'images'}", f"RUNS={tmp_path / 'runs'}", *named]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (report,) = (tmp_path / "runs").glob("*/report.html")
+    assert f"Teacher: {named[0].partition('=')[2]}. Student: {named[1].partition('=')[2]}." in report.read_text(encoding="utf-8")
