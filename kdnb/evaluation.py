@@ -1,7 +1,7 @@
 """How good a classifier is and how sure we are: intervals over groups, paired comparisons, calibration, failure signatures.
 
 Intervals are 95% percentile bootstraps that resample whole groups (persons, subjects, sets of duplicates), because images of one
-group are not independent.
+group are not independent. Of few groups they are wider than resampling says (:func:`levels`, :func:`unseen`), of one there are none.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from kdnb.networks import logits_of
 
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
+FEW = 30  # groups: fewer know their spread badly
 NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so many standard deviations
 
 
@@ -67,21 +68,68 @@ def _resampled_means(values: np.ndarray, groups: np.ndarray | None, samples: int
     return drawn @ np.bincount(codes, values, count) / (drawn @ np.bincount(codes, minlength=count))
 
 
-def bootstrap_mean(values: np.ndarray, groups: np.ndarray | None = None, samples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of ``values`` ``(N,)`` and its 95% interval ``(mean, lo, hi)``, resampling groups; NaN values are left out."""
+def levels(groups: int) -> tuple[float, float]:
+    """The percentiles of resampled values that end a 95% interval.
+
+    Resampling G groups takes their spread for known, and for ``sqrt((G - 1) / G)`` of what it is. Of fewer than 30 the percentiles are
+    therefore Hesterberg's (2015), ``Phi(-t sqrt(G / (G - 1)))`` with Student's t of G - 1 degrees of freedom: .6% and not 2.5% of 8.
+    """
+    if groups >= FEW:
+        return LEVELS
+    tail = 100 * float(norm.cdf(-t_distribution.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1))))
+    return tail, 100 - tail
+
+
+def unseen(groups: int) -> float:
+    """The largest share of all groups that may be otherwise where ``groups`` drawn ones are all alike, with 2.5% error (Hanley 1983)."""
+    return 1 - 0.025 ** (1 / groups)
+
+
+def ends(resampled: np.ndarray, groups: int, bounds: tuple[float, float] | None = None) -> tuple[float, float]:
+    """The 95% interval that resampled values ``(S,)`` of so many groups say; NaN of one group, which says nothing of others.
+
+    Args:
+        bounds: what the values can be at least and at most; where resampling sees no spread, so may the share :func:`unseen` be.
+    """
+    if groups < 2:
+        return float("nan"), float("nan")
+    lo, hi = (float(end) for end in np.percentile(resampled, levels(groups)))
+    if bounds and np.ptp(resampled) < 1e-12:
+        share = unseen(groups)
+        lo, hi = ((1 - share) * lo + share * bound for bound in bounds)
+    return lo, hi
+
+
+def bootstrap_mean(
+    values: np.ndarray,
+    groups: np.ndarray | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[float, float, float]:
+    """Mean of ``values`` ``(N,)`` and its 95% interval ``(mean, lo, hi)`` (:func:`ends`), resampling groups; NaN values are left out."""
     values = np.asarray(values, dtype=float)
     kept = ~np.isnan(values)
     if not kept.any():
         return float("nan"), float("nan"), float("nan")
-    lo, hi = np.percentile(_resampled_means(values[kept], None if groups is None else np.asarray(groups)[kept], samples, seed), LEVELS)
-    return float(values[kept].mean()), float(lo), float(hi)
+    groups = None if groups is None else np.asarray(groups)[kept]
+    resampled = _resampled_means(values[kept], groups, samples, seed)
+    return float(values[kept].mean()), *ends(resampled, _codes(groups, len(values[kept]))[1], bounds)
 
 
-def known_and_new(values: np.ndarray, groups: np.ndarray, training_groups: np.ndarray, samples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def known_and_new(
+    values: np.ndarray,
+    groups: np.ndarray,
+    training_groups: np.ndarray,
+    samples: int = 1000,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> pd.DataFrame:
     """Means of ``values`` ``(N,)`` over test images whose group is in training (``known``), over the others (``new``), and the difference.
 
     Args:
         groups: ``(N,)``, the test images' groups. training_groups: the training images' groups.
+        bounds: what a value can be at least and at most: 0 and 1 of hits, -1 and 1 of gains.
 
     Returns:
         Rows ``known``, ``new`` and ``new minus known``, as far as there are such images: ``part``, ``n``, ``groups``, ``mean`` and the 95%
@@ -93,14 +141,16 @@ def known_and_new(values: np.ndarray, groups: np.ndarray, training_groups: np.nd
         if which.any():
             means[part] = values[which].mean(), _resampled_means(values[which], groups[which], samples, seed + number)
             rows.append({"part": part, "n": int(which.sum()), "groups": len(np.unique(groups[which])), "means": means[part]})
+    fewest, limits = [row["groups"] for row in rows], [bounds] * len(rows)
     if len(means) == 2:
         difference = tuple(new - old for new, old in zip(means["new"], means["known"], strict=True))
         rows.append({"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference})
+        fewest, limits = [*fewest, min(fewest)], [*limits, (bounds[0] - bounds[1], bounds[1] - bounds[0])]
     if not rows:
         return pd.DataFrame(columns=["part", "n", "groups", "mean", "lo", "hi"])
     table = pd.DataFrame(rows)
     table["mean"], resampled = zip(*table.pop("means"), strict=True)
-    table["lo"], table["hi"] = np.percentile(np.stack(resampled), LEVELS, axis=1)
+    table["lo"], table["hi"] = zip(*map(ends, resampled, fewest, limits), strict=True)
     return table
 
 
@@ -171,8 +221,8 @@ def classification_scores(
     whole = by_group.sum(0).reshape(classes, classes)
     scores: dict[str, float] = {"n": len(labels)}
     for name, measure in (("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1))), ("f1_macro", f1_macro)):
-        lo, hi = np.percentile(measure(drawn), LEVELS)
-        scores |= {name: float(measure(whole)), f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
+        lo, hi = ends(measure(drawn), count, (0.0, 1.0))
+        scores |= {name: float(measure(whole)), f"{name}_lo": lo, f"{name}_hi": hi}
     scores["balanced_accuracy"] = float(balanced_accuracy(whole))
     scores["ece"] = expected_calibration_error(labels, probabilities)
     scores["brier"] = brier_score(labels, probabilities)
@@ -241,9 +291,14 @@ def power(sd_of_seeds: float, sd_of_groups: float, groups: int, seeds: int, *, e
     Args:
         sd_of_seeds: standard deviation over seeds of the difference on all images. sd_of_groups: that of a group's mean difference.
         effect: the true difference, in the same unit.
+
+    Returns:
+        NaN where nothing varied, or of fewer than two groups.
     """
     rng = np.random.default_rng(20250215)
     of_seeds, of_groups = sd_of_seeds**2 / seeds, sd_of_groups**2 / groups
+    if of_seeds + of_groups == 0 or groups < 2:  # nothing is known of luck
+        return float("nan")
     mean = rng.normal(effect, np.sqrt(of_seeds + of_groups), 20000)
     estimates = of_seeds * rng.chisquare(seeds - 1, 20000) / (seeds - 1), of_groups * rng.chisquare(groups - 1, 20000) / (groups - 1)
     variance = sum(estimates)
@@ -309,7 +364,7 @@ def compare(
 
     ``p_images_only`` is McNemar's test, which takes all images for independent.
     """
-    difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples)
+    difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples, bounds=(-1.0, 1.0))
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
     p, by_image = sign_flip(right_a, right_b, groups), mcnemar(right_a, right_b)
     return row | {"p": p, "p_holm": float("nan"), "n": len(right_a), "p_images_only": by_image}
@@ -320,21 +375,26 @@ def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right
 
     The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s, d that of all images and
     V their variance over groups (:func:`clustered_variance`), ``se^2 = var d(s) / S + V``, and t = d / se has Satterthwaite's degrees
-    of freedom. ``p_images_only`` leaves the seeds out: what a test would say that takes these few trainings for all there could be.
+    of freedom. Where nothing varies the interval is that of :func:`unseen` groups. ``p_images_only`` leaves the seeds out: what a test
+    would say that takes these few trainings for all there could be.
 
     Args:
-        right_a, right_b: hits ``(S, N)`` bool, a row for each seed. groups: ``(N,)``.
+        right_a, right_b: hits ``(S, N)`` bool, other values from 0 to 1 or gains from -1 to 1, a row for each seed. groups: ``(N,)``.
     """
     gap = right_a.astype(float) - right_b.astype(float)
     difference, of_images = float(gap.mean()), clustered_variance(gap.mean(0), groups)
     parts = [of_images] + ([(gap.mean(1).var(ddof=1) / len(gap), len(gap) - 1)] if len(gap) > 1 else [])
     variance = sum(part for part, _ in parts)
-    row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": difference, "hi": difference}
+    most = 1.0 if min(right_a.min(), right_b.min()) >= 0 else 2.0
+    share = unseen(_codes(groups, gap.shape[1])[1])
+    lo, hi = ((1 - share) * difference + share * end for end in (-most, most))
+    row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
     row |= {"p": 1.0, "p_holm": float("nan"), "n": gap.shape[1], "seeds": len(gap), "p_images_only": 1.0}
     if variance > 0:
         freedom = variance**2 / sum(part**2 / free for part, free in parts if free)
         half = t_distribution.ppf(0.975, freedom) * np.sqrt(variance)
-        row |= {"lo": difference - half, "hi": difference + half, "p": t_test(difference, variance, freedom)}
+        lo, hi = max(-most, difference - half), min(most, difference + half)
+        row |= {"lo": lo, "hi": hi, "p": t_test(difference, variance, freedom)}
     if of_images[0] > 0:
         row["p_images_only"] = t_test(difference, *of_images)
     return row

@@ -24,6 +24,7 @@ from kdnb.models import SHAPES, WIDTHS, Standardise, densenet121_teacher, featur
 from kdnb.runs import Run, file_hash
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
+_ANOTHER = "name another network, or a profile of larger images"
 MOST_LAYERS = 5  # whose maps are shown of a network whose layers nobody named
 _ENDS = (Standardise, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -156,7 +157,8 @@ def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
             model(torch.rand(2, 3, image_size, image_size))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"the network cannot look at images of {image_size} x {image_size} pixels ({reason}).") from error
+            what = f"the network cannot look at images of {image_size} x {image_size} pixels ({reason})"
+            raise ModelError(f"{what}: {_ANOTHER}.") from error
         finally:
             for module in training:
                 module.training = True
@@ -256,7 +258,11 @@ def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] =
         import torchvision.models
 
         options = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
-        network = torchvision.models.get_model(what.name, weights=None, num_classes=num_classes, **options)
+        options |= {"image_size": image_size} if what.name.startswith("vit_") else {}  # how many tokens it has is part of a ViT
+        try:
+            network = torchvision.models.get_model(what.name, weights=None, num_classes=num_classes, **options)
+        except (AssertionError, ValueError) as error:
+            raise ModelError(f"{what.name} has no form for images of {image_size} x {image_size} pixels ({error}): {_ANOTHER}.") from error
         return Network(network, num_classes, standardise=True, image_size=image_size)
     network = _from_file(what, num_classes)
     if what.state:

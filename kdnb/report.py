@@ -240,7 +240,7 @@ def provenance(info: dict) -> list[tuple[str, str]]:
     rows = [(name, str(value)) for name, value in info.get("run", {}).items()]
     machine = in_common(info.get("environment", {}))
     rows += [(name, _of_machine(value) if isinstance(value, dict) else str(value)) for name, value in machine.items()]
-    for section in ("data", "teacher"):
+    for section in ("data", "networks", "teacher"):
         rows += [(f"{section}: {name}", str(value)) for name, value in info.get(section, {}).items() if not isinstance(value, (dict, list))]
     return rows
 
@@ -284,6 +284,8 @@ def page(folder: Path) -> str:
     title = f"{run.get('dataset', folder.name)}: distillation and its explanations"
     links = "".join(f'<a href="#{identity}">{identity.replace("_", " ")}</a> ' for identity, _ in sections)
     lead = f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, split {run.get('split_protocol')}."
+    lead += "".join(f" {name.capitalize()}: {network}." for name, network in sorted(info.get("networks", {}).items(), reverse=True))
+    lead += f" Whose images they are: {info['data']['persons']}." if "persons" in info.get("data", {}) else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n<p>{escape(lead)}</p>\n"

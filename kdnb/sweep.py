@@ -468,14 +468,16 @@ def train_teacher(
         run.load_model(name, teacher, key)
         return run.load_table(f"{name}_history")
     unfinished = run.folder / "models" / "unfinished" / f"{name}.safetensors"
-    options = {"seed": seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
     if recipe.epochs == 0:
         known = training.accuracy_of(teacher, teacher.state_dict(), validation)
         made = pd.DataFrame([{"epoch": 0, "train_loss": float("nan"), "val_accuracy": known, "seconds": 0.0}])
     elif scheduler:
-        ((state, made),) = cluster.mapped(scheduler, _teacher_there, (networks.portable(teacher), train, validation, recipe), [seed])
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        shared = networks.portable(teacher), train, validation, recipe, str(unfinished.absolute()), key
+        ((state, made),) = cluster.mapped(scheduler, _teacher_there, shared, [seed])
         teacher.load_state_dict(state)
     else:
+        options = {"seed": seed, "checkpoint": unfinished, "key": key, "what": "Teacher"}
         made = training.fit(teacher, train, validation, recipe, _cross_entropy, **options).history
     history = run.save_table(f"{name}_history", made.assign(model="teacher"))
     run.save_model(name, teacher, key)
@@ -488,9 +490,13 @@ def _cross_entropy(logits: Tensor, teacher_logits: Tensor | None, targets: Tenso
 
 
 def _teacher_there(shared: tuple, seed: int) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """A teacher trained on a worker, which keeps no checkpoint: its weights and its history."""
-    sent, train, validation, recipe = shared
-    fitted = training.fit(copy.deepcopy(networks.arrived(sent)), train, validation, recipe, _cross_entropy, seed=seed)
+    """A teacher trained on a worker: its weights and its history.
+
+    Its checkpoint lies in the run's folder where the worker sees that; then whoever takes over goes on from there.
+    """
+    sent, train, validation, recipe, unfinished, key = shared
+    options = {"seed": seed, "checkpoint": Path(unfinished) if Path(unfinished).parent.is_dir() else None, "key": key}
+    fitted = training.fit(copy.deepcopy(networks.arrived(sent)), train, validation, recipe, _cross_entropy, **options)
     return {name: value.cpu() for name, value in fitted.last.items()}, fitted.history
 
 
@@ -603,7 +609,7 @@ def gains(
     new, tables = ~np.isin(groups, trained_on), []
     for model, (after, before) in paired.items():
         gain = (after.astype(float) - before).mean(axis=0)[new]
-        tables.append(known_and_new(gain, groups[new], held_back, samples).assign(model=model))
+        tables.append(known_and_new(gain, groups[new], held_back, samples, bounds=(-1, 1)).assign(model=model))
     names = {"known": "become known", "new": "stay new", "new minus known": "stay new minus become known"}
     return pd.concat(tables, ignore_index=True).replace({"part": names})
 

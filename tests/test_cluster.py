@@ -1,10 +1,12 @@
 """Teachers and explanations on a real Dask cluster on localhost, one of whose workers is killed."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -25,10 +27,9 @@ def build(num_classes):
 """
 
 
-@pytest.fixture(scope="module")
-def dask(tmp_path_factory):
+@contextmanager
+def cluster_of_two(folder, *options):
     """The address of a scheduler, and its two workers."""
-    folder = tmp_path_factory.mktemp("dask")
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     processes = [subprocess.Popen([*command, "--scheduler-file", str(folder / "s.json")], stderr=subprocess.DEVNULL)]
     try:
@@ -37,7 +38,7 @@ def dask(tmp_path_factory):
             time.sleep(0.1)
         address = json.loads((folder / "s.json").read_text())["address"]
         command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--nworkers", "1", "--no-nanny"]
-        processes += [subprocess.Popen([*command, "--no-dashboard"], stderr=subprocess.DEVNULL, cwd=folder) for _ in range(2)]
+        processes += [subprocess.Popen([*command, "--no-dashboard", *options], stderr=subprocess.DEVNULL, cwd=folder) for _ in range(2)]
         with cluster.client(address) as client:
             client.wait_for_workers(2, timeout=90)
         yield address, processes[1:]
@@ -45,6 +46,12 @@ def dask(tmp_path_factory):
         for process in processes:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    with cluster_of_two(tmp_path_factory.mktemp("dask")) as both:
+        yield both
 
 
 @pytest.mark.slow
@@ -76,6 +83,64 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
         assert torch.allclose(there[name], maps, atol=1e-5), name
     some = chosen["shap"](teacher, images[:2], targets[:2])
     assert np.allclose(there["shap"][:2], some, atol=1e-4) and there["shap"].shape == (80, 32, 32)
+
+
+COUNTING = """
+import time
+from pathlib import Path
+import torch
+from torch import nn
+class Slow(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.last = nn.Linear(3, classes)
+    def forward(self, images):
+        if self.training:
+            with (Path(__file__).parent / "steps").open("a") as steps:
+                steps.write(".")
+            time.sleep(0.1)
+        return self.last(images.mean(dim=(2, 3)))
+def build(num_classes):
+    return Slow(num_classes)
+"""
+
+
+@pytest.mark.slow
+def test_a_teacher_whose_worker_dies_goes_on_where_it_was(tmp_path):
+    (tmp_path / "net.py").write_text(COUNTING)
+    (tmp_path / "often.py").write_text("import kdnb.training\nkdnb.training.CHECKPOINT_SECONDS = 0\n")
+    made = phantom.generate(64, 32)
+    part, recipe = training.Examples(made.images, made.labels), training.Recipe(epochs=12, batch_size=16, views=2)
+    run = Run(resolve(profile="smoke", run_dir=tmp_path / "run"), "test")
+    name = f"{tmp_path / 'net.py'}:build"
+    with cluster_of_two(tmp_path, "--preload", str(tmp_path / "often.py")) as (address, workers):
+        checkpoint, killed = run.folder / "models" / "unfinished" / "teacher.safetensors", []
+
+        def kill_the_one_that_trains() -> None:
+            deadline = time.monotonic() + 60
+            while not checkpoint.exists() or len((tmp_path / "steps").read_text()) < 24:
+                time.sleep(0.02)
+                if time.monotonic() > deadline:
+                    return
+            with cluster.client(address) as client:
+                busy = [worker for worker, tasks in client.processing().items() if tasks]
+                pids = client.run(os.getpid, workers=busy)
+            killed.extend(process for process in workers if process.pid in pids.values())
+            for process in killed:
+                process.kill()
+
+        killer = threading.Thread(target=kill_the_one_that_trains)
+        killer.start()
+        teacher, _ = networks.new_teacher(name, 4, 32, "auto", "plain", 0)
+        history = sweep.train_teacher(run, "teacher", teacher, part, part, recipe, "k", 0, address)
+        killer.join()
+    assert len(killed) == 1 and history["epoch"].tolist() == list(range(1, 13))
+    steps = len((tmp_path / "steps").read_text())
+    assert 12 * 4 <= steps < 12 * 4 + 24, "the epochs before were not trained again"
+    assert not checkpoint.exists()
+    alone, _ = networks.new_teacher(name, 4, 32, "auto", "plain", 0)
+    sweep.train_teacher(run, "alone", alone, part, part, recipe, "k", 0)
+    assert all(torch.allclose(value, alone.state_dict()[name], atol=1e-5) for name, value in teacher.state_dict().items())
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence_for_everything():

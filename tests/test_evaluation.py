@@ -61,6 +61,43 @@ def test_undefined_values_are_left_out():
     assert np.isnan(evaluation.bootstrap_mean(np.array([np.nan]))[0])
 
 
+@pytest.mark.parametrize("groups", [5, 8, 15])
+def test_an_interval_of_few_groups_covers_the_truth_as_often_as_it_says(groups):
+    rng = np.random.default_rng(2)
+    drawn = rng.normal(size=(400, groups))
+    covered = [lo <= 0 <= hi for _, lo, hi in (evaluation.bootstrap_mean(values, samples=1000, seed=k) for k, values in enumerate(drawn))]
+    assert np.mean(covered) > 0.92  # the plain percentiles cover .81, .87 and .91
+
+
+def test_one_group_says_nothing_of_others():
+    assert np.isnan(evaluation.bootstrap_mean(np.array([0.4, 0.6]), np.array(["a", "a"]))[1:]).all()
+    table = evaluation.known_and_new(np.array([1.0, 0.0, 1.0, 1.0]), np.array(["a", "a", "b", "c"]), np.array(["a"])).set_index("part")
+    assert table.loc[["known", "new minus known"], ["lo", "hi"]].isna().all(axis=None) and table.loc["new", "lo"] < 1
+
+
+def test_images_that_are_all_right_leave_room_for_others():
+    # All of 8 are right: a share of .369 of wrong ones would have shown none with a probability of 2.5%.
+    labels = np.array([0, 1] * 4)
+    scores = evaluation.classification_scores(labels, np.eye(2)[labels])
+    assert (scores["accuracy"], scores["accuracy_hi"]) == (1, 1) and scores["accuracy_lo"] == pytest.approx(0.025 ** (1 / 8))
+    assert stats.binomtest(8, 8).proportion_ci().low == pytest.approx(scores["accuracy_lo"])
+    assert scores["f1_macro_lo"] < 1
+    hits = np.ones((2, 8), bool)
+    of_seeds = evaluation.compare_over_seeds("q", "a", "b", hits, hits, np.arange(8))
+    for row in (evaluation.compare("q", "a", "b", hits[0], hits[0]), of_seeds):
+        assert (row["lo"], row["hi"], row["p"]) == (pytest.approx(0.025 ** (1 / 8) - 1), pytest.approx(1 - 0.025 ** (1 / 8)), 1)
+    large = evaluation.compare_over_seeds("q", "a", "b", np.ones((2, 2000), bool), np.ones((2, 2000), bool), np.arange(2000))
+    assert 0 < large["hi"] < 0.002
+
+
+def test_no_difference_of_accuracies_is_larger_than_one():
+    a, b = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], bool), np.zeros((2, 4), bool)
+    row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
+    assert -1 <= row["lo"] < row["difference"] < row["hi"] == 1
+    gains = evaluation.compare_over_seeds("q", "a", "b", 1.0 * a, -1.0 * a, np.arange(4))
+    assert 1 < gains["hi"] <= 2
+
+
 def test_mcnemar_by_hand():
     # Five discordant pairs, all in favour of a: two-sided binomial p = 2 / 2^5.
     a, b = np.array([True] * 10), np.array([False] * 5 + [True] * 5)
@@ -109,7 +146,8 @@ def test_compare_over_seeds_by_hand():
     a, b = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool), np.zeros((2, 4), bool)
     row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
     assert row["difference"] == pytest.approx(0.375)
-    half = (row["hi"] - row["lo"]) / 2
+    half = row["difference"] - row["lo"]
+    assert row["hi"] == 1  # of accuracies no difference is larger
     seeds, images = 0.03125 / 2, 0.2291667 / 4
     freedom = (seeds + images) ** 2 / (seeds**2 / 1 + images**2 / 3)
     assert half == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(seeds + images), rel=1e-5)
@@ -123,7 +161,7 @@ def test_compare_over_seeds_weighs_a_group_by_its_images():
     groups = np.array([0, 0, 0, 0, 1, 2])
     row = evaluation.compare_over_seeds("q", "a", "b", a, np.zeros((1, 6), bool), groups)
     error = np.sqrt(3 / 2 * 2 / 12**2)
-    assert (row["difference"], row["hi"] - 0.5) == pytest.approx((0.5, stats.t.ppf(0.975, 2) * error))
+    assert (row["difference"], 0.5 - row["lo"]) == pytest.approx((0.5, stats.t.ppf(0.975, 2) * error))
     assert row["p_images_only"] == pytest.approx(2 * stats.t.sf(0.5 / error, 2)) == pytest.approx(row["p"])
 
 
@@ -219,6 +257,7 @@ def test_power_is_that_of_a_t_test_where_only_training_has_luck():
 
 
 def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
+    assert np.isnan(evaluation.power(0.0, 0.0, 8, 2, effect=0.01)) and np.isnan(evaluation.power(0.1, 0.1, 1, 2, effect=0.01))
     few = evaluation.power(0.005, 0.1, 100, 3, effect=0.01)
     assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(0.005, 0.1, 400, 3, effect=0.01)
     assert evaluation.power(0.005, 0.1, 400, 5, effect=0.0) == pytest.approx(0.05, abs=0.02)

@@ -9,7 +9,15 @@ from torch import nn
 from kdnb import explain, fidelity, runs
 from kdnb.datasets import load
 from kdnb.errors import ArtefactError, DataError
-from kdnb.explain.own_image import calibrated, calibration_temperature, evidence_maps, explain_arrays, explain_image, nearest_distance
+from kdnb.explain.own_image import (
+    calibrated,
+    calibration_temperature,
+    evidence_maps,
+    explain_arrays,
+    explain_image,
+    farthest_likely,
+    nearest_distance,
+)
 from kdnb.models import StudentCNN, initialised
 from kdnb.settings import budget
 
@@ -154,6 +162,21 @@ def test_nearest_distance_is_zero_for_what_was_seen_and_in_units_of_the_spread()
     seen = np.random.default_rng(0).normal(size=(500, 1)) * 7
     assert nearest_distance(seen[:3], seen).max() < 1e-3
     assert nearest_distance(seen.max(axis=0, keepdims=True) + 70, seen)[0] == pytest.approx(10, rel=0.1)
+
+
+def test_a_filter_that_was_silent_does_not_make_an_image_strange():
+    rng = np.random.default_rng(0)
+    seen, other = rng.normal(size=(2, 30, 40))
+    seen[:, 0] = 0  # silent on all of few images, and for the first time awake
+    assert nearest_distance(other, seen).max() < 3 < nearest_distance(other + 10, seen).min()
+
+
+@pytest.mark.parametrize("count", [7, 40, 400])
+def test_one_image_in_a_hundred_is_farther_than_the_limit(count):
+    rng = np.random.default_rng(0)
+    drawn = np.exp(rng.normal(size=(2000, count + 1)))
+    beyond = np.mean([row[-1] > farthest_likely(row[:-1]) for row in drawn])
+    assert beyond == pytest.approx(0.01, abs=0.006)
 
 
 def test_a_sample_has_so_many_of_each_class_and_the_models_own_predictions(student, data):

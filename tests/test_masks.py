@@ -1,5 +1,6 @@
 """Masks beside images, from folders and from tables: of their image, in its square, never samples; and the brain set that has them."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
@@ -260,3 +261,54 @@ def test_where_the_brain_set_with_masks_comes_from_is_said(tmp_path):
         (tmp_path / "figshare-brain-tumor" / name).mkdir(parents=True)
     with pytest.raises(DataError, match=r"index.csv cannot be read"):
         fetch.fetch("figshare_brain", tmp_path)
+
+
+# -- masks of another source ------------------------------------------------------------------------------------------------
+
+
+def slices() -> dict[str, tuple[str, bool]]:
+    """Image of the Kaggle brain set -> the mask of the slice that it is, and whether it shows that mirrored."""
+    with (REPOSITORY / "data" / "figshare_brain.csv").open() as file:
+        masks = {row["id"]: row["image"].replace("images", "masks") for row in csv.DictReader(file)}
+    with (REPOSITORY / "data" / "brain_tumor_slices.csv").open() as file:
+        return {row["image"]: (masks[row["figshare_id"]], row["mirrored"] == "1") for row in csv.DictReader(file)}
+
+
+def test_images_of_the_brain_set_have_the_masks_of_the_slices_that_they_are(tmp_path):
+    known, sets = slices(), tmp_path / "brain-tumor-mri-dataset"
+    folders = [f"{split}/{name}" for split in ("Training", "Testing") for name in ("glioma", "meningioma", "notumor", "pituitary")]
+    truth = {}
+    for folder in folders:
+        of_folder = [name for name in known if name.startswith(f"{folder}/")]
+        some = [name for mirrored in (False, True) for name in [name for name in of_folder if known[name][1] == mirrored][:3]]
+        for name in [*some, f"{folder}/nobody_knows_1.png", f"{folder}/nobody_knows_2.png", f"{folder}/nobody_knows_3.png"]:
+            picture(sets / name, 32, 32)
+            truth[name] = np.zeros((32, 32), bool)
+            if name in known:
+                mask = lesion(tmp_path / "figshare-brain-tumor" / known[name][0], (slice(8, 14), slice(3, 9)), 32, 32)
+                truth[name] = mask[:, ::-1] if known[name][1] else mask
+    alone = load("brain_tumor", 32, tmp_path / "brain-tumor-mri-dataset")
+    (tmp_path / "figshare-brain-tumor" / "images").mkdir()
+    data = load("brain_tumor", 32, tmp_path)
+    assert alone.masks is None and (alone.data_hash, alone.split_hash) == (data.data_hash, data.split_hash)
+    assert sorted({mask.argmax() for mask in truth.values() if mask.any()}) == [8 * 32 + 3, 8 * 32 + 23], "both ways occur"
+    assert all(np.array_equal(mask, truth[name]) for mask, name in zip(data.masks, data.ids, strict=True))
+
+
+def test_borrowed_masks_lie_where_the_slices_agree():
+    brain()
+    try:
+        data, source, known = load("brain_tumor", 64, REAL), load("figshare_brain", 64, REAL), slices()
+    except DataNotFoundError as error:
+        pytest.skip(str(error))
+    assert data.data_hash == "ae46e367556e0fd3", "what was recorded without masks stays what it was"
+    place = {name.replace("images", "masks"): k for k, name in enumerate(source.ids)}
+    at = [k for k, name in enumerate(data.ids) if name in known]
+    assert len(at) == 4750 == data.masks.any(axis=(1, 2)).sum()
+    for k in at[::7]:
+        name, mirrored = known[data.ids[k]]
+        slice_, mask = source.images[place[name], ..., 0], source.masks[place[name]]
+        same, other = (slice_[:, ::-1], slice_) if mirrored else (slice_, slice_[:, ::-1])
+        likeness = [np.corrcoef(data.images[k, ..., 0].ravel(), one.ravel())[0, 1] for one in (same, other)]
+        assert likeness[0] > 0.999 > 0.985 > likeness[1], data.ids[k]
+        assert np.array_equal(data.masks[k], mask[:, ::-1] if mirrored else mask)

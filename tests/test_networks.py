@@ -1,10 +1,13 @@
 """Networks of one's own: any output, any layers, from torchvision or a file; right, or one sentence."""
 
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -149,6 +152,21 @@ def test_transformers_are_explained(build):
     fields = explain.receptive_fields(model, image_size=64)
     assert list(fields) == list(layers) and 4 <= max(fields.values()) <= 64
     assert build is swin or list(fields.values())[-1] == 64, "attention sees the whole image"
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_vision_transformer_by_its_name_is_built_for_the_images(size):
+    network = networks.build(networks.spec("teacher", "vit_b_16"), 2, size).eval()
+    images = torch.rand(1, 3, size, size)
+    assert networks.logits_of(network, images).shape == (1, 2)
+    maps = explain.methods(depth=len(models.feature_layers(network)))["grad_cam"](network, images, torch.zeros(1, dtype=torch.int64))
+    assert maps.shape == (1, size, size) and torch.isfinite(maps).all()
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 48), ("alexnet", 32), ("maxvit_t", 64)])
+def test_a_network_without_a_form_for_small_images_is_one_sentence(name, size):
+    with pytest.raises(ModelError, match=rf"{size} x {size} pixels \(.*\): name another network, or a profile of larger images\.$"):
+        networks.build(networks.spec("teacher", name), 2, size)
 
 
 def test_layers_are_found_by_the_size_of_their_maps_or_named():
@@ -298,3 +316,20 @@ def test_a_student_of_a_named_shape_is_built_by_its_name(shape):
     assert networks.identity("student", shape) == ([] if shape == "plain" else [shape])
     with pytest.raises(ParameterError, match=f"teacher is '{shape}'"):
         networks.spec("teacher", shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "student"), [("vit_b_16", "resnet18"), ("own", "own")])
+def test_a_whole_run_of_other_networks_ends_in_a_report(teacher, student, file, tmp_path, repository):
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 160)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for _ in range(16):
+            pixels = np.clip(rng.normal(level, 60, (32, 32)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{rng.integers(2**32):08x}.png")
+    named = [f"{role}={f'{file}:build' if name == 'own' else name}" for role, name in (("TEACHER", teacher), ("STUDENT", student))]
+    command = ["make", "reproduce", "PROFILE=smoke", f"DATASET=folder:{tmp_path / 'images'}", f"RUNS={tmp_path / 'runs'}", *named]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (report,) = (tmp_path / "runs").glob("*/report.html")
+    assert f"Teacher: {named[0].partition('=')[2]}. Student: {named[1].partition('=')[2]}." in report.read_text(encoding="utf-8")

@@ -135,6 +135,10 @@ def test_the_provenance_is_shown(folder):
     text = page(folder)
     assert "<dt>06_fidelity_benchmark</dt><dd>device a GPU</dd>" in text, "made elsewhere, and says so"
     assert "torch 2.14.1" in text and "Data set phantom, profile smoke, seed 0, split official." in text
+    run = Run(resolve(run_dir=folder), "02_teacher_training")
+    run.record("data", {"persons": "no persons found"})
+    run.record("networks", {"teacher": "resnet18", "student": "plain"})
+    assert "Teacher: resnet18. Student: plain. Whose images they are: no persons found." in page(folder)
 
 
 @pytest.mark.parametrize(

@@ -326,3 +326,24 @@ def test_a_parquet_table_reads_as_its_csv_or_says_what_is_missing(tmp_path, monk
     monkeypatch.setattr(pd, "read_parquet", missing)
     with pytest.raises(DataError, match="save the table as CSV"):
         read(tmp_path / "t.parquet")
+
+
+def test_parquet_as_it_is_written(tmp_path):
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    put(tmp_path, *FOUR)
+    frame = pd.DataFrame({"image": FOUR, "label": ["01", "none", "01", "none"], "patient_id": [1, 1, 2, None]})
+    for written, options in ((frame, {}), (frame.set_index("image"), {}), (frame.astype({"label": "category"}), {"compression": "zstd"})):
+        written.to_parquet(tmp_path / "t.parquet", **options)
+        found = read(tmp_path / "t.parquet")
+        assert (found.ids, found.labels, found.classes) == (sorted(FOUR), ["01", "none", "01", "none"], ("01", "none"))
+        assert found.persons == ["1.0", "1.0", "2.0", ""]
+    for inside in ([{"bytes": b"PNG", "path": name} for name in FOUR], [bytes(2000)] * 4):
+        frame.assign(image=inside).to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(DataError, match="holds the images themselves: write them as files") as refused:
+            read(tmp_path / "t.parquet")
+        assert len(str(refused.value)) < 300
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read(tmp_path / "t.parquet")

@@ -8,6 +8,7 @@
 The data and its splits never depend on a run's seed.
 """
 
+import csv
 import hashlib
 import os
 from pathlib import Path
@@ -24,7 +25,7 @@ from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.datasets.tables import listing as listing_of
-from kdnb.errors import DataError
+from kdnb.errors import DataError, DataNotFoundError
 from kdnb.runs import content_key, source_key
 from kdnb.settings import Settings, check
 from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, parts, table
@@ -157,6 +158,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
     source = table().get(kind, {})
     listing = listing_of(name, folder)
+    mirrored = _borrow_masks(listing, source.get("masks_from"), data_dir)
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
     if missing := set(listing.labels) - set(class_names):
@@ -177,6 +179,10 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
     notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
     lesions, unread = _masks(listing, cached, image_size)
+    if lesions is not None and mirrored is not None:
+        at = np.flatnonzero(mirrored[cached.kept])
+        lesions[at] = lesions[at, :, ::-1]
+        notes["masks_from"] = source["masks_from"]["source"]
     around = folder if folder.is_dir() else folder.parent
     notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
     several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
@@ -220,6 +226,28 @@ def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarra
     shape = (len(files), image_size, image_size)
     found = np.unpackbits(kept["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
     return found, dict(zip(map(Path, kept["bad"].tolist()), kept["reasons"].tolist(), strict=True))
+
+
+def _borrow_masks(listing: Listing, source: dict[str, str] | None, data_dir: Path) -> np.ndarray | None:
+    """Give images that are slices of another source that one's masks; which show the slice mirrored, ``(N,)`` bool.
+
+    ``None`` where the other source is not there, or there is none.
+    """
+    try:
+        other = locate(source["source"], data_dir) if source else None
+    except DataNotFoundError:
+        return None
+    if other is None:
+        return None
+
+    def rows(file: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((REPOSITORY / "data" / file).read_text(encoding="utf-8").splitlines()))
+
+    masks = {row["id"]: other / row["image"].replace("images/", "masks/", 1) for row in rows(f"{source['source']}.csv")}
+    slices = {row["image"]: row for row in rows(source["table"])}
+    known = [slices.get(name) for name in listing.ids]
+    listing.masks = [[masks[row["figshare_id"]]] if row else [] for row in known]
+    return np.array([bool(row) and row["mirrored"] == "1" for row in known])
 
 
 def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:
@@ -279,7 +307,7 @@ def _hashed(data: ImageSet) -> ImageSet:
     content = hashlib.sha256(data.labels.astype("<i8").tobytes())
     if "square_digests" in data.notes:  # hashed when the cache was built: no need to read every image again
         content.update("".join(data.notes["square_digests"]).encode())
-        if data.masks is not None:
+        if data.masks is not None and "masks_from" not in data.notes:  # those of another source are not this one's data
             content.update(np.packbits(data.masks))
     else:
         content.update(np.ascontiguousarray(data.images))

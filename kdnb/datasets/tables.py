@@ -104,12 +104,15 @@ def _frame(path: Path) -> "pd.DataFrame":
 
     try:
         if path.suffix.lower() == ".parquet":
-            stored = pd.read_parquet(path, dtype_backend="numpy_nullable").astype("string").fillna("")
+            stored = pd.read_parquet(path, dtype_backend="numpy_nullable")
+            stored = (stored.reset_index() if stored.index.name else stored).map(_cell).astype("string").fillna("")
             names, *rows = [list(stored.columns), *stored.to_numpy().tolist()]
         else:
             text = _text(path.read_bytes())
             first = text.lstrip().split("\n", 1)[0]
             names, *rows = list(csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)) or [[]]
+    except DataError as error:
+        raise DataError(f"{path} {error}: write them as files and name these in the table.") from None
     except ImportError as error:
         raise DataError(f"{path} needs a package that is not installed (pyarrow): save the table as CSV.") from error
     except Exception as error:  # parsers of damaged tables raise anything; all mean the same here
@@ -124,6 +127,13 @@ def _frame(path: Path) -> "pd.DataFrame":
         raise DataError(f"{path} has no rows: name a table with one row an image.")
     frame = pd.DataFrame(rows, columns=names, dtype=object)
     return frame.loc[:, ~frame.columns.duplicated()]
+
+
+def _cell(value: object) -> object:
+    """A cell as it is; an image in place of its name, as data hubs store them, is refused."""
+    if isinstance(value, dict) or (isinstance(value, bytes) and len(value) > 1000):
+        raise DataError("holds the images themselves")
+    return value
 
 
 def _text(content: bytes) -> str:
@@ -336,8 +346,8 @@ def _rows(
         if ending := layouts.refused_format(missing[0]):
             raise DataError(f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}.")
         raise DataError(
-            f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0]!r} is not): put "
-            "them there, or name another column, image=COLUMN, or folder, images=FOLDER."
+            f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0][:80]!r} is not): "
+            "put them there, or name another column, image=COLUMN, or folder, images=FOLDER."
         )
     _count(left_out, "images whose rows contradict each other", len(doubtful))
     if len(rows) == len(doubtful):

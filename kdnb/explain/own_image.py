@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from scipy.stats import t as t_distribution
 from torch import Tensor, nn
 
 from kdnb.datasets import ImageSet, load_for, to_tensor
@@ -24,7 +25,7 @@ from kdnb.runs import Run, opened
 from kdnb.sources import from_home
 from kdnb.training import best_device
 
-UNLIKE_LEVEL = 99.0  # per cent of the validation images are nearer to the training images than the limit
+UNLIKE_LEVEL = 99.0  # per cent of images like the validation images are nearer to the training images than the limit
 FOLDS = 10
 
 
@@ -38,7 +39,7 @@ class OwnImage:
             speaks for the class (``evidence_for``), against it (``evidence_against``, below 0), and what no place says (``rest``).
         maps: method -> ``(H, W)`` for the predicted class.
         evidence: class -> ``(h, w)`` (:func:`evidence_maps`).
-        distance: to the nearest training image, in features; limit: the distance that 99% of the validation images stay below.
+        distance: to the nearest training image, in features; limit: the distance that 99% of images like those of validation stay below.
         calibration: temperature, validation_images, and ece, the calibration error on validation images in ten folds.
     """
 
@@ -52,7 +53,7 @@ class OwnImage:
 
     @property
     def unlike_training(self) -> bool:
-        """Whether the image is farther from the training images than 99% of the validation images are."""
+        """Whether the image is farther from the training images than 99% of images like those of validation are."""
         return self.distance > self.limit
 
     def __str__(self) -> str:
@@ -109,7 +110,7 @@ def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, back
     train, validation = data.index("train"), data.index("val")
     _, seen = logits_and_features(model, data.images[train])
     logits, features = logits_and_features(model, data.images[validation])
-    limit = np.percentile(nearest_distance(features, seen), UNLIKE_LEVEL)
+    limit = farthest_likely(nearest_distance(features, seen))
     calibration = calibrated(logits, data.labels[validation])
     logits, features = logits_and_features(model, images)
     distances = nearest_distance(features, seen)
@@ -202,11 +203,25 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"temperature": calibration_temperature(logits, labels), "validation_images": len(labels), "ece": ece}
 
 
+def farthest_likely(distances: np.ndarray) -> float:
+    """The distance that one more image like those of ``distances`` ``(N,)`` stays below with 99% probability.
+
+    The percentile, where there are a hundred images; of fewer, whose percentile is the largest of them, the one-sided prediction limit
+    ``m + t s sqrt(1 + 1 / N)`` of the logarithms, with their mean m and standard deviation s and Student's t of N - 1 degrees of freedom.
+    """
+    if len(distances) >= 100 or len(distances) < 2:
+        return float(np.percentile(distances, UNLIKE_LEVEL))
+    logs = np.log(np.maximum(distances, 1e-12))
+    above = t_distribution.ppf(UNLIKE_LEVEL / 100, len(logs) - 1) * logs.std(ddof=1) * np.sqrt(1 + 1 / len(logs))
+    return float(np.exp(logs.mean() + above))
+
+
 def nearest_distance(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Distance of each row of ``features`` to the nearest row of ``seen``, in units of each feature's spread over ``seen`` (``(N,)``).
 
     A nearest-neighbour test of what is out of the training distribution (Sun et al. 2022), on features of every layer.
     """
-    middle, spread = seen.mean(axis=0), seen.std(axis=0) + 1e-3 * seen.std() + 1e-12
+    # A filter that few of the images seen excite, or none, has no spread to measure by; that of all features stands in.
+    middle, spread = seen.mean(axis=0), np.maximum(seen.std(axis=0), 0.1 * seen.std() + 1e-12)
     a, b = (torch.from_numpy(((x - middle) / spread).astype(np.float32)) for x in (features, seen))
     return torch.cdist(a, b).amin(dim=1).numpy() / features.shape[1] ** 0.5

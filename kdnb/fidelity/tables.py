@@ -33,6 +33,7 @@ LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average
 # about faithfulness.
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
+WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio")  # every other metric is from 0 to 1
 LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
 
 
@@ -200,7 +201,8 @@ def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
     found = []
     both = pd.concat([rows.assign(**{"class": rows["class"].map(class_row)}), rows.assign(**{"class": "all"})])
     for (class_name, model, method, metric), part in both.groupby(["class", "model", "method", "metric"], sort=False):
-        mean, lo, hi = bootstrap_mean(part["value"].to_numpy(), part["group"].to_numpy(), samples)
+        bounds = None if metric in WITHOUT_BOUNDS else (0.0, 1.0)
+        mean, lo, hi = bootstrap_mean(part["value"].to_numpy(), part["group"].to_numpy(), samples, bounds=bounds)
         defined = int(part["value"].notna().sum())
         found.append((class_name, model, method, metric, mean, lo, hi, defined, len(part) - defined))
     return pd.DataFrame(found, columns=["class", "model", "method", "metric", "mean", "lo", "hi", "n", "undefined"])
@@ -238,7 +240,7 @@ def paired(
 def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
     change = (wide[a] - wide[b]).dropna()
     values, groups = change.to_numpy(), change.index.get_level_values("group").to_numpy()
-    mean, lo, hi = bootstrap_mean(values, groups, samples)
+    mean, lo, hi = bootstrap_mean(values, groups, samples, bounds=None if metric in WITHOUT_BOUNDS else (-1.0, 1.0))
     spread = values.std(ddof=1) if len(values) > 1 else 0.0
     varies = spread > 1e-12
     of_groups = change.groupby("group").mean()

@@ -17,7 +17,7 @@ COLOURS = {
     "student_standardised": "#CC79A7",
 }
 NAMES = {
-    "teacher": "teacher (DenseNet121)",
+    "teacher": "teacher",
     "student_ce": "student, cross-entropy",
     "student_ls": "student, label smoothing",
     "student_released": "student, loss as released",
