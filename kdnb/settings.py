@@ -39,7 +39,6 @@ class Budget:
     seeds: tuple[int, ...]
     few_per_class: tuple[int, ...]  # labelled images a class of the students that know only a few
     grid_seeds: int  # of the seeds, how many for the grid of alpha and T
-    evidence_seeds: int  # how many for the students of chapter 07, from the run's seed on; may be more than are trained before
     ablation_seeds: int  # of these, how many for students of another depth or pooling; 0: none
     refit_seeds: int  # of these, how many for students that also learn from the validation images; 0: none
     refit_teachers: int  # of these, how many for teachers that learn from them, too; the first teaches those students
