@@ -95,7 +95,7 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             if average is not None:
                 axis.axhline(average, color="0.5", linestyle="--", linewidth=1, label="average map, plain student")
             if name == "insertion_blur":
-                axis.legend(frameon=False, fontsize=7)
+                axis.legend(frameon=False, fontsize=7, loc="center right")
         axis.set_xlabel("receptive field, pixels", fontsize=8)
         axis.set_ylabel(_PANELS[name], fontsize=8)
         axis.tick_params(labelsize=8)
