@@ -156,7 +156,7 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
 
 def _neighbours(values: Tensor) -> Tensor:
     """Weighted mean of the eight neighbours, 1/6 beside and 1/12 across corners; beyond the border there is nothing."""
-    weights = values.new_tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]]) / 12
+    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=values.device, dtype=values.dtype) / 12
     channels = values.shape[1]
     # Channels last in memory: on a CPU several times as fast.
     spread = values.contiguous(memory_format=torch.channels_last)
