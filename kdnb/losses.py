@@ -4,6 +4,7 @@ Shapes: logits ``(N, C)``, targets ``(N,)`` int64. Every loss is a mean over the
 knows the label: such an image adds nothing to the hard part, and the teacher alone speaks of it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -151,6 +152,50 @@ def standardised_loss(
     _check(alpha, temperature)
     hard = F.cross_entropy(student_logits, targets)
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+# -- explanations as part of what is taught ---------------------------------------------------------------------------------
+
+
+def directions(student_maps: Tensor, teacher_maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps ``(..., h, w)`` of both, averaged to the coarser of the two grids, each as a vector ``(..., hw)`` of length one."""
+    size = [min(sides) for sides in zip(student_maps.shape[-2:], teacher_maps.shape[-2:], strict=True)]
+    both = (F.adaptive_avg_pool2d(maps, size) for maps in (student_maps, teacher_maps))
+    student, teacher = (F.normalize(maps.flatten(-2), dim=-1) for maps in both)
+    return student, teacher
+
+
+def attention_transfer(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    r"""Attention transfer (Zagoruyko and Komodakis, ICLR 2017, eq. 2): ``|| Q_S / ||Q_S|| - Q_T / ||Q_T|| ||^2``, the mean over pairs.
+
+    :math:`Q = \sum_k |F_k|^p` is a layer's attention map. With p = 1, after a ReLU, it is the average feature map times the number of
+    filters, which the lengths cancel: what is taught is the very map that the paper explains by. The square is that of the authors' code.
+
+    Args:
+        student_maps, teacher_maps: pairs of layers, each ``(N, h, w)``; of two sizes both are averaged to the coarser.
+    """
+    pairs = (directions(ours, theirs) for ours, theirs in zip(student_maps, teacher_maps, strict=True))
+    return torch.stack([(ours - theirs).square().sum(dim=-1).mean() for ours, theirs in pairs]).mean()
+
+
+def class_attention_transfer(student_evidence: Tensor, teacher_evidence: Tensor) -> Tensor:
+    """CAT-KD (Guo et al., CVPR 2023, eq. 5): the squared distance of class activation maps of length one, the mean over *all* classes.
+
+    Args:
+        student_evidence, teacher_evidence: ``(N, C, h, w)``, of two sizes both are averaged to the coarser (theirs: 2 x 2).
+    """
+    student, teacher = directions(student_evidence, teacher_evidence)
+    return (student - teacher).square().sum(dim=-1).mean()
+
+
+def explanation_similarity_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
+    """e2KD (Parchami-Araghi et al., ECCV 2024, eq. 4): one minus the cosine of the explanations of one class, the teacher's answer.
+
+    Args:
+        student_maps, teacher_maps: ``(N, h, w)``, signed; of two sizes both are averaged to the coarser.
+    """
+    student, teacher = directions(student_maps, teacher_maps)
+    return 1 - (student * teacher).sum(dim=-1).mean()
 
 
 def label_smoothing_loss(student_logits: Tensor, targets: Tensor, smoothing: float = 0.1) -> Tensor:

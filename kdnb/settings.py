@@ -44,6 +44,7 @@ class Budget:
     refit_teachers: int  # of these, how many for teachers that learn from them, too; the first teaches those students
     alphas: tuple[float, ...]
     temperatures: tuple[float, ...]
+    lesson_weights: tuple[float, ...]  # of a taught explanation beside the loss; of several, validation chooses
     samples_per_class: int
     gradients_per_class: int  # integrated gradients and SHAP, which cost many passes an image
     teacher_per_class: int
@@ -87,9 +88,10 @@ _RULES = {
     "alphas": (lambda v: _number(v) and 0 <= v <= 1, "a list of numbers from 0 to 1"),
     "temperature": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
     "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
+    "lesson_weights": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
     "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS)),
 }
-_LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class")
+_LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights")
 
 
 def _number(value: Any) -> bool:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,8 @@ from kdnb.evaluation import (
     predict,
     with_holm,
 )
+from kdnb.explain import taught
+from kdnb.explain.taught import Layout, explaining, explanation_bank, lesson_loss
 from kdnb.progress import progress
 from kdnb.runs import Run, content_key, source_key
 from kdnb.settings import check
@@ -64,6 +66,8 @@ class Cell:
     widths: tuple[int, ...] | None = None  # filters of each layer; None: those of the run's student
     pool: str = "max"
     shape: str = "plain"
+    lesson: str = ""  # which of the teacher's explanations it is taught besides (:data:`kdnb.explain.taught.LESSONS`)
+    weight: float = 0.0  # of that lesson, beside the arm's loss
 
     @property
     def name(self) -> str:
@@ -71,7 +75,8 @@ class Cell:
         mix = "" if self.arm in losses.WITHOUT_TEACHER else f"-a{self.alpha:g}-t{self.temperature:g}"
         shape = "" if self.widths is None else "-w" + "x".join(map(str, self.widths))
         named = "" if self.shape == "plain" else f"-{self.shape}"
-        return f"{self.arm}{mix}{named}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
+        lesson = f"-{self.lesson}{self.weight:g}" if self.lesson else ""
+        return f"{self.arm}{mix}{lesson}{named}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Material:
     folder: str = "cells"  # of the run, where its finished cells lie
     student: str = networks.OWN_STUDENT  # the network that learns, as :mod:`kdnb.networks` names it
     widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
+    explained: Layout | None = None  # how the teacher's explanations lie in the bank, behind its logits, where they are taught
 
 
 @dataclass(frozen=True)
@@ -167,14 +173,21 @@ def train_cell(
             raise Stopped
         return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
 
-    with training.threads(1):
+    def with_lesson(student_logits: Tensor, said: Tensor, targets: Tensor) -> Tensor:
+        teacher_logits, maps = said[:, : material.num_classes], material.explained.split(said[:, material.num_classes :])
+        lesson = lesson_loss(one.lesson, shows(), maps, teacher_logits.argmax(dim=1))
+        return loss(student_logits, teacher_logits, targets) + one.weight * lesson
+
+    with training.threads(1), ExitStack() as hooks:
         model = student(one, material)
+        if one.lesson:
+            shows = hooks.enter_context(explaining(model, material.explained))
         fitted = training.fit(
             model,
             material.train,
             material.validation,
             material.recipe,
-            loss,
+            with_lesson if one.lesson else loss,
             seed=one.seed,
             bank=None if one.arm in losses.WITHOUT_TEACHER else material.bank,
             checkpoint=_unfinished(Path(checkpoints), one) if checkpoints and Path(checkpoints).is_dir() else None,
@@ -200,10 +213,10 @@ def _finished(
 def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
     """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none.
 
-    A student of one's own may hold what a stack cannot (dropout, say): it trains alone.
+    A student of one's own may hold what a stack cannot (dropout, say), and one that is taught to explain is hooked: they train alone.
     """
     small = material.train.images.shape[1] <= STACKED_SIDE
-    if best_device().type != "cuda" or not small or material.student != networks.OWN_STUDENT:
+    if best_device().type != "cuda" or not small or material.student != networks.OWN_STUDENT or material.explained:
         return []
     shapes: dict[tuple, list[Cell]] = {}
     for one in cells:
@@ -393,6 +406,24 @@ def with_few_labels(whole: Material, per_class: int) -> Material:
 def taught_by(whole: Material, name: str, bank: np.ndarray) -> Material:
     """The material with another teacher's ``bank`` ``(views, N, C)``, such as one of :mod:`kdnb.teachers`."""
     return replace(whole, bank=bank, folder=f"{whole.folder}_{name}")
+
+
+def with_explanations(run: Run, whole: Material, teacher: torch.nn.Module) -> Material:
+    """The material with the teacher's explanations behind its logits in the bank, computed once and kept beside it.
+
+    Raises:
+        ModelError: the teacher has no maps of several cells.
+    """
+    key = content_key(whole.key, source_key(taught), joblib.hash(whole.bank))
+    path = run.model_path(f"explanations_{whole.folder}")
+    found = tensors.load(path, key)
+    if found is None:
+        rows, layout = explanation_bank(teacher, whole.train.images, len(whole.bank))
+        tensors.save(path, {"explanations": torch.from_numpy(rows)}, key, asdict(layout))
+    else:
+        rows, layout = found[0]["explanations"].numpy(), Layout(tuple(map(tuple, found[1]["attention"])), tuple(found[1]["evidence"]))
+    bank = np.concatenate([whole.bank, rows.astype(np.float32)], axis=2)
+    return replace(whole, bank=bank, key=key, folder=f"{whole.folder}_explained", explained=layout)
 
 
 def _at(whole: training.Examples, where: np.ndarray) -> training.Examples:

@@ -111,3 +111,49 @@ def test_unknown_arm_is_refused():
     student, teacher, targets = random_case()
     with pytest.raises(ParameterError, match="'kl'.*ce, released"):
         losses.arm_loss("kl", student, teacher, targets)
+
+
+# -- explanations as part of what is taught ---------------------------------------------------------------------------------
+
+
+def test_attention_transfer_by_hand():
+    # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25; the second pair is one direction at two scales: 0.
+    ours = [torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])]
+    theirs = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
+    assert losses.attention_transfer(ours, theirs).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)
+
+
+def test_maps_of_two_sizes_are_averaged_to_the_coarser():
+    fine = torch.tensor([[[1.0, 3.0, 0.0, 0.0], [1.0, 3.0, 0.0, 0.0]]])  # the means of its halves are 2 and 0
+    assert losses.attention_transfer([fine], [torch.tensor([[[1.0, 0.0]]])]).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.attention_transfer([fine], [torch.tensor([[[0.0, 1.0]]])]).item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_class_attention_transfer_by_hand_counts_every_class():
+    # The first class agrees, the second is the other way round: |a - (-a)|^2 = 4, so the mean over two classes is 2.
+    student = torch.tensor([[[[3.0, 4.0]], [[1.0, -1.0]]]])
+    teacher = torch.tensor([[[[6.0, 8.0]], [[-2.0, 2.0]]]])
+    assert losses.class_attention_transfer(student, teacher).item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_explanation_similarity_is_one_minus_the_cosine():
+    # cos([1, 0], [1, 1]) = 1 / sqrt 2; opposite maps are as far as can be.
+    student = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
+    teacher = torch.tensor([[[1.0, 1.0]], [[-1.0, 0.0]]])
+    expected = ((1 - 1 / math.sqrt(2)) + 2) / 2
+    assert losses.explanation_similarity_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.class_attention_transfer, lambda a, b: losses.explanation_similarity_loss(a[:, 0], b[:, 0])])
+def test_lessons_have_the_gradients_of_finite_differences(loss):
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda maps: loss(maps, teacher[..., :2, :2]), student.requires_grad_())
+
+
+def test_a_silent_map_teaches_nothing_and_breaks_nothing():
+    silent = torch.zeros(2, 3, 3, requires_grad=True)
+    loss = losses.explanation_similarity_loss(silent, torch.ones(2, 3, 3))
+    loss.backward()
+    assert loss.item() == 1.0
+    assert silent.grad.isfinite().all()

@@ -90,7 +90,20 @@ FLOORS = [
     {"errors", "filesystems", "sources", "settings", "device", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "stack", "evaluation", "teachers", "explain", "cost"},
-    {"sweep", "few_labels", "transparency", "fidelity", "figures", "claims", "report", "one_image", "measured", "book", "pipeline"}
+    {
+        "sweep",
+        "few_labels",
+        "transparency",
+        "teaching",
+        "fidelity",
+        "figures",
+        "claims",
+        "report",
+        "one_image",
+        "measured",
+        "book",
+        "pipeline",
+    }
     | {"bench"},
 ]
 

@@ -1,5 +1,6 @@
 """How far an explanation can be trusted: fidelity to the model, truth where masks are known, and sanity."""
 
+from kdnb.fidelity.concepts import concept_filters
 from kdnb.fidelity.localise import localisation, mass_ratio, pixel_auc, pointing_game, rank_accuracy
 from kdnb.fidelity.perturb import (
     deletion_insertion,
@@ -40,6 +41,7 @@ __all__ = [
     "cascade",
     "class_row",
     "class_sensitivity",
+    "concept_filters",
     "deletion_insertion",
     "draw_sample",
     "drop_increase",

@@ -29,12 +29,13 @@ def signed(
     *,
     masks: np.ndarray | None = None,
     notes: Sequence[Sequence[str]] | None = None,
+    unit: str = "evidence (logit)",
 ) -> Figure:
     """Evidence laid over its images, a row an image and a column a map: one scale a row, with zero in its middle.
 
     Args:
         images: ``(R, H, W, 3)`` uint8. maps: column title -> ``(R, h, w)``, in logits; shown cell by cell.
-        masks: ``(R, H, W)`` bool, outlined in black. notes: for each row a line under each map, such as its logit.
+        masks: ``(R, H, W)`` bool, outlined in black. notes: for each row a line under each map, such as its logit. unit: of the maps.
     """
     rows, columns = len(images), 1 + len(maps)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns + 0.8, 1.85 * rows + 0.3), squeeze=False, layout="constrained")
@@ -54,7 +55,7 @@ def signed(
                 axis.contour(masks[row], [0.5], colors="black", linewidths=0.8)
         bar = figure.colorbar(ScalarMappable(Normalize(-most, most), SIGNED), ax=axes[row], shrink=0.8, aspect=14, pad=0.01)
         bar.ax.tick_params(labelsize=7)
-        bar.set_label("evidence (logit)", fontsize=7)
+        bar.set_label(unit, fontsize=7)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(title, fontsize=8)
     for axis in axes.flat:

@@ -1,0 +1,170 @@
+"""What a teacher's maps say, kept for students that shall explain as it does, and the same maps of a student in training.
+
+Two kinds of maps are taught. *Attention*: the average map of each block, here ``mean_k |F_k|`` (Zagoruyko and Komodakis, ICLR 2017, with
+p = 1). *Evidence*: what each place adds to each class. In a network that ends in pooling and a linear layer that is exact in the last maps
+(:mod:`kdnb.explain.evidence`). But DenseNet121 shrinks an image 32 times, and a last map of one cell says nothing about places; then the
+deepest block of several cells speaks, by gradient times activation, ``E_c = sum_k F_k dz_c/dF_k`` (HiResCAM, Draelos and Carin 2020),
+which is the exact evidence where both are defined.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from kdnb import losses
+from kdnb.device import device_of, picked, resident, to_float
+from kdnb.errors import ModelError
+from kdnb.explain.maps import as_found, collecting, layers_of
+from kdnb.models import StudentCNN, feature_layers
+from kdnb.networks import as_maps, logits_of
+from kdnb.progress import progress
+from kdnb.views import render, view_moves
+
+MOST_CELLS = 14  # across; finer maps are averaged to so many before they are kept
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Maps of a batch: ``attention``, ``(N, h, w)`` a layer, first layer first, and ``evidence`` ``(N, C, h, w)``."""
+
+    attention: Sequence[Tensor]
+    evidence: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How :class:`Explanations` lie side by side in one row of a bank: the cells of each attention map, and the shape of the evidence."""
+
+    attention: tuple[tuple[int, int], ...]
+    evidence: tuple[int, int, int]
+
+    def split(self, rows: Tensor) -> Explanations:
+        """``(N, D)`` -> maps."""
+        shapes = [*self.attention, self.evidence]
+        *attention, evidence = rows.split([int(np.prod(shape)) for shape in shapes], dim=1)
+        maps = [part.unflatten(1, shape) for part, shape in zip(attention, self.attention, strict=True)]
+        return Explanations(maps, evidence.unflatten(1, self.evidence))
+
+
+def teacher_explanations(teacher: nn.Module, images: Tensor) -> Explanations:
+    """Attention of every block that has several cells, and evidence of the deepest of these; one forward pass and C short backward ones.
+
+    A block whose places the answer does not depend on (a vision transformer's last, of which the class token alone is read) is passed over.
+
+    Args:
+        images: ``(N, 3, H, W)`` float32 in [0, 1]. The teacher is left as found.
+
+    Raises:
+        ModelError: no block of the teacher has more than one cell.
+    """
+    one = images[:1]
+    with as_found(teacher), torch.no_grad(), collecting(layers_of(teacher), _attention) as found:
+        logits_of(teacher, one)
+    fine = [name for name, attention in found.items() if attention.shape[-1] > 1]
+    if not fine:
+        raise ModelError(f"no block of {type(teacher).__name__} has more than one cell at {images.shape[-1]} pixels: use larger images.")
+    deepest = next((name for name in reversed(fine) if _evidence_of(teacher, one, name).any()), fine[-1])
+    with collecting({name: layers_of(teacher)[name] for name in fine}, _attention) as found:
+        evidence = _evidence_of(teacher, images, deepest)
+    return Explanations([_fine_at_most(attention.detach()) for attention in found.values()], _fine_at_most(evidence))
+
+
+def _attention(maps: Tensor) -> Tensor:
+    return maps.abs().mean(dim=1)
+
+
+def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Gradient times activation of one layer, summed over its filters: ``(N, C, h, w)``."""
+    layer, found = layers_of(teacher)[name], []
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        found.append(output.detach().requires_grad_())  # backward passes end here
+        return found[0].clone()  # a later layer may work in place
+
+    hook = layer.register_forward_hook(keep)
+    try:
+        with as_found(teacher), _frozen(teacher), torch.enable_grad():
+            logits = logits_of(teacher, images)
+            gradients = [torch.autograd.grad(logits[:, c].sum(), found[0], retain_graph=True)[0] for c in range(logits.shape[1])]
+    finally:
+        hook.remove()
+    return torch.stack([as_maps(found[0].detach() * gradient, layer, name).sum(dim=1) for gradient in gradients], dim=1)
+
+
+def _fine_at_most(maps: Tensor) -> Tensor:
+    return adaptive_avg_pool2d(maps, [min(side, MOST_CELLS) for side in maps.shape[-2:]])
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradient of weights inside the block."""
+    wanted = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in wanted:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in wanted:
+            weight.requires_grad_(True)
+
+
+def explanation_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 64) -> tuple[np.ndarray, Layout]:
+    """The teacher's explanations of every view of every image: ``(views, N, D)`` float16, and how a row is laid out.
+
+    Only directions are taught, so a row's maps are scaled to length one, which float16 holds.
+    """
+    held, rows, layout = resident(images, device_of(teacher)), [], None
+    for view in progress(range(views), "Teacher's explanations", views):
+        moves = view_moves(len(images), view, images.shape[1]).to(device_of(teacher))
+        for start in range(0, len(images), batch_size):
+            part = torch.arange(start, min(start + batch_size, len(images)))
+            seen = teacher_explanations(teacher, to_float(render(picked(held, part, device_of(teacher)), moves[start : start + len(part)])))
+            layout = Layout(tuple(tuple(a.shape[1:]) for a in seen.attention), tuple(seen.evidence.shape[1:]))
+            maps = [nn.functional.normalize(a.flatten(1), dim=1) for a in (*seen.attention, seen.evidence)]
+            rows.append(torch.cat(maps, dim=1).half().cpu())
+    return torch.cat(rows).reshape(views, len(images), -1).numpy(), layout
+
+
+@contextmanager
+def explaining(student: StudentCNN, layout: Layout) -> Iterator[Callable[[], Explanations]]:
+    """Inside the block every forward pass keeps the student's explanations, with their graph; the call returns those of the last pass.
+
+    Each of the teacher's attention maps is matched by the deepest layer of the student whose number of cells is nearest to its own.
+
+    Raises:
+        ModelError: not a student of the study, or one whose classifier reads several layers.
+    """
+    if type(student) is not StudentCNN:
+        raise ModelError(f"{type(student).__name__} does not pool its last maps alone, so it has no evidence to teach: use a StudentCNN.")
+    with collecting(feature_layers(student), lambda maps: maps.float().mean(dim=1)) as attention, ExitStack() as hooks:
+        last: list[Tensor] = []
+        hooks.enter_context(student.features.register_forward_hook(lambda m, i, output: last.__setitem__(slice(None), [output])))
+
+        def latest() -> Explanations:
+            maps = list(attention.values())
+            chosen = [min(reversed(maps), key=lambda a: abs(a.shape[-1] - cells[-1])) for cells in layout.attention]
+            return Explanations(chosen, torch.einsum("ck,nkhw->nchw", student.classifier.weight, last[0].float()))
+
+        yield latest
+
+
+def lesson_loss(lesson: str, student: Explanations, teacher: Explanations, answers: Tensor) -> Tensor:
+    """How far a student's explanations are from the teacher's: one of :data:`LESSONS`, a scalar.
+
+    Args:
+        answers: ``(N,)``, the classes that the teacher predicts.
+    """
+    if lesson == "attention":
+        return losses.attention_transfer(student.attention, teacher.attention)
+    if lesson == "class_attention":
+        return losses.class_attention_transfer(student.evidence, teacher.evidence)
+    rows = torch.arange(len(answers), device=answers.device)
+    return losses.explanation_similarity_loss(student.evidence[rows, answers], teacher.evidence[rows, answers])
+
+
+LESSONS = ("attention", "class_attention", "explanation")

@@ -1,0 +1,44 @@
+"""How many filters of a network detect something that a person has a word for: network dissection with the lesion as the concept."""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from kdnb.explain import collecting, upsampled
+from kdnb.explain.maps import as_found, layers_of
+from kdnb.networks import logits_of
+
+TOP = 0.005  # of all places of all images are where a filter responds (Bau et al., CVPR 2017)
+DETECTS = 0.04  # the least overlap of a concept detector, theirs
+FILTERS = 16  # at a time
+
+
+@torch.no_grad()
+def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.DataFrame:
+    """Network dissection (Bau et al. 2017), which Han et al. (ICML 2023) compare taught networks by: does a filter respond at the lesion?
+
+    A filter's places are the highest :data:`TOP` of its maps, brought to the images' size, over all images; its overlap with the lesions is
+    intersection over union, over all images too. It is a *detector* above :data:`DETECTS`.
+
+    Args:
+        images: ``(N, 3, H, W)``. masks: ``(N, H, W)`` bool.
+
+    Returns:
+        a row a filter: ``layer``, ``filter``, ``overlap``, ``detects``.
+    """
+    truth, rows = torch.from_numpy(masks).to(images.device), []
+    layers = layers_of(model)
+    with as_found(model), collecting(layers, lambda maps: maps) as maps:
+        logits_of(model, images)
+    for layer, of_layer in maps.items():
+        overlaps = []
+        for some in of_layer.split(FILTERS, dim=1):
+            fine = torch.stack([upsampled(one, images.shape[-2:]) for one in some.unbind(1)])
+            places = fine.flatten(1)
+            threshold = places.kthvalue(max(1, round((1 - TOP) * places.shape[1])), dim=1).values
+            responds = fine > threshold[:, None, None, None]
+            overlaps.append((responds & truth).sum(dim=(1, 2, 3)) / (responds | truth).sum(dim=(1, 2, 3)).clamp_min(1))
+        values = torch.cat(overlaps).cpu().numpy()
+        rows.append(pd.DataFrame({"layer": layer, "filter": range(len(values)), "overlap": values, "detects": values > DETECTS}))
+    return pd.concat(rows, ignore_index=True)
