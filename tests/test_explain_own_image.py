@@ -148,6 +148,8 @@ def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):
     for name in ("notes.txt", "absent.png"):
         with pytest.raises(DataError, match=f"image .*{name} cannot be used .*: give the path of a PNG"):
             explain_image(run, tmp_path / name)
+    with pytest.raises(DataError, match=r"absent\.png cannot be used \(there is no such file\): give"):
+        explain_image(run, tmp_path / "absent.png")
     with pytest.raises(ArtefactError, match="student_none"):
         explain_image(run, tmp_path / "notes.txt", model_name="student_none")
 

@@ -105,7 +105,8 @@ def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> 
     try:
         return read(from_home(image), image_size).square
     except DataError as error:
-        raise DataError(f"image {image} cannot be used ({error}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
+        reason = error if from_home(image).exists() else "there is no such file"
+        raise DataError(f"image {image} cannot be used ({reason}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
 
 
 def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, background: int = 16, samples: int = 50) -> list[OwnImage]:
