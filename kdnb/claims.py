@@ -14,6 +14,7 @@ from functools import partial
 
 import pandas as pd
 
+from kdnb import networks
 from kdnb.evaluation import equivalent
 from kdnb.fidelity import FAMILIES
 from kdnb.runs import Run
@@ -292,6 +293,9 @@ def _without_interval(found: Measured) -> Measured:
 
 
 def _met_ratio(run: Run) -> Measured:
+    own = (networks.OWN_TEACHER, networks.OWN_STUDENT)
+    if (found := tuple(networks.of_run(run, role) for role in ("teacher", "student"))) != own:
+        return not_testable(f"the paper says it of {' and '.join(own)}; this run has {' and '.join(found)}")
     teacher, student = _met(run, "teacher", "shap"), _met(run, "student", "shap")
     ratio = teacher["ms_per_image_median"] / student["ms_per_image_median"]
     return _without_interval(within(ratio, ratio, ratio, 3.0, 6.75, "medians in one run; reproduced within a factor of 1.5"))

@@ -25,6 +25,7 @@ from kdnb.networks import logits_of
 ECE_BINS = 15
 LEVELS = (2.5, 97.5)
 FEW = 30  # groups: fewer know their spread badly
+FEWEST = 6  # groups: of fewer not even the range of the values is a 95% interval
 NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so many standard deviations
 
 
@@ -88,15 +89,22 @@ def unseen(groups: int) -> float:
 def ends(resampled: np.ndarray, groups: int, bounds: tuple[float, float] | None = None) -> tuple[float, float]:
     """The 95% interval that resampled values ``(S,)`` of so many groups say; NaN of one group, which says nothing of others.
 
+    No percentile goes beyond the values that were drawn, and of G symmetric ones the outermost hold the middle in ``1 - 2**(1 - G)`` of
+    all draws: of fewer than :data:`FEWEST` in less than 95%. Of so few Student's interval is taken.
+
     Args:
         bounds: what the values can be at least and at most; where resampling sees no spread, so may the share :func:`unseen` be.
     """
     if groups < 2:
         return float("nan"), float("nan")
-    lo, hi = (float(end) for end in np.percentile(resampled, levels(groups)))
     if bounds and np.ptp(resampled) < 1e-12:
-        share = unseen(groups)
-        lo, hi = ((1 - share) * lo + share * bound for bound in bounds)
+        share, alike = unseen(groups), float(resampled[0])
+        return tuple((1 - share) * alike + share * bound for bound in bounds)
+    if groups < FEWEST:
+        half = t_distribution.ppf(0.975, groups - 1) * resampled.std() * np.sqrt(groups / (groups - 1))
+        lo, hi = float(resampled.mean() - half), float(resampled.mean() + half)
+        return (max(lo, bounds[0]), min(hi, bounds[1])) if bounds else (lo, hi)
+    lo, hi = (float(end) for end in np.percentile(resampled, levels(groups)))
     return lo, hi
 
 

@@ -248,10 +248,11 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
         os.environ.pop(variable, None)
     os.environ.update(kernel_environment(told))
     started = time.time()
-    escaped = str(running).replace("{", "{{").replace("}", "}}")  # papermill formats the path with the parameters
+    # papermill formats both paths with the parameters
+    read_from, written_to = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, running))
     try:
         with Status(name, told):
-            papermill.execute_notebook(str(notebook), escaped, parameters, cwd=str(REPOSITORY), **_PAPERMILL)
+            papermill.execute_notebook(read_from, written_to, parameters, cwd=str(REPOSITORY), **_PAPERMILL)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             running.unlink(missing_ok=True)  # cut off

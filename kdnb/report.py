@@ -69,7 +69,7 @@ TABLES = {
         "gain in hits of cross-entropy alone, longer minus shorter training, on test images that training knows (copy or person), or not",
         (),
     ),
-    "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all questions", ()),
+    "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all comparisons of its question", ()),
     "met": ("Time for an explanation", "one method on one model (mean execution time, MET)", ()),
     "fidelity_summary": ("Fidelity", "one method by one metric in one class; intervals are 95% bootstrap intervals", ()),
     "localisation_summary": ("Localisation", "one method by one metric against the true lesion", ()),

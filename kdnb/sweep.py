@@ -617,8 +617,8 @@ def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFram
 
 
 def ablation_table(variants: dict[str, Sequence[Cell]], results: dict[Cell, Trained], material: Material, image_size: int) -> pd.DataFrame:
-    """One row per student of another shape: its parameters, multiply-accumulates, and accuracies on validation and test."""
-    rows = []
+    """One row per plain student of another shape: its parameters, multiply-accumulates, and accuracies on validation and test."""
+    rows, material = [], of_plain_student(material)
     for name, one in [(name, one) for name, group in variants.items() for one in group]:
         network, trained = student(one, material), results[one]
         row = {"shape": name, "layers": len(one.widths or material.widths), "pool": one.pool, "seed": one.seed}

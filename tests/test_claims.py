@@ -419,3 +419,13 @@ def test_a_claim_of_other_data_and_a_question_that_was_not_asked_say_so(tmp_path
 def test_times_have_no_interval(tmp_path):
     judged = claims.judge(finished_run(tmp_path, gain=0.0)).set_index("claim").loc[["met_ratio", "maps_over_shap"]]
     assert judged["measured"].notna().all() and judged[["lo", "hi"]].isna().all(axis=None)
+
+
+def test_the_papers_ratio_of_times_is_that_of_its_networks(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    run.record("networks", {"teacher": "densenet121", "student": "resnet18"})
+    judged = claims.judge(run).set_index("claim")
+    assert judged.loc["met_ratio", "verdict"] == claims.NOT_TESTABLE and judged.loc["met_ratio", "detail"].endswith(
+        "densenet121 and resnet18"
+    )
+    assert judged.loc["maps_over_shap", "verdict"] == claims.REPRODUCED, "which is a question of any two networks"

@@ -12,6 +12,7 @@ from kdnb.errors import ArtefactError, DataError
 from kdnb.explain.own_image import (
     calibrated,
     calibration_temperature,
+    distances_among,
     evidence_maps,
     explain_arrays,
     explain_image,
@@ -49,6 +50,7 @@ def test_noise_is_unlike_the_training_images_and_test_images_are_not(student, da
     images = np.concatenate([data.images[data.index("test")[:20]], noise[None]])
     *known, strange = explain_arrays(student, data, images, background=2, samples=2)
     assert strange.unlike_training and "WARNING: unlike the training images" in str(strange)
+    assert f" by {len(data.index('val'))} images), do not rely on this" in str(strange)
     assert sum(answer.unlike_training for answer in known) <= 2
     for answer in (known[0], strange):
         assert all(a.shape == (32, 32) for a in answer.maps.values())
@@ -146,6 +148,8 @@ def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):
     for name in ("notes.txt", "absent.png"):
         with pytest.raises(DataError, match=f"image .*{name} cannot be used .*: give the path of a PNG"):
             explain_image(run, tmp_path / name)
+    with pytest.raises(DataError, match=r"absent\.png cannot be used \(there is no such file\): give"):
+        explain_image(run, tmp_path / "absent.png")
     with pytest.raises(ArtefactError, match="student_none"):
         explain_image(run, tmp_path / "notes.txt", model_name="student_none")
 
@@ -177,6 +181,28 @@ def test_one_image_in_a_hundred_is_farther_than_the_limit(count):
     drawn = np.exp(rng.normal(size=(2000, count + 1)))
     beyond = np.mean([row[-1] > farthest_likely(row[:-1]) for row in drawn])
     assert beyond == pytest.approx(0.01, abs=0.006)
+
+
+@pytest.mark.parametrize("count", [4, 20])
+def test_few_images_borrow_the_length_of_the_tail_from_the_training_images(count):
+    rng = np.random.default_rng(0)
+    drawn, beyond = rng.gamma(0.5, size=(400, count + 300)) + 0.5, {}  # more far images than logarithms of a normal distribution have
+    for name, among in (("alone", None), ("with training", rng.gamma(0.5, size=500) + 0.5)):
+        beyond[name] = np.mean([(row[count:] > farthest_likely(row[:count], among)).mean() for row in drawn])
+    assert beyond["with training"] < 0.013 < 0.02 < beyond["alone"]
+
+
+def test_copies_of_training_images_do_not_move_the_limit():
+    distances = np.random.default_rng(0).normal(1, 0.1, 20)
+    seen = np.random.default_rng(1).normal(size=(200, 900)) + 30  # in float32 a row is not quite itself
+    copies = nearest_distance(seen[:3], seen)
+    assert farthest_likely(np.concatenate([distances, copies])) == farthest_likely(distances)
+
+
+def test_distances_among_leave_out_the_image_itself():
+    line = np.array([[0.0], [1.0], [3.0], [7.0]])
+    assert distances_among(line) * line.std() == pytest.approx([1, 1, 2, 4])
+    assert len(distances_among(np.random.default_rng(0).normal(size=(50, 3)), most=7)) == 7
 
 
 def test_a_sample_has_so_many_of_each_class_and_the_models_own_predictions(student, data):

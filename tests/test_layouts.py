@@ -114,7 +114,7 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
             put(root, "cat", count=1, name="img_{}_mask_1.png"),
         ),
         4,
-        "masks of 1 images",
+        "a mask of 1 image",
     ),
     "masks with other words": (
         lambda root: (put(root, "cat", "dog", name="a {}.jpg"), put(root, "cat", name="a {}-Segmentation.png")),
@@ -128,11 +128,20 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         8,
         "masks of 8 images",
     ),
-    "masks of some": (lambda root: (put(root, *pairs("scans")), put(root, "Ground_Truth/cat", count=1)), 4, "masks of 1 images"),
+    "masks of some": (lambda root: (put(root, *pairs("scans")), put(root, "Ground_Truth/cat", count=1)), 4, "a mask of 1 image"),
     "a mask folder beside the classes": (lambda root: put(root, "cat", "dog", "masks"), 4, "2 masks of no image, or of several"),
     "a face mask is a class": (lambda root: put(root, "with_mask", "without_mask"), 4, ""),
     "only named like a mask": (lambda root: put(root, "cat", "dog", name="photo_{}_mask.png"), 4, ""),
-    "a table beside classes": (lambda root: (put(root, "cat", "dog"), touch(root, "metadata.csv")), 4, ""),
+    "a table beside classes": (
+        lambda root: (put(root, "cat", "dog"), touch(root, "metadata.csv")),
+        4,
+        "not read: metadata.csv beside the class folders (DATASET=table:PATH",
+    ),
+    "tables around and inside splits": (
+        lambda root: (put(root, *pairs("set/train", "set/test")), touch(root, "about.csv", "set/train/labels.csv", "submission.csv")),
+        8,
+        "not read: labels.csv, about.csv beside",
+    ),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
     "a wrapper beside code": (lambda root: (put(root, "images/cat", "images/dog"), touch(root, "code/train.py")), 4, ""),
     "left and right in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("left", "right"))), 8, ""),
@@ -152,7 +161,8 @@ def test_understood_and_said(case, tmp_path):
     build(tmp_path)
     found = scan(tmp_path)
     assert len(found.files) == count, found.ids
-    assert words in found.understood() and ("left out" in found.understood()) == bool(words and not words.startswith("masks"))
+    nothing_lost = words.startswith(("masks", "a mask", "not read")) or not words
+    assert words in found.understood() and ("left out" in found.understood()) == (not nothing_lost)
     assert "\n" not in found.understood()
 
 

@@ -113,8 +113,9 @@ def finished(repository, tmp_path_factory):
 
 @pytest.fixture
 def small(repository, tmp_path):
-    """A study of two notebooks that are really executed."""
-    return copy(repository, tmp_path, ["01_data_prep", "03_distillation"])
+    """A study of two notebooks that are really executed, at a path of all that a path may hold."""
+    (odd := tmp_path / """Stüdie $HOME 'q' "d" #1 50% {x} {0}""").mkdir()
+    return copy(repository, odd, ["01_data_prep", "03_distillation"])
 
 
 def test_a_second_time_nothing_runs_and_it_is_quick(finished):

@@ -66,6 +66,20 @@ def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name(material
     assert sweep.student(other, material).features[3][0].kernel_size == (1, 1)
 
 
+@pytest.mark.parametrize("of_run", ["plain", "transparent"])
+def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(material, of_run):
+    variants = {f"{depth} layers": [sweep.cell("kd", 0, 0.4, 10, widths=(4,) * depth)] for depth in (3, 6)}
+    logits = 3 * np.eye(4, dtype=np.float32)
+    results = {
+        one: sweep.Trained(one, logits[material.validation.labels], logits[material.test.labels], pd.DataFrame(), 1, None, 0.0)
+        for group in variants.values()
+        for one in group
+    }
+    table = sweep.ablation_table(variants, results, replace(material, student=of_run), 32).set_index("shape")
+    sizes = {f"{depth} layers": sum(p.numel() for p in models.StudentCNN(4, (4,) * depth).parameters()) for depth in (3, 6)}
+    assert table["parameters"].to_dict() == sizes and (table["test_accuracy"] == 1).all()
+
+
 def test_alpha_one_is_cross_entropy_at_every_temperature():
     assert sweep.cell("kd", 0, 1.0, 5.0) == sweep.cell("kd_t2", 0, 1.0, 20.0) == sweep.cell("ce", 0, 0.4, 7.0)
     assert len(sweep.grid(["kd"], [1.0], [3, 5, 7], [0])) == 1

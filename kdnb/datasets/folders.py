@@ -21,7 +21,7 @@ class Listing:
             no samples.
         masks: paths of the masks of each image, or empty where no image has one.
         persons: whose image it is (``""``: not known), or empty where nothing but names may tell. persons_from: what told.
-        found_by: what told the classes, in a few words; ``""`` for class folders.
+        found_by: what told the classes, in a few words; ``""`` for class folders. tables: that lie beside these, and are not read.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -34,6 +34,7 @@ class Listing:
     persons: list[str] = field(default_factory=list)
     persons_from: str = ""
     found_by: str = ""
+    tables: list[Path] = field(default_factory=list)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -48,7 +49,11 @@ class Listing:
         if not set(self.split) - {""}:
             published = "no published split"
         line = f"{len(self.files)} images in {len(self.classes)} {self.found_by or 'class folders'}, {published}"
-        line += f", masks of {sum(map(bool, self.masks))} images" if self.masks else ""
+        masked = sum(map(bool, self.masks))
+        line += f", {'a mask of 1 image' if masked == 1 else f'masks of {masked} images'}" if masked else ""
+        if self.tables:
+            names = ", ".join(printable(path.name) for path in self.tables[:3]) + (", ..." if len(self.tables) > 3 else "")
+            line += f"; not read: {names} beside the class folders (DATASET=table:PATH reads a table of labels, persons and masks)"
         left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
         return line + (f"; left out: {left}" if left else "")
 
@@ -62,7 +67,7 @@ def scan(folder: Path, test: str = "") -> Listing:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
     layout = layouts.understand(folder, test)
-    found, beside = Listing(skipped=layout.skipped), []
+    found, beside = Listing(skipped=layout.skipped, tables=layout.tables), []
     for place, label, split in layout.places:
         beside += _add_class(found, folder, place, label, split, layout)
     found.masks, lost = pair(found.files, beside, layout.masks)

@@ -26,6 +26,7 @@ from kdnb.sources import from_home
 from kdnb.training import best_device
 
 UNLIKE_LEVEL = 99.0  # per cent of images like the validation images are nearer to the training images than the limit
+COPY = 1e-2  # distance below which an image is one of the training images: in float32 rounding alone makes .0003 of it
 FOLDS = 10
 
 
@@ -39,7 +40,8 @@ class OwnImage:
             speaks for the class (``evidence_for``), against it (``evidence_against``, below 0), and what no place says (``rest``).
         maps: method -> ``(H, W)`` for the predicted class.
         evidence: class -> ``(h, w)`` (:func:`evidence_maps`).
-        distance: to the nearest training image, in features; limit: the distance that 99% of images like those of validation stay below.
+        distance: to the nearest training image, in features; limit: the distance that 99% of images like those of validation stay below,
+            as far as so many of these can tell.
         calibration: temperature, validation_images, and ece, the calibration error on validation images in ten folds.
     """
 
@@ -60,7 +62,8 @@ class OwnImage:
         first = self.probabilities.iloc[0]
         verdict = f"{first['class']} ({first['probability']:.0%} after calibration)"
         if self.unlike_training:
-            verdict += f"; WARNING: unlike the training images (distance {self.distance:.2f}, limit {self.limit:.2f}), do not rely on this"
+            how = f"distance {self.distance:.2f}, limit {self.limit:.2f} by {self.calibration['validation_images']} images"
+            verdict += f"; WARNING: unlike the training images ({how}), do not rely on this"
         return verdict
 
 
@@ -102,7 +105,8 @@ def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> 
     try:
         return read(from_home(image), image_size).square
     except DataError as error:
-        raise DataError(f"image {image} cannot be used ({error}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
+        reason = error if from_home(image).exists() else "there is no such file"
+        raise DataError(f"image {image} cannot be used ({reason}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
 
 
 def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, background: int = 16, samples: int = 50) -> list[OwnImage]:
@@ -110,7 +114,7 @@ def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, back
     train, validation = data.index("train"), data.index("val")
     _, seen = logits_and_features(model, data.images[train])
     logits, features = logits_and_features(model, data.images[validation])
-    limit = farthest_likely(nearest_distance(features, seen))
+    limit = farthest_likely(nearest_distance(features, seen), distances_among(seen))
     calibration = calibrated(logits, data.labels[validation])
     logits, features = logits_and_features(model, images)
     distances = nearest_distance(features, seen)
@@ -203,25 +207,45 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"temperature": calibration_temperature(logits, labels), "validation_images": len(labels), "ece": ece}
 
 
-def farthest_likely(distances: np.ndarray) -> float:
+def farthest_likely(distances: np.ndarray, among: np.ndarray | None = None) -> float:
     """The distance that one more image like those of ``distances`` ``(N,)`` stays below with 99% probability.
 
     The percentile, where there are a hundred images; of fewer, whose percentile is the largest of them, the one-sided prediction limit
     ``m + t s sqrt(1 + 1 / N)`` of the logarithms, with their mean m and standard deviation s and Student's t of N - 1 degrees of freedom.
+    Few images do not show how far a tail reaches; so the limit is at least as far above m as the percentile of the training images'
+    own distances is above their median (times the same root). Copies of training images, at no distance, say nothing of new ones.
+
+    Args:
+        among: distances of training images to their nearest others ``(M,)`` (:func:`distances_among`).
     """
-    if len(distances) >= 100 or len(distances) < 2:
+    new = distances[distances > COPY]
+    if len(distances) >= 100 or len(new) < 2:
         return float(np.percentile(distances, UNLIKE_LEVEL))
-    logs = np.log(np.maximum(distances, 1e-12))
-    above = t_distribution.ppf(UNLIKE_LEVEL / 100, len(logs) - 1) * logs.std(ddof=1) * np.sqrt(1 + 1 / len(logs))
-    return float(np.exp(logs.mean() + above))
+    logs, root = np.log(new), np.sqrt(1 + 1 / len(new))
+    above = t_distribution.ppf(UNLIKE_LEVEL / 100, len(logs) - 1) * logs.std(ddof=1)
+    if among is not None and (others := np.log(among[among > COPY])).size:
+        above = max(above, np.percentile(others, UNLIKE_LEVEL) - np.median(others))
+    return float(np.exp(logs.mean() + above * root))
 
 
-def nearest_distance(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def distances_among(seen: np.ndarray, most: int = 1000) -> np.ndarray:
+    """Distance of each row of ``seen`` (of many, of ``most`` spread over them) to the nearest other row, as :func:`nearest_distance`."""
+    chosen = np.unique(np.linspace(0, len(seen) - 1, min(most, len(seen))).astype(int))
+    return nearest_distance(seen[chosen], seen, but=chosen)
+
+
+def nearest_distance(features: np.ndarray, seen: np.ndarray, but: np.ndarray | None = None) -> np.ndarray:
     """Distance of each row of ``features`` to the nearest row of ``seen``, in units of each feature's spread over ``seen`` (``(N,)``).
 
     A nearest-neighbour test of what is out of the training distribution (Sun et al. 2022), on features of every layer.
+
+    Args:
+        but: for each row the row of ``seen`` that does not count, because it is the same image ``(N,)``.
     """
     # A filter that few of the images seen excite, or none, has no spread to measure by; that of all features stands in.
     middle, spread = seen.mean(axis=0), np.maximum(seen.std(axis=0), 0.1 * seen.std() + 1e-12)
     a, b = (torch.from_numpy(((x - middle) / spread).astype(np.float32)) for x in (features, seen))
-    return torch.cdist(a, b).amin(dim=1).numpy() / features.shape[1] ** 0.5
+    apart = torch.cdist(a, b)
+    if but is not None:
+        apart[torch.arange(len(but)), torch.from_numpy(but)] = torch.inf
+    return apart.amin(dim=1).numpy() / features.shape[1] ** 0.5
