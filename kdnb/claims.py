@@ -547,6 +547,45 @@ CLAIMS |= {
 }
 
 
+# -- what teaching does to explanations (chapter 08) --------------------------------------------------------------------
+# Stated when the smoke profile alone had been run with these students. The explanation is the paper's, the average map; truth is asked
+# where both students are right, at equal accuracy, faithfulness of all images.
+
+_TRUTH = EVIDENCE_METRICS["truth"]
+
+
+def _explains(run: Run, way: str) -> Measured:
+    """Average maps of students taught in one way against those that they are compared with, by each measure."""
+    if not run.has_table("tests_teaching"):
+        return not_testable("this run did not ask it")
+    tests = run.load_table("tests_teaching")
+    if "method" not in tests:
+        return not_testable("this run has no students to compare")
+    rows = tests[(tests["a"] == way) & (tests["method"] == "feature_maps_mean") & tests["metric"].isin([*_TRUTH, *FAMILIES])]
+    rows = rows[rows["matched"].astype(bool) == rows["metric"].isin(_TRUTH)]
+    if rows.empty:
+        return not_testable("this run has no students taught so")
+    if rows["seeds"].max() < 2:  # its interval knows nothing of the luck of training
+        return not_testable("one seed only")
+    return over_every(_more_is_better(rows), FAITHFULNESS, "{metric}, {n:.0f} images, {seeds:.0f} seeds")
+
+
+_EXPLAINS = "difference on the better side of 0 by each of: " + ", ".join([*_TRUTH, *FAMILIES])
+CLAIMS |= {
+    "teaching_explains": Claim(
+        "teaching makes explanations better: average maps, paper's loss against the labels alone",
+        _EXPLAINS,
+        partial(_explains, way="paper's loss"),
+    ),
+    "teaching_explains_t2": Claim("so it does by the loss with T^2", _EXPLAINS, partial(_explains, way="with T²")),
+    "maps_taught": Claim(
+        "average maps are better where the teacher's are taught too: attention transfer against the loss with T^2 alone",
+        _EXPLAINS,
+        partial(_explains, way="attention too"),
+    ),
+}
+
+
 def judge(run: Run) -> pd.DataFrame:
     """A row for each claim: the paper's number, what the released code does, what this run measured, the rule and the verdict."""
     paper, release = published("paper"), published("release").set_index("claim")["statement"]
