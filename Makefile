@@ -52,7 +52,7 @@ SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free|regrouped DATA_DIR=data/raw RUNS=runs"
+	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free DATA_DIR=data/raw RUNS=runs"
 	@echo "           TEACHER=densenet121 STUDENT=plain|translucent|transparent|layered|spread (or a name of torchvision.models, file.py:build, file.py:build:state.safetensors)"
 	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache TRAIN_TEACHER=1 (the default run's teacher anew, not as recorded)"
 	@echo "Cost: smoke 3 minutes, quick 8 with bfloat16 instructions and 12 without, cpu 90 minutes a data set by arithmetic, on two CPU cores; paper wants a GPU (not measured on one yet)"

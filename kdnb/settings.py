@@ -16,7 +16,7 @@ from typing import Any
 from kdnb.errors import ParameterError, exit_status
 from kdnb.sources import REPOSITORY, absolute, check_name, from_home, locate
 
-SPLIT_PROTOCOLS = ("official", "leak_free", "regrouped")
+SPLIT_PROTOCOLS = ("official", "leak_free")
 OWN_TEACHER, OWN_STUDENT = "densenet121", "plain"  # the study's own networks
 NETWORK_FILE = r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)(?::(?P<state>.+\.safetensors))?"
 
@@ -89,7 +89,7 @@ _RULES = {
     "temperature": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
     "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
     "lesson_weights": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
-    "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS)),
+    "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS) + " (which splits anew where it has to)"),
 }
 _LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -429,3 +430,19 @@ def test_the_papers_ratio_of_times_is_that_of_its_networks(tmp_path):
         "densenet121 and resnet18"
     )
     assert judged.loc["maps_over_shap", "verdict"] == claims.REPRODUCED, "which is a question of any two networks"
+
+
+def test_what_was_stated_after_seeing_data_is_named_by_claims_that_exist():
+    assert set(claims.CLAIMS) > claims.STATED_AFTER
+
+
+def test_rules_err_no_more_often_than_they_promise():
+    rates = claims.error_rates().set_index(["rule", "effect"])
+    assert np.allclose(rates.sum(axis=1), 1)
+    adds, keeps_up = (rates.loc[rule] for rule in claims.SIMULATED)
+    assert (adds.loc[0.0, [claims.REPRODUCED, claims.NOT_REPRODUCED]] < 0.035).all(), "2.5% either way where there is no effect"
+    assert (adds.loc[[-1.0, 1.0], claims.NO_EFFECT] < 0.035).all(), "an effect at the margin is seldom none"
+    assert adds.loc[5.0, claims.REPRODUCED] > 0.95 and adds.loc[-5.0, claims.NOT_REPRODUCED] > 0.95
+    assert (keeps_up.loc[-1.0, [claims.REPRODUCED, claims.NOT_REPRODUCED]] < 0.035).all()
+    assert keeps_up.loc[5.0, claims.REPRODUCED] > 0.95 and keeps_up.loc[-5.0, claims.NOT_REPRODUCED] > 0.95
+    assert claims.error_rates(draws=50).equals(claims.error_rates(draws=50)), "the draws are fixed"

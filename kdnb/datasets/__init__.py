@@ -8,7 +8,6 @@
 The data and its splits never depend on a run's seed.
 """
 
-import csv
 import hashlib
 import os
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from kdnb.datasets import duplicates, groups, layouts, masks, phantom, reading
+from kdnb.datasets import duplicates, groups, layouts, masks, phantom, reading, slices
 from kdnb.datasets.cache import Cached, files_key, open_cache, remembered
 from kdnb.datasets.duplicates import COPIES_FROM, Twins
 from kdnb.datasets.folders import Listing
 from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
-from kdnb.datasets.splits import by_groups, split_by, subset
+from kdnb.datasets.slices import Slice
+from kdnb.datasets.splits import by_groups, split_by, subset, too_little
 from kdnb.datasets.tables import listing as listing_of
 from kdnb.errors import DataError, DataNotFoundError
 from kdnb.runs import content_key, source_key
@@ -61,8 +61,8 @@ def load(
             ``"table:<path>"`` (:mod:`kdnb.datasets.tables`); ``:person=off`` behind a path looks for no persons.
         image_size: pixels a side, a multiple of 16 from 32 to 1024.
         data_dir: where downloaded data sets lie; ``None`` or empty means ``data/raw``.
-        split_protocol: ``"official"`` (as published, or as the paper did it), ``"leak_free"`` or ``"regrouped"``; what they mean
-            stands at :func:`kdnb.datasets.splits.split_by`.
+        split_protocol: ``"official"`` (as published, or as the paper did it) or ``"leak_free"``; what they mean stands
+            at :func:`kdnb.datasets.splits.split_by`.
         max_images: keep about so many images, in whole groups, the same share of every class and split; 0 keeps all.
         phantom_images: how many images of the phantom to make.
 
@@ -88,8 +88,9 @@ def load_for(settings: Settings) -> ImageSet:
 
 
 def describe(data: ImageSet) -> str:
-    """How the data set was understood, in one line: classes, published split, what was left out, persons."""
-    return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons(data)}"
+    """How the data set was understood, in one line: classes, published split, what was left out, persons, why it was split anew."""
+    anew = data.notes.get("split_anew", "")
+    return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons(data)}" + f"; {anew}" * bool(anew)
 
 
 def persons(data: ImageSet) -> str:
@@ -158,7 +159,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
     source = table().get(kind, {})
     listing = listing_of(name, folder)
-    mirrored = _borrow_masks(listing, source.get("masks_from"), data_dir)
+    of_other = slices.known(**source["slices_of"]) if "slices_of" in source else {}
+    mirrored = _borrow_masks(listing, of_other, source["slices_of"]["source"], data_dir) if of_other else None
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
     if missing := set(listing.labels) - set(class_names):
@@ -166,14 +168,17 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    named, whose = _persons(name, listing, cached, ids, class_names, files)
-    group = join(named, twins.copies(threshold))
+    named, whose = slices.persons(ids, of_other) if of_other else _persons(name, listing, cached, ids, class_names, files)
+    group = join(named, twins.copies(threshold))  # persons first: what is a copy of their images is theirs
     folder_classes = class_names
     if task := source.get("tasks", {}).get(rest):
         class_names = np.array([task[label] for label in class_names])
     classes, labels = np.unique(class_names, return_inverse=True)
     _check_groups(classes, labels, group, folder)
-    split = split_by(split_protocol, labels, group, published)
+    # The official split is what it was before persons were recovered: its validation is cut by copies alone, and knows persons of training
+    # as its test images do.
+    apart = join(ids, twins.copies(threshold)) if of_other and split_protocol == "official" else group
+    split = split_by(split_protocol, labels, apart, published)
     for part in ("train", "val", "test"):
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
@@ -182,7 +187,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     if lesions is not None and mirrored is not None:
         at = np.flatnonzero(mirrored[cached.kept])
         lesions[at] = lesions[at, :, ::-1]
-        notes["masks_from"] = source["masks_from"]["source"]
+        notes["masks_from"] = source["slices_of"]["source"]
     around = folder if folder.is_dir() else folder.parent
     notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
     several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
@@ -196,7 +201,14 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "expected": source.get("counts", {}),
         "folder_classes": folder_classes,
     }
+    if of_other:
+        notes["slices"] = of_other
     classes = tuple(classes.tolist())
+    if split_protocol == "leak_free" and (least := too_little(labels, group, published)):
+        part, label, left, of = least
+        notes["split_anew"] = (
+            f"split anew by persons and copies, because of {of} published {part} images of {classes[label]} only {left} would be left"
+        )
     return ImageSet(name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes)
 
 
@@ -228,26 +240,18 @@ def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarra
     return found, dict(zip(map(Path, kept["bad"].tolist()), kept["reasons"].tolist(), strict=True))
 
 
-def _borrow_masks(listing: Listing, source: dict[str, str] | None, data_dir: Path) -> np.ndarray | None:
+def _borrow_masks(listing: Listing, of_other: dict[str, Slice], source: str, data_dir: Path) -> np.ndarray | None:
     """Give images that are slices of another source that one's masks; which show the slice mirrored, ``(N,)`` bool.
 
-    ``None`` where the other source is not there, or there is none.
+    ``None`` where the other source is not there.
     """
     try:
-        other = locate(source["source"], data_dir) if source else None
+        other = locate(source, data_dir)
     except DataNotFoundError:
         return None
-    if other is None:
-        return None
-
-    def rows(file: str) -> list[dict[str, str]]:
-        return list(csv.DictReader((REPOSITORY / "data" / file).read_text(encoding="utf-8").splitlines()))
-
-    masks = {row["id"]: other / row["image"].replace("images/", "masks/", 1) for row in rows(f"{source['source']}.csv")}
-    slices = {row["image"]: row for row in rows(source["table"])}
-    known = [slices.get(name) for name in listing.ids]
-    listing.masks = [[masks[row["figshare_id"]]] if row else [] for row in known]
-    return np.array([bool(row) and row["mirrored"] == "1" for row in known])
+    known = [of_other.get(name) for name in listing.ids]
+    listing.masks = [[other / one.name.replace("images/", "masks/", 1)] if one else [] for one in known]
+    return np.array([bool(one) and one.mirrored for one in known])
 
 
 def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:

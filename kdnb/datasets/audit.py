@@ -275,6 +275,55 @@ def subject_links(data: ImageSet, found: Twins) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def of_persons(data: ImageSet) -> pd.DataFrame:
+    """How many test images of each class are of a person that is known, and how many of these persons training (or validation) has, too.
+
+    Returns:
+        A row a class and one for ``all``: ``class``, ``test_images``, ``person_known``, ``also_in_training`` (images), ``persons`` and
+        ``persons_also_in_training``.
+    """
+    whose = np.array([data.notes["slices"][name].person if name in data.notes["slices"] else "" for name in data.ids])
+    test = data.split == "test"
+    shared = np.isin(whose, whose[np.isin(data.split, ("train", "val"))]) & (whose != "")
+    rows = []
+    for name, here in [(name, test & (data.labels == label)) for label, name in enumerate(data.classes)] + [("all", test)]:
+        sure = here & (whose != "")
+        counts = {"test_images": int(here.sum()), "person_known": int(sure.sum()), "also_in_training": int((sure & shared).sum())}
+        counts |= {"persons": len(np.unique(whose[sure])), "persons_also_in_training": len(np.unique(whose[sure & shared]))}
+        rows.append({"class": name} | counts)
+    return pd.DataFrame(rows)
+
+
+def contradicting(data: ImageSet) -> pd.DataFrame:
+    """The images whose label is not that of the slice that they are: ``id``, ``class``, ``slice``, ``slice_class`` and ``person``."""
+    labels, rows = np.array(data.classes)[data.labels], []
+    for name, label in zip(data.ids.tolist(), labels.tolist(), strict=True):
+        of = data.notes["slices"].get(name)
+        if of and of.label != label:
+            rows.append({"id": name, "class": label, "slice": of.name, "slice_class": of.label, "person": of.person})
+    return pd.DataFrame(rows, columns=["id", "class", "slice", "slice_class", "person"])
+
+
+def recover(images: np.ndarray, slices: np.ndarray) -> pd.DataFrame:
+    """The slice that is most like each image, as it is or mirrored, by the correlation of grey values.
+
+    Args:
+        images: ``(N, H, W)`` grey values. slices: ``(M, H, W)``.
+
+    Returns:
+        A row an image: ``slice`` (its position), ``mirrored``, ``correlation``, and ``next``, the highest of all other slices.
+    """
+    wanted = np.concatenate([duplicates.unit(slices), duplicates.unit(slices[:, :, ::-1])])
+    count, tables = len(slices), []
+    for start in range(0, len(images), duplicates.BLOCK):
+        alike = duplicates.unit(images[start : start + duplicates.BLOCK]) @ wanted.T
+        best, rows = alike.argmax(axis=1), np.arange(len(alike))
+        found = {"slice": best % count, "mirrored": best >= count, "correlation": alike[rows, best]}
+        alike[rows, best % count] = alike[rows, best % count + count] = -1
+        tables.append(pd.DataFrame(found | {"next": alike.max(axis=1)}))
+    return pd.concat(tables, ignore_index=True)
+
+
 def _marked(data: ImageSet, pairs: np.ndarray) -> np.ndarray:
     flags = np.zeros(len(data), bool)
     flags[pairs.ravel()] = True

@@ -28,7 +28,7 @@ COPIES_FROM = 0.6  # similarity from which a reported pair is taken for copies, 
 FULL = 192  # pixels a side at which pairs are confirmed
 ORIENTATIONS = 8
 _DARK = 12  # grey values up to this are surroundings
-_BLOCK = 1024
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 def coarse(signatures: np.ndarray, quiet: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Pairs ``(C, 2)`` whose 16 x 16 thumbnails correlate in some orientation, and that orientation ``(C,)``."""
     small = np.concatenate([_binned(block, 4) for block in _blocks(signatures)])
-    first = _unit(small)
+    first = unit(small)
     found = []
     for turn in range(ORIENTATIONS) if quiet else progress(range(ORIENTATIONS), "comparing thumbnails"):
-        second = _unit(oriented(small, turn))
-        for start in range(0, len(first), _BLOCK):
-            i, j = np.nonzero(first[start : start + _BLOCK] @ second[start:].T >= COARSE)
+        second = unit(oriented(small, turn))
+        for start in range(0, len(first), BLOCK):
+            i, j = np.nonzero(first[start : start + BLOCK] @ second[start:].T >= COARSE)
             ahead = j > i
             found.append(np.stack([i[ahead] + start, j[ahead] + start, np.full(ahead.sum(), turn)], axis=1))
     rows = np.concatenate(found) if found else np.empty((0, 3), np.int64)
@@ -124,11 +124,11 @@ def confirm(load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: 
     place = {position: number for number, position in enumerate(wanted.tolist())}
     with tempfile.TemporaryFile() as file:  # details lie on disk: memory stays the same for any number of images
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(wanted), _BLOCK):
-                for found in pool.map(lambda position: full_detail(load(int(position))), wanted[start : start + _BLOCK]):
+            for start in range(0, len(wanted), BLOCK):
+                for found in pool.map(lambda position: full_detail(load(int(position))), wanted[start : start + BLOCK]):
                     file.write(found)
 
-        @lru_cache(maxsize=_BLOCK)
+        @lru_cache(maxsize=BLOCK)
         def stored(position: int) -> np.ndarray:
             file.seek(place[position] * FULL * FULL)
             return np.frombuffer(file.read(FULL * FULL), np.int8).reshape(FULL, FULL)
@@ -162,8 +162,8 @@ def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) ->
     for turn in range(ORIENTATIONS):
         here = np.flatnonzero(orientation == turn)
         turned = np.ascontiguousarray(oriented(details, turn)).reshape(len(details), -1)
-        for start in range(0, len(here), _BLOCK):
-            block = here[start : start + _BLOCK]
+        for start in range(0, len(here), BLOCK):
+            block = here[start : start + BLOCK]
             i, j = pairs[block].T
             product = np.einsum("nd,nd->n", flat[i].astype(np.float32), turned[j].astype(np.float32))
             answer[block] = product / (length[i] * length[j])
@@ -171,7 +171,7 @@ def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) ->
 
 
 def _blocks(signatures: np.ndarray) -> list[np.ndarray]:
-    return [signatures[start : start + _BLOCK] for start in range(0, len(signatures), _BLOCK)]
+    return [signatures[start : start + BLOCK] for start in range(0, len(signatures), BLOCK)]
 
 
 def _binned(images: np.ndarray, factor: int) -> np.ndarray:
@@ -179,7 +179,7 @@ def _binned(images: np.ndarray, factor: int) -> np.ndarray:
     return images.reshape(count, height // factor, factor, width // factor, factor).mean(axis=(2, 4), dtype=np.float32)
 
 
-def _unit(images: np.ndarray) -> np.ndarray:
+def unit(images: np.ndarray) -> np.ndarray:
     """Each image as a row of zero mean and length 1 (0 where it is constant), float32."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)

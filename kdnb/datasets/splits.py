@@ -14,32 +14,59 @@ VAL_SHARE = 0.2  # of training ...
 VAL_MOST = 1000  # ... but no more images than this
 
 
+LEFT_SHARE = 0.5  # of a class's published test (or validation) images: where leaving leaks out would leave fewer, the set is split anew
+
+
 def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> np.ndarray:
     """Split a source as ``protocol`` says.
 
     ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images, stratified by
-    class, as the paper did it. ``leak_free``: as published without the images whose group is already in training (or validation); else
-    80/20 by whole groups. ``regrouped``: 80/20 by whole groups, whatever was published.
+    class, as the paper did it. ``leak_free``: no group on two sides. As published without the images whose group is already in training
+    (or validation); where that would leave too little (:func:`too_little`), by whole groups in about the published shares of each class;
+    80/20 by whole groups where no split is published.
     Validation is cut from training by whole groups, unless it is published.
     """
-    if protocol == "regrouped":
-        published = np.full(len(labels), "")
-    if (published == "test").any():
-        split = published.astype("<U5")
-    else:
+    if not (published == "test").any():
         singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
         split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
+    elif protocol == "leak_free" and too_little(labels, groups, published):
+        sizes = {part: np.bincount(labels[published == part], minlength=labels.max() + 1) for part in ("train", "val", "test")}
+        shares = {part: sizes[part] / np.maximum(1, sum(sizes.values())) for part in ("test", "val") if sizes[part].any()}
+        split = by_groups(labels, groups, shares, np.where(published == "", "", "train"))
+    else:
+        split = published.astype("<U5")
     if protocol == "leak_free":
-        for side, other in (("train", "val"), ("train", "test"), ("val", "test")):
-            split[(split == other) & np.isin(groups, groups[split == side])] = ""
+        split = _without_leaks(split, groups)
     if not (split == "val").any():
         share = min(VAL_SHARE, VAL_MOST / max(1, (split == "train").sum()))
         split = by_groups(labels, groups, {"val": share}, split)
     return split
 
 
+def too_little(labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> tuple[str, int, int, int] | None:
+    """The class of a published split of which leaving leaks out leaves least, if less than ``LEFT_SHARE``: split, class, left, published.
+
+    ``None`` where enough is left of every class, or no split is published.
+    """
+    kept, found = _without_leaks(published, groups), []
+    for part in ("val", "test"):
+        for label in np.unique(labels[published == part]):
+            here = (published == part) & (labels == label)
+            found.append((part, int(label), int((here & (kept == part)).sum()), int(here.sum())))
+    least = min(found, key=lambda row: row[2] / row[3], default=None)
+    return least if least and least[2] < LEFT_SHARE * least[3] else None
+
+
+def _without_leaks(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The split without the images of validation and test whose group is in training, and those of test whose group is in validation."""
+    split = split.copy()
+    for side, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        split[(split == other) & np.isin(groups, groups[split == side])] = ""
+    return split
+
+
 def by_groups(
-    labels: np.ndarray, groups: np.ndarray, shares: dict[str, float], split: np.ndarray | None = None, of: str = "train"
+    labels: np.ndarray, groups: np.ndarray, shares: dict[str, float | np.ndarray], split: np.ndarray | None = None, of: str = "train"
 ) -> np.ndarray:
     """Move whole groups out of one split until each class has about its share in each of the others.
 
@@ -48,7 +75,7 @@ def by_groups(
 
     Args:
         labels: ``(N,)`` int64. groups: ``(N,)`` str.
-        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``.
+        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``, or of each class ``(C,)``.
         split: the split so far (default: all images in ``of``).
         of: the split to cut from.
 
