@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from kdnb import training
-from kdnb.device import best_device, mixed_precision, picked, put, to_float
+from kdnb.device import best_device, mixed_precision, picked, put, resident, to_float
 from kdnb.progress import progress
 from kdnb.views import render, view_moves
 
@@ -59,19 +59,18 @@ def fit(
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
     best = [{} for _ in students]
-    held, histories, step = training.hold(train, device), [[] for _ in students], 0
+    held, held_back = training.hold(train, device), resident(validation.images, device)
+    histories, step = [[] for _ in students], 0
     for epoch in progress(range(recipe.epochs), f"{len(students)} students at once", recipe.epochs):
         started, view = time.perf_counter(), epoch % recipe.views
         moves, said = view_moves(len(train), view, held.images.shape[1]).to(device), put(bank[view], device) if bank.size else None
         orders = [training.batches_of(training.epoch_order(len(train), seed, epoch), recipe.batch_size) for seed in seeds]
         found, rates = [], []
-        for parts in zip(*orders, strict=True):
+        parts = [np.stack(batch) for batch in zip(*orders, strict=True)]  # (students, batch) each
+        for part, where in training.placed(parts, held.images.device, device):
             rates.append(training.learning_rate(step, recipe.epochs * len(orders[0]), recipe))
             optimiser.param_groups[0]["lr"] = rates[-1]
-            where = torch.from_numpy(np.stack(parts))  # (students, batch)
-            flat = where.flatten()
-            images = standardise(to_float(render(picked(held.images, flat, device), moves[flat.to(device)])))
-            where = where.to(device)
+            images = standardise(to_float(render(picked(held.images, part.flatten(), device), moves[where.flatten()])))
             with mixed_precision(device):
                 logits = together(weights, buffers, images.unflatten(0, where.shape))
             heard = [None] * len(students) if said is None else said[where]
@@ -87,7 +86,7 @@ def fit(
         for number, student in enumerate(students):
             training.check_finite(told[:, number], epoch, rates)
             own = {name: value[number] for name, value in (averaged | counters).items()}
-            accuracy = training.accuracy_of(student, own, validation)
+            accuracy = training.accuracy_of(student, own, validation, held_back)
             if all(accuracy > row["val_accuracy"] for row in histories[number]):
                 best[number] = {name: value.clone() for name, value in own.items()}
             seconds = (time.perf_counter() - started) / len(students)

@@ -67,11 +67,11 @@ class OnDevice(Tensor):
 
 
 class Watch(TorchDispatchMode):
-    """Sends every operation through :func:`compute`, and counts what the host reads from the device."""
+    """Sends every operation through :func:`compute`, and counts what the host reads from the device and what it sends there."""
 
     def __init__(self):
         super().__init__()
-        self.values_read = self.copies_to_host = 0
+        self.values_read = self.copies_to_host = self.copies_to_device = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {}, self)
@@ -97,6 +97,8 @@ def compute(func, args, kwargs, watch):
     if watch is not None and any(inside):
         watch.values_read += func is aten._local_scalar_dense.default
         watch.copies_to_host += func is aten._to_copy.default and not there
+    if watch is not None and not any(inside):
+        watch.copies_to_device += func is aten._to_copy.default and there
     if asked is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     kwargs.pop("pin_memory", None)

@@ -6,10 +6,11 @@ import torch
 from second_device import DEVICE, Mixed, second_device
 from torch.nn import functional as F
 
-from kdnb import device, explain, fidelity, losses, models, runs, sweep, training, views
+from kdnb import device, explain, fidelity, losses, models, runs, sweep, teaching, training, transparency, views
 from kdnb.datasets import ImageSet, phantom, to_tensor
 from kdnb.errors import ParameterError
 from kdnb.evaluation import predict
+from kdnb.explain import taught
 from kdnb.explain.own_image import explain_arrays
 from kdnb.fidelity import tables
 
@@ -52,7 +53,7 @@ def test_the_second_device_refuses_what_a_gpu_refuses():
         with pytest.raises(Mixed, match="numpy"):
             there.numpy()
         assert (there + 1).device == DEVICE and torch.zeros(2, device=there.device).device == DEVICE
-        assert (watch.values_read, watch.copies_to_host) == (0, 0)
+        assert (watch.values_read, watch.copies_to_host, watch.copies_to_device) == (0, 0, 1)
         assert there.sum().item() == 3 and there.cpu().numpy().tolist() == [1, 1, 1]
         assert (watch.values_read, watch.copies_to_host) == (1, 1)
 
@@ -79,7 +80,7 @@ def test_an_epoch_reads_its_losses_once_however_many_steps_it_has():
     for count in (96, 192):
         with second_device() as watch:
             trained(data(count))
-        read.append((watch.values_read, watch.copies_to_host))
+        read.append((watch.values_read, watch.copies_to_host, watch.copies_to_device))
     assert read[0] == read[1] and read[0][0] == 0, "a step waits for the device"
 
 
@@ -118,6 +119,44 @@ def test_fidelity_works_on_the_device():
         rows = [tables.fidelity_rows(model, "student", sample, maps), tables.captum_rows(model, "student", sample, maps, chosen)]
         rows.append(tables.localisation_rows("student", sample, maps))
     assert all(len(table) and table["value"].notna().any() for table in rows)
+
+
+def test_sanity_checks_and_filters_work_on_the_device():
+    whole = data(48)
+    with second_device():
+        model = device.place(small()).eval()
+        sample = fidelity.draw_sample(model, whole, 2)
+        chosen = {"feature_maps_mean": explain.METHODS["feature_maps_mean"]}
+        shaken = fidelity.cascade(model, sample.images, sample.targets, chosen, ["classifier", "features.4"], (7,))
+        filters = fidelity.concept_filters(model, sample.images, sample.masks)
+        evidence = explain.class_evidence(model, sample.images)
+        assert evidence.maps.device == DEVICE
+        found = transparency.apart(model, sample.images[0], whole.classes)
+    assert len(shaken) == 2 * len(sample) and len(filters) == 4 + 4 * 8
+    assert np.allclose(found["sum"], found["logit"], atol=1e-4)
+
+
+def test_explanations_are_taught_on_the_device_and_no_step_waits(tmp_path):
+    whole = data(96)
+    teacher = models.initialised(models.densenet121_teacher, 4, seed=0)
+    with second_device() as watch, training.threads(1):
+        teacher = device.place(teacher).eval()
+        train = of(whole, "train")
+        logits = views.teacher_bank(teacher, train.images, 1)
+        rows, layout = taught.explanation_bank(teacher, train.images, 1)
+        bank = np.concatenate([logits, rows.astype(np.float32)], axis=2)
+        recipe = training.Recipe(1, batch_size=12, views=1)
+        material = sweep.Material(
+            train, of(whole, "val"), of(whole, "test"), bank, recipe, 4, "key", widths=(4, 4, 8, 8, 8), explained=layout
+        )
+        before = watch.values_read
+        lessons = [sweep.cell("kd_t2", 0, 0.4, 10, lesson=lesson, weight=1.0) for lesson in taught.LESSONS]
+        results = [sweep.train_cell(one, material)[0] for one in lessons]
+        assert watch.values_read == before, "a step waits for the device"
+        students = {("way", 0): device.place(small()).eval()}
+        judged = teaching.explanation_rows(students, teacher, layout, whole, 2)
+    assert all(np.isfinite(trained.test_logits).all() for trained in results)
+    assert {"teacher_likeness", "pointing_game", "insertion_blur"} <= set(judged["metric"])
 
 
 def test_an_image_of_ones_own_is_explained_on_the_device():

@@ -118,16 +118,17 @@ def explanation_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_s
 
     Only directions are taught, so a row's maps are scaled to length one, which float16 holds.
     """
-    held, rows, layout = resident(images, device_of(teacher)), [], None
+    device = device_of(teacher)
+    held, rows, layout = resident(images, device), [], None
     for view in progress(range(views), "Teacher's explanations", views):
-        moves = view_moves(len(images), view, images.shape[1]).to(device_of(teacher))
+        moves = view_moves(len(images), view, images.shape[1]).to(device)
         for start in range(0, len(images), batch_size):
-            part = torch.arange(start, min(start + batch_size, len(images)))
-            seen = teacher_explanations(teacher, to_float(render(picked(held, part, device_of(teacher)), moves[start : start + len(part)])))
+            part = torch.arange(start, min(start + batch_size, len(images)), device=held.device)
+            seen = teacher_explanations(teacher, to_float(render(picked(held, part, device), moves[start : start + len(part)])))
             layout = Layout(tuple(tuple(a.shape[1:]) for a in seen.attention), tuple(seen.evidence.shape[1:]))
             maps = [nn.functional.normalize(a.flatten(1), dim=1) for a in (*seen.attention, seen.evidence)]
-            rows.append(torch.cat(maps, dim=1).half().cpu())
-    return torch.cat(rows).reshape(views, len(images), -1).numpy(), layout
+            rows.append(torch.cat(maps, dim=1).half())
+    return torch.cat(rows).reshape(views, len(images), -1).cpu().numpy(), layout
 
 
 @contextmanager
@@ -163,8 +164,9 @@ def lesson_loss(lesson: str, student: Explanations, teacher: Explanations, answe
         return losses.attention_transfer(student.attention, teacher.attention)
     if lesson == "class_attention":
         return losses.class_attention_transfer(student.evidence, teacher.evidence)
-    rows = torch.arange(len(answers), device=answers.device)
-    return losses.explanation_similarity_loss(student.evidence[rows, answers], teacher.evidence[rows, answers])
+    where = answers[:, None, None, None]
+    mine, theirs = (evidence.take_along_dim(where, dim=1)[:, 0] for evidence in (student.evidence, teacher.evidence))
+    return losses.explanation_similarity_loss(mine, theirs)
 
 
 LESSONS = ("attention", "class_attention", "explanation")
