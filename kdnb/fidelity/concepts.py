@@ -36,7 +36,8 @@ def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.D
         for some in of_layer.split(FILTERS, dim=1):
             fine = torch.stack([upsampled(one, images.shape[-2:]) for one in some.unbind(1)])
             places = fine.flatten(1)
-            threshold = places.kthvalue(max(1, round((1 - TOP) * places.shape[1])), dim=1).values
+            highest = places.topk(max(1, round(TOP * places.shape[1])) + 1, dim=1).values
+            threshold = highest.amin(dim=1)  # the first that is no longer among them
             responds = fine > threshold[:, None, None, None]
             overlaps.append((responds & truth).sum(dim=(1, 2, 3)) / (responds | truth).sum(dim=(1, 2, 3)).clamp_min(1))
         values = torch.cat(overlaps).cpu().numpy()
