@@ -22,8 +22,8 @@ torch.backends.cudnn.allow_tf32 = False
 
 
 def best_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first GPU where there is one, with its number: ``cuda`` is not equal to the ``cuda:0`` that a tensor there says."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -95,9 +95,10 @@ def resident(images: np.ndarray, device: torch.device) -> Tensor:
 def picked(held: Tensor, where: Tensor, device: torch.device) -> Tensor:
     """``held[where]`` on ``device`` as ``(n, 3, H, W)`` uint8, channels last in memory.
 
-    From the host it goes through pinned memory, so that the device computes on while it travels.
+    From the host it goes through pinned memory, so that the device computes on while it travels. ``where`` lies on the side of ``held``:
+    moving it here would have the host wait for the device.
     """
-    chosen = held[where.to(held.device)]
+    chosen = held[where]
     chosen = chosen if chosen.device == device else chosen.pin_memory().to(device, non_blocking=True)
     return chosen.permute(0, 3, 1, 2)
 

@@ -17,7 +17,7 @@ from scipy.stats import t as t_distribution
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
-from torch import nn
+from torch import Tensor, nn
 
 from kdnb.device import device_of, put, to_float
 from kdnb.networks import logits_of
@@ -30,14 +30,18 @@ NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so ma
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Logits of uint8 images, ``(N, H, W, 3) -> (N, C)`` float32; the model's mode is put back afterwards."""
+def predict(model: nn.Module, images: np.ndarray | Tensor, batch_size: int = 64) -> np.ndarray:
+    """Logits of uint8 images, ``(N, H, W, 3) -> (N, C)`` float32; the model's mode is put back afterwards.
+
+    Images that are asked about every epoch may be a tensor on the device already (:func:`kdnb.device.resident`).
+    """
     training = model.training
     model.eval()
     device = device_of(model)
     try:
-        parts = (to_float(put(images[i : i + batch_size], device).permute(0, 3, 1, 2)) for i in range(0, len(images), batch_size))
-        batches = [logits_of(model, part).float() for part in parts]
+        cuts = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+        here = (cut.to(device) if isinstance(cut, Tensor) else put(cut, device) for cut in cuts)
+        batches = [logits_of(model, to_float(part.permute(0, 3, 1, 2))).float() for part in here]
     finally:
         model.train(training)
     return torch.cat(batches).cpu().numpy()

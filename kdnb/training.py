@@ -7,7 +7,7 @@ draws from torch's global generator).
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +136,12 @@ def fit(
     state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
     if checkpoint is not None:
         state.resume(checkpoint, key)
-    held = hold(train, device)
+    held, held_back = hold(train, device), resident(validation.images, device)
     saved = time.monotonic()
     for epoch in progress(range(len(state.history), recipe.epochs), what, recipe.epochs):
         started = time.perf_counter()
         train_loss = _epoch(state, held, bank, recipe, loss, seed, epoch)
-        accuracy = accuracy_of(model, averaged, validation)
+        accuracy = accuracy_of(model, averaged, validation, held_back)
         if not state.history or accuracy > max(row["val_accuracy"] for row in state.history):
             state.best = {name: value.clone() for name, value in averaged.items()}
         seconds = time.perf_counter() - started
@@ -173,19 +173,25 @@ def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [np.sort(part) for part in parts if len(part) > 1]
 
 
+def placed(parts: Sequence[np.ndarray], *devices: torch.device) -> list[tuple[Tensor, ...]]:
+    """An epoch's batches of positions, each on every one of ``devices``: sent at once, for the host waits at each sending."""
+    shapes, whole = [part.shape for part in parts], np.concatenate([part.ravel() for part in parts])
+    sides = [put(whole, device).split([math.prod(shape) for shape in shapes]) for device in devices]
+    return [tuple(one.view(shape) for one in batch) for *batch, shape in zip(*sides, shapes, strict=True)]
+
+
 def _epoch(state: "_State", held: Held, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int) -> float:
     """One pass over the training images; the mean loss. No step waits for the device: its losses are read when the epoch is over."""
     model, device = state.model.train(), device_of(state.model)
     count, view = len(held.labels), epoch % recipe.views
     moves = view_moves(count, view, held.images.shape[1]).to(device)
     said = None if bank is None else put(bank[view], device)
-    parts = [torch.from_numpy(part) for part in batches_of(epoch_order(count, seed, epoch), recipe.batch_size)]
+    parts = placed(batches_of(epoch_order(count, seed, epoch), recipe.batch_size), held.images.device, device)
     first, steps = epoch * len(parts), recipe.epochs * len(parts)
     current, losses = state.model.state_dict(), []
-    for step, part in enumerate(parts, start=first):
+    for step, (part, where) in enumerate(parts, start=first):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, recipe)
-        where = part.to(device)
         images = to_float(render(picked(held.images, part, device), moves[where]))
         with mixed_precision(device):
             logits = model(images)
@@ -210,12 +216,16 @@ def check_finite(losses: np.ndarray, epoch: int, rates: list[float]) -> None:
             )
 
 
-def accuracy_of(model: nn.Module, weights: dict[str, Tensor], examples: Examples) -> float:
-    """Accuracy of ``model`` with ``weights`` in place of its own, which are put back."""
+def accuracy_of(model: nn.Module, weights: dict[str, Tensor], examples: Examples, held: Tensor | None = None) -> float:
+    """Accuracy of ``model`` with ``weights`` in place of its own, which are put back.
+
+    Args:
+        held: the examples' images where they lie on the device already.
+    """
     own = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(weights)
     try:
-        return float((predict(model, examples.images).argmax(1) == examples.labels).mean())
+        return float((predict(model, examples.images if held is None else held).argmax(1) == examples.labels).mean())
     finally:
         model.load_state_dict(own)
 

@@ -52,6 +52,6 @@ def teacher_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size:
     for view in progress(range(views), "Teacher's logits", views):
         moves = view_moves(len(images), view, images.shape[1]).to(device)
         for start in range(0, len(images), batch_size):
-            part = torch.arange(start, min(start + batch_size, len(images)))
+            part = torch.arange(start, min(start + batch_size, len(images)), device=held.device)
             logits.append(teacher(to_float(render(picked(held, part, device), moves[start : start + len(part)]))))
     return torch.cat(logits).reshape(views, len(images), -1).cpu().numpy()

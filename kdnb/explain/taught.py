@@ -122,7 +122,7 @@ def explanation_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_s
     for view in progress(range(views), "Teacher's explanations", views):
         moves = view_moves(len(images), view, images.shape[1]).to(device_of(teacher))
         for start in range(0, len(images), batch_size):
-            part = torch.arange(start, min(start + batch_size, len(images)))
+            part = torch.arange(start, min(start + batch_size, len(images)), device=held.device)
             seen = teacher_explanations(teacher, to_float(render(picked(held, part, device_of(teacher)), moves[start : start + len(part)])))
             layout = Layout(tuple(tuple(a.shape[1:]) for a in seen.attention), tuple(seen.evidence.shape[1:]))
             maps = [nn.functional.normalize(a.flatten(1), dim=1) for a in (*seen.attention, seen.evidence)]
