@@ -57,6 +57,7 @@ def measure(call: Callable[[], object], repeats: int) -> "Measurement":
 
     start = time.perf_counter()
     call()
+    settle()
     warm_up = time.perf_counter() - start
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
     if warm_up < SLOW:

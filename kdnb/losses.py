@@ -31,6 +31,11 @@ def _check(alpha: float, temperature: float) -> None:
         raise ParameterError(f"temperature is {temperature!r}, but it must be a number above 0.")
 
 
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """``KL(teacher || student)`` of log-probabilities ``(N, C)``; ``F.kl_div`` to the bit, which ``torch.func.vmap`` cannot batch."""
+    return (teacher.exp() * (teacher - student)).sum() / len(student)
+
+
 def softened(logits: Tensor, temperature: float) -> Tensor:
     """``softmax(z / T)``: the class probabilities at temperature T, ``(N, C)``."""
     return (logits / temperature).softmax(dim=1)
@@ -61,8 +66,7 @@ def distillation_loss(
     hard = F.cross_entropy(student_logits, targets, ignore_index=UNLABELLED, reduction="sum") / len(targets)
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    # "batchmean" is the KL divergence; "mean" would divide by the number of classes as well.
-    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    soft = _divergence(student, teacher)
     if scale_by_t2:
         soft = soft * temperature**2
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
@@ -126,13 +130,13 @@ def _target_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Ten
         rest = logs.masked_fill(one_hot, -torch.inf).logsumexp(dim=1)
         return torch.stack([logs.gather(1, target)[:, 0], rest], dim=1)
 
-    return F.kl_div(target_and_rest(student), target_and_rest(teacher), reduction="batchmean", log_target=True)
+    return _divergence(target_and_rest(student), target_and_rest(teacher))
 
 
 def _rest_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
     rest = one_hot.long().argsort(dim=1, stable=True)[:, :-1]  # all classes but the target's, in their order
     logs = [F.log_softmax(logits.gather(1, rest), dim=1) for logits in (student, teacher)]
-    return F.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)
+    return _divergence(*logs)
 
 
 def standardised_loss(

@@ -6,6 +6,7 @@ it would have become alone, but for the rounding of sums. On a CPU students side
 """
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -36,6 +37,7 @@ def fit(
     """:func:`kdnb.training.fit` for several students of the same shape, each with its own loss and seed.
 
     Args:
+        losses: students in a row that have the same one (the same object) have it computed at once.
         bank: the teacher's logits ``(views, N, C)``; students that do not listen to the teacher have losses that leave it aside.
 
     Raises:
@@ -51,16 +53,21 @@ def fit(
     body = copy.deepcopy(students[0]).to("meta").train()
     body.standardise, standardise = nn.Identity(), body.standardise  # image by image in any case, and vmap knows no channels-last order
 
+    judged = copy.deepcopy(body).eval()
+
     def forward(weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
         return functional_call(body, (weights, buffers), (images,))
 
-    together = vmap(forward, randomness="error")
+    def judge(state: dict[str, Tensor], images: Tensor) -> Tensor:
+        return functional_call(judged, state, (images,))
+
+    together, judge_all = vmap(forward, randomness="error"), vmap(judge, in_dims=(0, None))
     optimiser = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
     best = [{} for _ in students]
     held, held_back = training.hold(train, device), resident(validation.images, device)
-    histories, step = [[] for _ in students], 0
+    histories, step, runs = [[] for _ in students], 0, [(loss, len(list(those))) for loss, those in itertools.groupby(losses)]
     for epoch in progress(range(recipe.epochs), f"{len(students)} students at once", recipe.epochs):
         started, view = time.perf_counter(), epoch % recipe.views
         moves, said = view_moves(len(train), view, held.images.shape[1]).to(device), put(bank[view], device) if bank.size else None
@@ -73,9 +80,7 @@ def fit(
             images = standardise(to_float(render(picked(held.images, part.flatten(), device), moves[where.flatten()])))
             with mixed_precision(device):
                 logits = together(weights, buffers, images.unflatten(0, where.shape))
-            heard = [None] * len(students) if said is None else said[where]
-            arguments = zip(losses, logits, heard, held.labels[where], strict=True)
-            values = torch.stack([loss(z.float(), t, y) for loss, z, t, y in arguments])
+            values = _losses(runs, logits.float(), None if said is None else said[where], held.labels[where])
             optimiser.zero_grad(set_to_none=True)
             values.sum().backward()  # no loss hears of another student
             optimiser.step()
@@ -83,10 +88,14 @@ def fit(
             found.append(values.detach())
             step += 1
         told = torch.stack(found).cpu().numpy().astype(float)
-        for number, student in enumerate(students):
+        with torch.no_grad():  # one by one, their evaluations would take longer than their training
+            shown = (to_float(part.to(device).permute(0, 3, 1, 2)) for part in held_back.split(recipe.batch_size))
+            said_by_all = torch.cat([judge_all(averaged, standardise(part)) for part in shown], dim=1).cpu().numpy()  # (students, n, C)
+        accuracies = (said_by_all.argmax(axis=2) == validation.labels).mean(axis=1)
+        for number in range(len(students)):
             training.check_finite(told[:, number], epoch, rates)
             own = {name: value[number] for name, value in (averaged | counters).items()}
-            accuracy = training.accuracy_of(student, own, validation, held_back)
+            accuracy = float(accuracies[number])
             if all(accuracy > row["val_accuracy"] for row in histories[number]):
                 best[number] = {name: value.clone() for name, value in own.items()}
             seconds = (time.perf_counter() - started) / len(students)
@@ -99,3 +108,16 @@ def fit(
         fitted.append(training.Fitted(last, best[number], pd.DataFrame(histories[number])))
         student.eval()
     return fitted
+
+
+def _losses(runs: Sequence[tuple[Callable, int]], logits: Tensor, heard: Tensor | None, labels: Tensor) -> Tensor:
+    """Each student's loss, ``(S,)``, of logits ``(S, n, C)``, what each hears of the teacher, if anything, and labels ``(S, n)``.
+
+    One by one the losses of two dozen students would be several times as many launches as all else in a step.
+
+    Args:
+        runs: a loss, and how many students in a row minimise it.
+    """
+    counts = [count for _, count in runs]
+    parts = zip(runs, logits.split(counts), [None] * len(runs) if heard is None else heard.split(counts), labels.split(counts), strict=True)
+    return torch.cat([vmap(loss, in_dims=(0, None if t is None else 0, 0))(z, t, y) for (loss, _), z, t, y in parts])

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import joblib
@@ -216,10 +217,10 @@ def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
     A student of one's own may hold what a stack cannot (dropout, say), and one that is taught to explain is hooked: they train alone.
     """
     small = material.train.images.shape[1] <= STACKED_SIDE
-    if best_device().type != "cuda" or not small or material.student != networks.OWN_STUDENT or material.explained:
+    if best_device().type == "cpu" or not small or material.student != networks.OWN_STUDENT or material.explained:
         return []
     shapes: dict[tuple, list[Cell]] = {}
-    for one in cells:
+    for one in sorted(cells, key=lambda one: (one.arm, one.alpha, one.temperature)):  # a loss at a time
         shapes.setdefault((one.shape, one.widths, one.pool), []).append(one)
     return [group[k : k + stack.MOST] for group in shapes.values() for k in range(0, len(group), stack.MOST)]
 
@@ -228,12 +229,13 @@ def train_stack(cells: Sequence[Cell], material: Material) -> Iterator[tuple[Tra
     """:func:`train_cell` for cells of one shape at once; a stack that is interrupted starts anew, its time being that of a few students."""
     started = time.perf_counter()
 
-    def loss_of(one: Cell):
-        options = {"alpha": one.alpha, "temperature": one.temperature}
-        return lambda z, t, y: losses.arm_loss(one.arm, z, None if one.arm in losses.WITHOUT_TEACHER else t, y, **options)
+    @cache  # students that differ in their seed alone have one loss
+    def loss_of(arm: str, alpha: float, temperature: float):
+        options = {"alpha": alpha, "temperature": temperature}
+        return lambda z, t, y: losses.arm_loss(arm, z, None if arm in losses.WITHOUT_TEACHER else t, y, **options)
 
     students, seeds = [student(one, material) for one in cells], [one.seed for one in cells]
-    parts = (material.train, material.validation, material.recipe, [loss_of(one) for one in cells])
+    parts = (material.train, material.validation, material.recipe, [loss_of(one.arm, one.alpha, one.temperature) for one in cells])
     fitted = stack.fit(students, *parts, seeds=seeds, bank=material.bank)
     seconds = (time.perf_counter() - started) / len(cells)
     for one, model, found in zip(cells, students, fitted, strict=True):

@@ -174,7 +174,7 @@ def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def placed(parts: Sequence[np.ndarray], *devices: torch.device) -> list[tuple[Tensor, ...]]:
-    """An epoch's batches of positions, each on every one of ``devices``: sent at once, because each sending waits for the device."""
+    """An epoch's batches of positions, each on every one of ``devices``: sent at once, for the host waits at each sending."""
     shapes, whole = [part.shape for part in parts], np.concatenate([part.ravel() for part in parts])
     sides = [put(whole, device).split([math.prod(shape) for shape in shapes]) for device in devices]
     return [tuple(one.view(shape) for one in batch) for *batch, shape in zip(*sides, shapes, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdnb import fidelity, sweep
 from kdnb.cost import macs, parameters
 from kdnb.datasets import ImageSet
+from kdnb.device import settle
 from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.explain import Method, as_found, class_evidence, explain_all, layer_evidence, receptive_fields
 from kdnb.sweep import Cell, Material, Trained
@@ -167,8 +168,7 @@ def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
     def seconds(call) -> float:
         started = time.perf_counter()
         call()
-        if images.device.type == "cuda":
-            torch.cuda.synchronize()
+        settle()
         return time.perf_counter() - started
 
     for call in (forward, lambda: class_evidence(model, images)):

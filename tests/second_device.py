@@ -1,9 +1,12 @@
 """A second device without hardware: tensors that say they are on a GPU compute on the CPU and refuse to meet tensors of the host.
 
 Inside :func:`second_device` the study's own :func:`kdnb.device.best_device` is that device. An operation that mixes both sides, as a
-GPU would refuse to, raises :class:`Mixed`; reads of single values (``.item()``, ``if tensor:``) and copies to the host are counted.
+GPU would refuse to, raises :class:`Mixed`; whatever has the host wait for a GPU is counted: reads of single values (``.item()``, ``if
+tensor:``), results whose size only the values tell (masks as index), copies to the host, and copies to the device that do not travel
+by themselves. ``launches`` counts the operations themselves, of which a GPU has as many to start.
 """
 
+import sys
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -71,7 +74,12 @@ class Watch(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.values_read = self.copies_to_host = self.copies_to_device = 0
+        self.values_read = self.copies_to_host = self.copies_to_device = self.sizes_read = self.launches = 0
+
+    @property
+    def waits(self) -> int:
+        """How often the host waited for the device."""
+        return self.values_read + self.copies_to_host + self.copies_to_device + self.sizes_read
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {}, self)
@@ -79,27 +87,53 @@ class Watch(TorchDispatchMode):
 
 aten = torch.ops.aten
 MAY_MIX = {aten._to_copy.default, aten.copy_.default}
+# vmap's core makes weights of one for it where it takes the images to be; where a network's own weights are, its convolutions tell.
+BY_CORE = {aten.new_empty_strided.default, aten.clone.default}  # autograd asks so for the gradient's own device, as core has it
+WEIGHTS_OF_CORE = {aten.native_batch_norm.default, aten.native_batch_norm_backward.default}
+# What these return is as large as the values say, which a GPU has to tell the host.
+SIZED_BY_VALUES = {
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten._unique2.default,
+    aten.unique_consecutive.default,
+    aten.repeat_interleave.Tensor,
+    aten.bincount.default,
+}
+MASKED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+
+def _made_by_core(func) -> bool:
+    """Whether torch itself made a tensor that goes in, on what it takes for the others' device: here, and not on a GPU, another one."""
+    of_autograd = torch._C._current_graph_task_id() != -1
+    return func in WEIGHTS_OF_CORE or (of_autograd and func is aten.index_put.default)
+
+
+def _sized_by_values(func, args) -> bool:
+    """Whether the host has to wait for the size of the result."""
+    return func in SIZED_BY_VALUES or (func in MASKED and any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1]))
 
 
 def compute(func, args, kwargs, watch):
     """``func`` on the values, its result on the side where its tensors are."""
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     inside = [isinstance(value, OnDevice) for value in tensors]
-    asked = kwargs.get("device")
+    asked = None if func in BY_CORE else kwargs.get("device")
     asked = None if asked is None else torch.device(asked)
     if func in MAY_MIX:
         inside = inside[:1]
     # A GPU takes a single number of the host beside its own tensors; and so does indexing, which would wait for an index of the host.
-    elif any(inside) and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True)):
+    elif not _made_by_core(func) and any(inside) and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True)):
         sides = [("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)]
         raise Mixed(f"{func} got tensors of both devices: {sides}")
     there = any(inside) if asked is None else asked.type == DEVICE.type
     if watch is not None and any(inside):
         watch.values_read += func is aten._local_scalar_dense.default
         watch.copies_to_host += func is aten._to_copy.default and not there
-    if watch is not None and not any(inside):
-        watch.copies_to_device += func is aten._to_copy.default and there
-    if asked is not None:
+        watch.sizes_read += _sized_by_values(func, args)
+        watch.launches += not func.is_view
+    if watch is not None and not any(inside) and there and func is aten._to_copy.default:
+        watch.copies_to_device += not kwargs.get("non_blocking", False)
+    if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     kwargs.pop("pin_memory", None)
     plain_args, plain_kwargs = tree_map_only(OnDevice, lambda value: value.elem, (args, kwargs))
@@ -113,15 +147,16 @@ def compute(func, args, kwargs, watch):
 @contextmanager
 def second_device():
     """Everything that asks where to compute is told :data:`DEVICE`; yields the :class:`Watch`."""
-    import kdnb.device
-    from kdnb import sweep, training
+    import kdnb.bench.gpu  # noqa: F401 - and with it whoever asks
 
     swap = mock.patch.object
     with ExitStack() as stack:
-        for module in (kdnb.device, training, sweep):
+        for module in [module for name, module in sys.modules.items() if name.startswith("kdnb") and hasattr(module, "best_device")]:
             stack.enter_context(swap(module, "best_device", lambda: DEVICE))
         stack.enter_context(swap(torch.Tensor, "to", _to))
         stack.enter_context(swap(torch, "tensor", _tensor))
+        stack.enter_context(swap(torch, "as_tensor", _as_tensor))
+        stack.enter_context(swap(torch.Tensor, "pin_memory", lambda self: self))
         stack.enter_context(swap(torch.nn.functional, "one_hot", _one_hot))
         stack.enter_context(mock.patch.dict("os.environ", KDNB_PRECISION="float32"))
         before = torch.__future__.get_swap_module_params_on_conversion()
@@ -133,10 +168,11 @@ def second_device():
 
 def _one_hot(targets: Tensor, classes: int) -> Tensor:
     """torch's core makes the row of classes on what it takes for the targets' device."""
-    return (torch.arange(classes, device=targets.device) == targets[..., None]).long()
+    numbers = torch.ones_like(targets)[..., None].expand(*targets.shape, classes).cumsum(-1) - 1
+    return (numbers == targets[..., None]).long()
 
 
-_core_to, _core_tensor = torch.Tensor.to, torch.tensor
+_core_to, _core_tensor, _core_as_tensor = torch.Tensor.to, torch.tensor, torch.as_tensor
 
 
 def _tensor(data, *, device=None, **options) -> Tensor:
@@ -145,8 +181,15 @@ def _tensor(data, *, device=None, **options) -> Tensor:
     return made if device is None else made.to(device)
 
 
+def _as_tensor(data, *, device=None, **options) -> Tensor:
+    made = data if isinstance(data, Tensor) else _core_as_tensor(data, **options)
+    return made if device is None else made.to(device)
+
+
 def _to(self: Tensor, *args, **kwargs) -> Tensor:
     """``host.to(other)``: torch's core would read the device of ``other`` where it does not say the truth."""
     if args and isinstance(args[0], OnDevice):
         return _core_to(self, device=DEVICE, dtype=args[0].dtype)
+    if args and isinstance(args[0], Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+        return _core_to(self, dtype=args[0].dtype)  # inside vmap, where both are on one side
     return _core_to(self, *args, **kwargs)

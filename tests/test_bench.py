@@ -11,6 +11,7 @@ import pytest
 from kdnb import bench
 from kdnb.bench import Row, default_run, main, measure, median_interval, ratios, rows
 from kdnb.bench.memory import peak_of
+from kdnb.errors import KdnbError
 
 CONTRACT = {
     "maps_over_forward": "<= 1.05",
@@ -100,13 +101,27 @@ def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):
     assert ended.returncode == 2 and ended.stderr.startswith("kdnb: gpu-check needs a GPU") and ended.stderr.count("\n") == 1
 
 
-def test_the_gpu_rows_run_here_too():
-    """Their times mean nothing on a CPU, but a quarter of an hour on a GPU shall not end in a typing error."""
+def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys):
+    """Its times mean nothing here, but a quarter of an hour on a GPU shall not end in a typing error."""
+    import torch
+    from second_device import second_device
+
     from kdnb import models
     from kdnb.bench import gpu
-    from kdnb.datasets import to_tensor
 
-    few = gpu._examples(64, 32)
-    student = models.initialised(models.StudentCNN, 4, seed=0)
-    assert gpu.step_ms(student, few, 1) > 0 and gpu.stack_over_one(few, 2, 1) > 0
-    assert gpu.shap_ms(student, to_tensor(few.images[:16])).min() > 0
+    for name, value in {"SIDE": 32, "SMALL": 32, "IMAGES": 64, "STUDENTS": 2}.items():
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu.models, "densenet121_teacher", models.StudentCNN)  # a whole one takes minutes here
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="580.1\n"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a second device")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    out = tmp_path / "gpu_check.csv"
+    with second_device():
+        gpu.measure_all(out)
+    table = pd.read_csv(out)
+    assert list(table.columns) == ["name", "value", "lo", "hi", "goal", "met", "what", "device", "driver", "torch"]
+    assert len(table) == 10 and len(capsys.readouterr().out.splitlines()) == 10
+    assert table["value"].gt(0).all() and table["driver"].astype(str).eq("580.1").all() and table["met"].dtype == bool
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2, stdout=""))
+    with pytest.raises(KdnbError, match=r"the smoke run failed \(2\)"):
+        gpu.smoke_minutes()

@@ -6,11 +6,11 @@ import torch
 from second_device import DEVICE, Mixed, second_device
 from torch.nn import functional as F
 
-from kdnb import device, explain, fidelity, losses, models, runs, sweep, teaching, training, transparency, views
+from kdnb import cost, device, explain, few_labels, fidelity, losses, models, runs, stack, sweep, teaching, training, transparency, views
 from kdnb.datasets import ImageSet, phantom, to_tensor
 from kdnb.errors import ParameterError
 from kdnb.evaluation import predict
-from kdnb.explain import taught
+from kdnb.explain import taught as taught_maps
 from kdnb.explain.own_image import explain_arrays
 from kdnb.fidelity import tables
 
@@ -56,6 +56,32 @@ def test_the_second_device_refuses_what_a_gpu_refuses():
         assert (watch.values_read, watch.copies_to_host, watch.copies_to_device) == (0, 0, 1)
         assert there.sum().item() == 3 and there.cpu().numpy().tolist() == [1, 1, 1]
         assert (watch.values_read, watch.copies_to_host) == (1, 1)
+        with pytest.raises(Mixed, match="both devices"):
+            there[torch.tensor([0, 2])]
+
+
+def test_whatever_has_the_host_wait_for_a_gpu_is_counted():
+    waits = {
+        "a value": lambda there, host: there.sum().item(),
+        "a decision": lambda there, host: bool(there.sum() > 1),
+        "a copy to the host": lambda there, host: there.cpu(),
+        "a copy to the device": lambda there, host: host.to(DEVICE),
+        "a list put there": lambda there, host: torch.tensor([1.0, 2.0], device=DEVICE),
+        "a list as a tensor there": lambda there, host: torch.as_tensor([1.0, 2.0], device=DEVICE),
+        "a mask as index": lambda there, host: there[there > 0],
+        "where a mask holds": lambda there, host: (there > 0).nonzero(),
+    }
+    for what, call in waits.items():
+        with second_device() as watch:
+            there = torch.ones(3, device=DEVICE)
+            assert watch.waits == 0
+            call(there, torch.ones(3))
+            assert watch.waits == 1, what
+    with second_device() as watch:
+        there = torch.ones(3, device=DEVICE)
+        torch.where(there > 0, there, 0)[torch.zeros(2, dtype=torch.long, device=DEVICE)]
+        torch.ones(3).pin_memory().to(DEVICE, non_blocking=True)
+        assert watch.waits == 0 and watch.launches > 0
 
 
 # -- the study on it ------------------------------------------------------------------------------------------------------
@@ -75,13 +101,71 @@ def test_training_and_bank_stay_on_the_device_and_find_the_same_numbers(monkeypa
     assert there.history["train_loss"].tolist() == here.history["train_loss"].tolist()
 
 
-def test_an_epoch_reads_its_losses_once_however_many_steps_it_has():
-    read = []
+def test_no_step_waits_for_the_device_however_many_there_are():
+    waits = []
     for count in (96, 192):
         with second_device() as watch:
             trained(data(count))
-        read.append((watch.values_read, watch.copies_to_host, watch.copies_to_device))
-    assert read[0] == read[1] and read[0][0] == 0, "a step waits for the device"
+        waits.append((watch.waits, watch.values_read, watch.sizes_read))
+    assert waits[0] == waits[1] and waits[0][1:] == (0, 0), "a step waits for the device"
+
+
+def test_images_that_stay_on_the_host_teach_the_same_and_travel_by_themselves(monkeypatch):
+    waits = []
+    monkeypatch.setenv("KDNB_PRECISION", "float32")
+    _, bank, here = trained(data(192))
+    for module in (training, views):
+        monkeypatch.setattr(module, "resident", lambda images, device: torch.from_numpy(np.ascontiguousarray(images)))
+    for count in (96, 192):
+        with second_device() as watch:
+            _, other_bank, there = trained(data(count))
+        waits.append(watch.waits)
+    np.testing.assert_array_equal(other_bank, bank)
+    assert there.history["train_loss"].tolist() == here.history["train_loss"].tolist()
+    assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("arm", losses.ARMS)
+def test_no_loss_waits_for_the_device(arm):
+    draw = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(2, 8, 4, generator=draw)
+    targets = torch.arange(8) % 4
+    with second_device() as watch:
+        parts = [part.to(DEVICE) for part in (logits, teacher, targets)]
+        watch.copies_to_device = 0
+        found = losses.arm_loss(arm, parts[0].requires_grad_(), *parts[1:], alpha=0.4, temperature=4.0)
+        found.backward()
+        assert watch.waits == 0
+        assert found.item() == losses.arm_loss(arm, logits, teacher, targets, alpha=0.4, temperature=4.0).item()
+
+
+def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fitted], int]:
+    """Students at once on the second device, and how many operations that took."""
+    train, validation = of(whole, "train"), of(whole, "val")
+    few = training.Examples(train.images[: 8 * steps], train.labels[: 8 * steps])
+    bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
+    with training.threads(1), second_device() as watch:
+        students = [models.initialised(models.StudentCNN, 4, (4, 8), seed=seed) for seed in range(count)]
+        found = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
+        assert all(device.device_of(student) == DEVICE for student in students) and watch.values_read == watch.sizes_read == 0
+    return found, watch.launches
+
+
+def test_many_students_at_once_launch_hardly_more_a_step_than_one(monkeypatch):
+    monkeypatch.setenv("KDNB_PRECISION", "float32")
+    whole = data()
+    launches = {count: [stack_of(count, whole, steps)[1] for steps in (2, 6)] for count in (3, 12)}
+    a_step = {count: (long - short) / 4 for count, (short, long) in launches.items()}
+    assert a_step[12] == a_step[3], "a step of twelve is that of three"
+    whole_of_one = []
+    for steps in (2, 6):
+        train = of(whole, "train")
+        few = training.Examples(train.images[: 8 * steps], train.labels[: 8 * steps])
+        with second_device() as watch:
+            bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
+            training.fit(models.initialised(models.StudentCNN, 4, (4, 8), seed=0), few, of(whole, "val"), recipe, kd, seed=0, bank=bank)
+        whole_of_one.append(watch.launches)
+    assert a_step[12] <= 2 * (whole_of_one[1] - whole_of_one[0]) / 4
 
 
 def test_a_loaded_model_lives_on_the_device(tmp_path):
@@ -121,42 +205,58 @@ def test_fidelity_works_on_the_device():
     assert all(len(table) and table["value"].notna().any() for table in rows)
 
 
-def test_sanity_checks_and_filters_work_on_the_device():
+def test_sanity_checks_and_times_work_on_the_device():
     whole = data(48)
     with second_device():
         model = device.place(small()).eval()
         sample = fidelity.draw_sample(model, whole, 2)
-        chosen = {"feature_maps_mean": explain.METHODS["feature_maps_mean"]}
-        shaken = fidelity.cascade(model, sample.images, sample.targets, chosen, ["classifier", "features.4"], (7,))
-        filters = fidelity.concept_filters(model, sample.images, sample.masks)
-        evidence = explain.class_evidence(model, sample.images)
-        assert evidence.maps.device == DEVICE
-        found = transparency.apart(model, sample.images[0], whole.classes)
-    assert len(shaken) == 2 * len(sample) and len(filters) == 4 + 4 * 8
-    assert np.allclose(found["sum"], found["logit"], atol=1e-4)
+        chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "sobel")}
+        maps = explain.explain_all(chosen, model, sample.images, sample.targets)
+        fallen = fidelity.cascade(model, sample.images, sample.targets, chosen, ("classifier", "features.4"), [1, 2])
+        blind = fidelity.class_sensitivity(model, sample.images, chosen["feature_maps_mean"])
+        beside = fidelity.side_by_side(model, sample, {name: maps[name] for name in ("feature_maps_mean", "grad_cam")})
+        seen = fidelity.reader_features(list(maps.values()), 4)
+        drawn = [explain.explain_all(one, model, sample.images, sample.targets) for one in explain.drawn_controls(0)[:2]]
+        scored = fidelity.over_draws([fidelity.fidelity_rows(model, "student", sample, one, families=True) for one in drawn])
+        met = cost.met_table({"student": model}, chosen, sample.images, batch_sizes=(1, 2), repeats=1, seconds=0.01)
+        passes = cost.passes_within({"student": model}, {"student": 1.0}, 32, repeats=1)
+        layers = explain.receptive_fields(model, image_size=32)
+    assert fallen["spearman"].notna().any() and blind.min() > 0.999 and len(beside) == len(seen) == len(sample)
+    assert scored["value"].notna().any() and met["ms_per_image_median"].gt(0).all() and len(passes) == 1 and len(layers) == 5
 
 
-def test_explanations_are_taught_on_the_device_and_no_step_waits(tmp_path):
-    whole = data(96)
-    teacher = models.initialised(models.densenet121_teacher, 4, seed=0)
-    with second_device() as watch, training.threads(1):
-        teacher = device.place(teacher).eval()
-        train = of(whole, "train")
-        logits = views.teacher_bank(teacher, train.images, 1)
-        rows, layout = taught.explanation_bank(teacher, train.images, 1)
-        bank = np.concatenate([logits, rows.astype(np.float32)], axis=2)
-        recipe = training.Recipe(1, batch_size=12, views=1)
-        material = sweep.Material(
-            train, of(whole, "val"), of(whole, "test"), bank, recipe, 4, "key", widths=(4, 4, 8, 8, 8), explained=layout
-        )
-        before = watch.values_read
-        lessons = [sweep.cell("kd_t2", 0, 0.4, 10, lesson=lesson, weight=1.0) for lesson in taught.LESSONS]
-        results = [sweep.train_cell(one, material)[0] for one in lessons]
-        assert watch.values_read == before, "a step waits for the device"
-        students = {("way", 0): device.place(small()).eval()}
-        judged = teaching.explanation_rows(students, teacher, layout, whole, 2)
-    assert all(np.isfinite(trained.test_logits).all() for trained in results)
-    assert {"teacher_likeness", "pointing_game", "insertion_blur"} <= set(judged["metric"])
+def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
+    whole, shapes = data(192), ("plain", "transparent", "layered")
+    run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_epochs=1)
+    groups = whole.groups[whole.index("test")]
+    with second_device():
+        teacher = device.place(models.initialised(models.StudentCNN, 4, (4, 8, 8, 8), seed=9)).eval()
+        material = sweep.material(run, whole, teacher)
+        ways = few_labels.plan(0.4, 4.0, successor=few_labels.Way("dkd", 0.4, 4.0), thorough=True, knows_truth=False)
+        taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0])
+        cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
+        results = sweep.run_cells(run, cells, material)
+        students = {(one.shape, one.seed): sweep.trained_student(run, one, material) for one in cells}
+        assert {device.device_of(student) for student in students.values()} == {DEVICE}
+        prices = transparency.prices(results, material, 32)
+        rows = transparency.explanation_rows(students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, whole, 2)
+        images = to_tensor(whole.images[:4]).to(DEVICE)
+        apart = transparency.apart(students["transparent", 0], images[0], whole.classes)
+        shares = transparency.layer_shares(students["layered", 0], images, ["a"] * 4)
+        price = transparency.passes(students["plain", 0], images, repeats=3)
+        explained = sweep.with_explanations(run, material, teacher)
+        lessons = [sweep.cell("kd_t2", 0, 0.4, 4.0, lesson=lesson, weight=1.0) for lesson in taught_maps.LESSONS]
+        learned = sweep.run_cells(run, lessons, explained)
+        model = sweep.trained_student(run, lessons[0], explained)
+        alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
+        found = teaching.detectors({("a", 0): model}, images, whole.masks[:4])
+    assert len(taught.scores) == len(ways) and len(prices) == 3 and len(apart) == 4 and len(shares) == 4 and len(price) == len(found) == 1
+    assert rows["value"].notna().any() and len(learned) == 3 and np.isfinite(list(alike.values())).all()
+
+
+def answered(teacher: torch.nn.Module, images: torch.Tensor) -> tuple[taught_maps.Explanations, torch.Tensor]:
+    with torch.no_grad():
+        return taught_maps.teacher_explanations(teacher, images), teacher(images).argmax(dim=1)
 
 
 def test_an_image_of_ones_own_is_explained_on_the_device():
@@ -168,6 +268,11 @@ def test_an_image_of_ones_own_is_explained_on_the_device():
 
 
 # -- the arithmetic ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_gpu_has_a_number_as_its_tensors_say(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.best_device() == torch.device("cuda:0")
 
 
 def test_float32_can_be_asked_for_and_anything_else_is_refused(monkeypatch):

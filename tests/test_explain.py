@@ -376,7 +376,10 @@ def test_captums_gradient_shap_agrees_with_shap():
     images, background = (torch.rand(count, 3, 16, 16, generator=draw) for count in (2, 4))
     model, targets = initialised(StudentCNN, 4, (4, 8), seed=0).eval(), torch.tensor([0, 2])
     theirs = shap(model, images, targets, background=background, samples=400)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     ours = gradient_shap(model, images, targets, background=background, samples=400)
+    assert torch.equal(ours, gradient_shap(model, images, targets, background=background, samples=400)), "the seed decides"
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     for one, other in zip(ours, theirs, strict=True):
         assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
 

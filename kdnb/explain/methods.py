@@ -202,10 +202,15 @@ def gradient_shap(
     """:func:`shap` by captum's ``GradientShap``, all images in one batch on the device: the same expectation, other draws."""
     from captum.attr import GradientShap
 
-    with as_found(model), drawing_from(seed):
-        explainer, whole = GradientShap(model), torch.zeros_like(images)
-        for _ in range(samples // 10):  # 10 points an image at once: 200 of 32 teacher images would not fit on a device
-            whole += explainer.attribute(images.detach(), baselines=background, target=targets, n_samples=10).detach()
+    state = np.random.get_state()  # noqa: NPY002 - captum, too, draws from the global generator
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        with as_found(model), drawing_from(seed):
+            explainer, whole = GradientShap(model), torch.zeros_like(images)
+            for _ in range(samples // 10):  # 10 points an image at once: 200 of 32 teacher images would not fit on a device
+                whole += explainer.attribute(images.detach(), baselines=background, target=targets, n_samples=10).detach()
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
     return (whole / (samples // 10)).abs().sum(dim=1).float()
 
 
