@@ -204,8 +204,8 @@ _BRIEF = (
     "{teaching_explains_t2}), and that it does where the teacher's maps are taught too {maps_taught}.",
     "**Data:** {persons}; the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
-_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "without an effect of a point", UNDECIDED: "undecided"}
-_ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NO_EFFECT: "no effect of a point", UNDECIDED: "undecided"}
+_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "without an effect beyond the margin", UNDECIDED: "undecided"}
+_ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
 # Claim -> the question that it answers, and the factor and the unit of what was measured.
 _QUESTIONS = {
     "student_against_teacher": ("Does the student keep up with its teacher?", 100, " points of accuracy"),
