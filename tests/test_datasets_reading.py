@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdnb.datasets import cache, load, reading
+from kdnb.datasets import cache, describe, load, reading
 from kdnb.errors import DataError, DataNotFoundError, KdnbError
 
 SIZE = 32
@@ -236,26 +236,28 @@ def test_patient_folders_are_groups(tmp_path):
 
 def test_a_patient_in_train_and_in_test_is_one_group(tmp_path):
     for part, shift in (("train", 0), ("test", 1000)):
-        for label, seed in (("cat", 0), ("dog", 100)):
-            for patient in range(6 if part == "train" else 8):
+        for label, seed in (("cat", 0), ("dog", 500)):
+            for patient in range(6 if part == "train" else 14):
                 folder = tmp_path / "set" / part / label / f"patient_{patient}"
                 folder.mkdir(parents=True)
                 for k in range(2):
                     picture(shift + seed + 10 * patient + k).save(folder / f"{k}.png")
     data = load(f"folder:{tmp_path / 'set'}", SIZE, split_protocol="leak_free")
-    assert len(set(data.groups)) == 16
-    assert len(data.index("test")) == 2 * 2 * 2, "only the two patients a class that training does not know are left"
+    assert len(set(data.groups)) == 28
+    assert len(data.index("test")) == 2 * 8 * 2, "only the eight patients a class that training does not know are left"
 
 
-def test_a_split_without_images_is_refused(tmp_path):
+def test_a_published_test_without_a_new_patient_is_split_anew_and_says_so(tmp_path):
     for part in ("train", "test"):
         for label, seed in (("cat", 0), ("dog", 100)):
             for patient in range(6):
                 folder = tmp_path / "set" / part / label / f"patient_{patient}"
                 folder.mkdir(parents=True)
                 picture(seed + patient + (1000 if part == "test" else 0)).save(folder / "0.png")
-    with pytest.raises(DataError, match="leaves no image for test with split leak_free: add images or use another split"):
-        load(f"folder:{tmp_path / 'set'}", SIZE, split_protocol="leak_free")
+    data = load(f"folder:{tmp_path / 'set'}", SIZE, split_protocol="leak_free")
+    sides = [set(data.groups[data.index(part)]) for part in ("train", "val", "test")]
+    assert all(sides) and not sides[0] & sides[2] and not sides[0] & sides[1] and not sides[1] & sides[2]
+    assert "split anew by persons and copies" in describe(data)
 
 
 def test_every_file_unreadable(tmp_path):
