@@ -121,7 +121,12 @@ def compute(func, args, kwargs, watch):
     asked = None if asked is None else torch.device(asked)
     if func in MAY_MIX:
         inside = inside[:1]
-    # A GPU takes a single number of the host beside its own tensors; and so does indexing, which would wait for an index of the host.
+    # A GPU takes a single number of the host beside its own tensors, and an index, which it waits for.
+    elif func is aten.index.Tensor and inside[0] and not all(inside):
+        sent = sum(not here and value.ndim > 0 for here, value in zip(inside, tensors, strict=True))
+        inside = inside[:1]
+        if watch is not None:
+            watch.copies_to_device += sent
     elif not _made_by_core(func) and any(inside) and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True)):
         sides = [("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)]
         raise Mixed(f"{func} got tensors of both devices: {sides}")

@@ -57,7 +57,7 @@ def test_the_second_device_refuses_what_a_gpu_refuses():
         assert there.sum().item() == 3 and there.cpu().numpy().tolist() == [1, 1, 1]
         assert (watch.values_read, watch.copies_to_host) == (1, 1)
         with pytest.raises(Mixed, match="both devices"):
-            there[torch.tensor([0, 2])]
+            torch.ones(3)[torch.tensor([0, 2]).to(DEVICE)]
 
 
 def test_whatever_has_the_host_wait_for_a_gpu_is_counted():
@@ -68,6 +68,7 @@ def test_whatever_has_the_host_wait_for_a_gpu_is_counted():
         "a copy to the device": lambda there, host: host.to(DEVICE),
         "a list put there": lambda there, host: torch.tensor([1.0, 2.0], device=DEVICE),
         "a list as a tensor there": lambda there, host: torch.as_tensor([1.0, 2.0], device=DEVICE),
+        "an index of the host": lambda there, host: there[torch.tensor([0, 2])],
         "a mask as index": lambda there, host: there[there > 0],
         "where a mask holds": lambda there, host: (there > 0).nonzero(),
     }
