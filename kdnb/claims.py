@@ -603,7 +603,9 @@ CLAIMS |= {
         _EXPLAINS,
         partial(_explains, way="paper's loss"),
     ),
-    "teaching_explains_t2": Claim("so it does by the loss with T^2", _EXPLAINS, partial(_explains, way="with T²")),
+    "teaching_explains_t2": Claim(
+        "teaching by the loss with T^2 makes explanations better, too", _EXPLAINS, partial(_explains, way="with T²")
+    ),
     "maps_taught": Claim(
         "average maps are better where the teacher's are taught too: attention transfer against the loss with T^2 alone",
         _EXPLAINS,

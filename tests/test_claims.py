@@ -432,6 +432,11 @@ def test_the_papers_ratio_of_times_is_that_of_its_networks(tmp_path):
     assert judged.loc["maps_over_shap", "verdict"] == claims.REPRODUCED, "which is a question of any two networks"
 
 
+def test_no_two_claims_are_stated_alike():
+    statements = [claim.statement for claim in claims.CLAIMS.values()]
+    assert len(statements) == len(set(statements)), "tables of several runs are joined by them"
+
+
 def test_what_was_stated_after_seeing_data_is_named_by_claims_that_exist():
     assert set(claims.CLAIMS) > claims.STATED_AFTER
 
