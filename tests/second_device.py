@@ -160,6 +160,7 @@ def second_device():
             stack.enter_context(swap(module, "best_device", lambda: DEVICE))
         stack.enter_context(swap(torch.Tensor, "to", _to))
         stack.enter_context(swap(torch, "tensor", _tensor))
+        stack.enter_context(swap(torch, "arange", _arange))
         stack.enter_context(swap(torch, "as_tensor", _as_tensor))
         stack.enter_context(swap(torch.Tensor, "pin_memory", lambda self: self))
         stack.enter_context(swap(torch.nn.functional, "one_hot", _one_hot))
@@ -178,6 +179,12 @@ def _one_hot(targets: Tensor, classes: int) -> Tensor:
 
 
 _core_to, _core_tensor, _core_as_tensor = torch.Tensor.to, torch.tensor, torch.as_tensor
+_core_arange = torch.arange
+
+
+def _arange(*args, device=None, **options) -> Tensor:
+    """Inside ``vmap`` a tensor says what core takes for its device; whoever asks it where to count means this one."""
+    return _core_arange(*args, device=device if torch._C._functorch.peek_interpreter_stack() is None else DEVICE, **options)
 
 
 def _tensor(data, *, device=None, **options) -> Tensor:

@@ -227,7 +227,7 @@ def test_sanity_checks_and_times_work_on_the_device():
 
 
 def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
-    whole, shapes = data(192), ("plain", "transparent", "layered")
+    whole, shapes = data(192), ("plain", "transparent", "layered", "spread")
     run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_epochs=1)
     groups = whole.groups[whole.index("test")]
     with second_device():
@@ -251,7 +251,7 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
         model = sweep.trained_student(run, lessons[0], explained)
         alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
         found = teaching.detectors({("a", 0): model}, images, whole.masks[:4])
-    assert len(taught.scores) == len(ways) and len(prices) == 3 and len(apart) == 4 and len(shares) == 4 and len(price) == len(found) == 1
+    assert len(taught.scores) == len(ways) and len(prices) == 4 and len(apart) == 4 and len(shares) == 4 and len(price) == len(found) == 1
     assert rows["value"].notna().any() and len(learned) == 3 and np.isfinite(list(alike.values())).all()
 
 
