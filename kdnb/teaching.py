@@ -18,13 +18,13 @@ from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.explain import METHODS, class_evidence, explain_all
 from kdnb.explain.taught import LESSONS, Explanations, Layout, explaining, teacher_explanations
 from kdnb.sweep import Cell, Trained
+from kdnb.transparency import TRUTH
 
 ALONE, TAUGHT = "labels alone", "with T²"
 UNTRAINED = "untrained"
 BY_ANSWERS = {ALONE: "ce", "label smoothing": "ls", "paper's loss": "kd", TAUGHT: "kd_t2"}
 BY_MAPS = {"attention too": "attention", "class attention too": "class_attention", "explanation too": "explanation"}
 EXPLAINED_BY = ("feature_maps_mean", "class_evidence")  # the paper's explanation, and the exact one
-TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")
 LIKENESS = "teacher_likeness"
 COST = 0.01  # of accuracy on validation: the most that a lesson may cost when its weight is chosen
 
@@ -122,8 +122,7 @@ def likeness(student: nn.Module, layout: Layout, images: Tensor, teacher: Explan
         student(images)
         mine = shows()
     pairs = [losses.directions(a, b) for a, b in zip(mine.attention, teacher.attention, strict=True)]
-    rows = torch.arange(len(answers), device=answers.device)
-    evidence = losses.directions(mine.evidence[rows, answers], teacher.evidence[rows, answers])
+    evidence = losses.directions(mine.evidence_of(answers), teacher.evidence_of(answers))
     of_attention = torch.stack([(a * b).sum(dim=-1) for a, b in pairs]).mean(dim=0)
     found = {"feature_maps_mean": of_attention, "class_evidence": (evidence[0] * evidence[1]).sum(dim=-1)}
     return {method: values.cpu().numpy() for method, values in found.items()}
@@ -145,16 +144,12 @@ def explanation_tests(rows: pd.DataFrame, ways: Sequence[str]) -> pd.DataFrame:
         for (method, metric), part in rows[rows["way"].isin([way, rival])].groupby(["method", "metric"], sort=False):
             for matched in (True,) if metric in TRUTH else (False, True):
                 used = part[part["image_id"].isin(both_right)] if matched else part
-                wide = used.pivot_table(index=["image_id", "group"], columns=["way", "seed"], values="value").dropna()
-                if len(wide) < 2 or wide.columns.get_level_values("way").nunique() < 2:
-                    continue
-                groups = wide.index.get_level_values("group").to_numpy()
-                pair = (wide[name].to_numpy().T for name in (way, rival))
                 kind = "truth" if metric in TRUTH else "likeness" if metric == LIKENESS else "fidelity"
                 question = f"{kind}: is the {method} of the taught student better{', both right' if matched else ''}?"
-                row = compare_over_seeds(question, way, rival, *pair, groups) | {"metric": metric, "method": method, "matched": matched}
-                better = row["difference"] * (-1 if metric in fidelity.LOWER_IS_BETTER else 1)
-                found.append(row | {"better": way if better > 0 else rival if better < 0 else "equal"})
+                pair = (used[used["way"] == name] for name in (way, rival))
+                row = fidelity.paired_over_seeds(question, way, rival, *pair, metric)
+                if row is not None:
+                    found.append(row | {"method": method, "matched": matched})
     return with_holm(found) if found else pd.DataFrame()
 
 

@@ -137,16 +137,9 @@ def explanation_tests(rows: pd.DataFrame, shape: str = TRANSPARENT) -> pd.DataFr
             own = of_metric[(of_metric["shape"] == shape) & (of_metric["method"] == "class_evidence")]
             plain = of_metric[of_metric["shape"] == PLAIN]
             for rival in dict.fromkeys(plain["method"]):
-                both = pd.concat([own.assign(side="a"), plain[plain["method"] == rival].assign(side="b")])
-                wide = both.pivot_table(index=["image_id", "group"], columns=["side", "seed"], values="value").dropna()
-                if len(wide) < 2 or wide.columns.get_level_values(0).nunique() < 2:
-                    continue
-                groups = wide.index.get_level_values("group").to_numpy()
-                pair = (wide[side].to_numpy().T for side in ("a", "b"))
-                row = compare_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, groups)
-                better = row["difference"] * (-1 if metric in fidelity.LOWER_IS_BETTER else 1)
-                found.append(row | {"metric": metric, "better": row["a"] if better > 0 else row["b"] if better < 0 else "equal"})
-    return with_holm(found)
+                pair = own, plain[plain["method"] == rival]
+                found.append(fidelity.paired_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, metric))
+    return with_holm([row for row in found if row is not None])
 
 
 def explanation_summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -87,8 +87,8 @@ class Watch(TorchDispatchMode):
 
 aten = torch.ops.aten
 MAY_MIX = {aten._to_copy.default, aten.copy_.default}
-# vmap's core makes weights of one for it where it takes the images to be; where a network's own weights are, its convolutions tell.
 BY_CORE = {aten.new_empty_strided.default, aten.clone.default}  # autograd asks so for the gradient's own device, as core has it
+# vmap's core makes weights of one for it where it takes the images to be; where a network's own weights are, its convolutions tell.
 WEIGHTS_OF_CORE = {aten.native_batch_norm.default, aten.native_batch_norm_backward.default}
 # What these return is as large as the values say, which a GPU has to tell the host.
 SIZED_BY_VALUES = {

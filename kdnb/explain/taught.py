@@ -35,6 +35,10 @@ class Explanations:
     attention: Sequence[Tensor]
     evidence: Tensor
 
+    def evidence_of(self, classes: Tensor) -> Tensor:
+        """The evidence of one class an image ``(N,)``: ``(N, h, w)``."""
+        return self.evidence.take_along_dim(classes[:, None, None, None], dim=1)[:, 0]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -164,9 +168,7 @@ def lesson_loss(lesson: str, student: Explanations, teacher: Explanations, answe
         return losses.attention_transfer(student.attention, teacher.attention)
     if lesson == "class_attention":
         return losses.class_attention_transfer(student.evidence, teacher.evidence)
-    where = answers[:, None, None, None]
-    mine, theirs = (evidence.take_along_dim(where, dim=1)[:, 0] for evidence in (student.evidence, teacher.evidence))
-    return losses.explanation_similarity_loss(mine, theirs)
+    return losses.explanation_similarity_loss(student.evidence_of(answers), teacher.evidence_of(answers))
 
 
 LESSONS = ("attention", "class_attention", "explanation")

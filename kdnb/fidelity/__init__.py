@@ -28,6 +28,7 @@ from kdnb.fidelity.tables import (
     long_rows,
     over_draws,
     paired,
+    paired_over_seeds,
     side_by_side,
     summary,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "of_draws",
     "over_draws",
     "paired",
+    "paired_over_seeds",
     "pixel_auc",
     "pointing_game",
     "rank_accuracy",

@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 from torch import Tensor, nn
 
 from kdnb.datasets import ImageSet, to_tensor
-from kdnb.evaluation import bootstrap_mean, clustered_variance, holm, t_test
+from kdnb.evaluation import bootstrap_mean, clustered_variance, compare_over_seeds, holm, t_test
 from kdnb.explain import Method
 from kdnb.fidelity.localise import localisation
 from kdnb.fidelity.perturb import (
@@ -235,6 +235,25 @@ def paired(
     table = pd.DataFrame(found)
     table["p_holm"], table["p_wilcoxon_holm"] = holm(table["p"]), holm(table["p_wilcoxon"])
     return table
+
+
+def paired_over_seeds(question: str, a: str, b: str, rows_a: pd.DataFrame, rows_b: pd.DataFrame, metric: str) -> dict[str, object] | None:
+    """One row of ``tests.csv`` for explanations of several students each (:func:`kdnb.evaluation.compare_over_seeds`), with ``better``.
+
+    Args:
+        rows_a, rows_b: rows of one metric, with a column ``seed``. Only images on which every seed of both has the metric count.
+
+    Returns:
+        ``None`` where fewer than two such images are left.
+    """
+    both = pd.concat([rows_a.assign(side="a"), rows_b.assign(side="b")])
+    wide = both.pivot_table(index=["image_id", "group"], columns=["side", "seed"], values="value").dropna()
+    if len(wide) < 2 or wide.columns.get_level_values("side").nunique() < 2:
+        return None
+    groups = wide.index.get_level_values("group").to_numpy()
+    row = compare_over_seeds(question, a, b, *(wide[side].to_numpy().T for side in ("a", "b")), groups)
+    better = row["difference"] * (-1 if metric in LOWER_IS_BETTER else 1)
+    return row | {"metric": metric, "better": a if better > 0 else b if better < 0 else "equal"}
 
 
 def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
