@@ -160,7 +160,7 @@ def test_the_pages_name_no_other_host_for_scripts_styles_or_pictures(book):
 def test_tables_in_markdown_are_tables(book):
     for path in book.glob("*.html"):
         assert not re.search(r"<p>\s*\|", path.read_text(encoding="utf-8")), f"{path.name}: the bars of a table are printed"
-    assert (book / "09_report.html").read_text(encoding="utf-8").count("<table") >= 3
+    assert (book / "10_report.html").read_text(encoding="utf-8").count("<table") >= 3
 
 
 # -- without a browser ----------------------------------------------------------------------------------------------

@@ -43,9 +43,9 @@ SCORES = pd.DataFrame(
 
 @pytest.fixture
 def finished(tmp_path):
-    run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "09_report")
+    run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "10_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": 0})
-    run.record("environment", {"03_distillation": {"device": "cpu", "commit": "a"}, "09_report": {"device": "cpu", "commit": "b"}})
+    run.record("environment", {"03_distillation": {"device": "cpu", "commit": "a"}, "10_report": {"device": "cpu", "commit": "b"}})
     run.record("budget", {"03_distillation": {"image_size": 64}})
     run.record("teacher", {"weights": "scratch"})
     run.save_table("classification", SCORES)
@@ -80,7 +80,7 @@ def test_no_recorded_test_is_there_twice():
 
 def test_a_run_that_was_changed_after_its_report_is_not_recorded(finished, tmp_path):
     (finished / "notebooks").mkdir()
-    for name, seconds in (("06_fidelity_benchmark.ipynb", -60), ("09_report.ipynb", 60)):
+    for name, seconds in (("06_fidelity_benchmark.ipynb", -60), ("10_report.ipynb", 60)):
         (finished / "notebooks" / name).touch()
         now = (finished / "report.html").stat().st_mtime
         os.utime(finished / "notebooks" / name, (now + seconds, now + seconds))
@@ -92,7 +92,7 @@ def test_a_run_that_was_changed_after_its_report_is_not_recorded(finished, tmp_p
 
 def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
     more = pd.concat([SCORES, SCORES[1:2].assign(accuracy=0.99, f1_macro=0.99)], ignore_index=True)
-    run = Run(resolve(run_dir=finished), "09_report")
+    run = Run(resolve(run_dir=finished), "10_report")
     run.save_table("classification", more)
     record(finished, tmp_path / "measured")
     student = pd.read_csv(tmp_path / "measured" / "brain_tumor-cpu.csv").set_index("model").loc["student_kd"]
@@ -113,7 +113,7 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
         folder = finished.with_name(f"brain_tumor-cpu-seed{seed}")
         if folder != finished:
             shutil.copytree(finished, folder)
-        run = Run(resolve(run_dir=folder), "09_report")
+        run = Run(resolve(run_dir=folder), "10_report")
         run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": seed})
         run.save_table("claims", pd.DataFrame(table))
         record(folder, measured)
@@ -132,7 +132,7 @@ def _records(finished, measured, name, difference, **run):
     folder = finished.with_name(name)
     if folder != finished:
         shutil.copytree(finished, folder)
-    stored = Run(resolve(run_dir=folder), "09_report")
+    stored = Run(resolve(run_dir=folder), "10_report")
     stored.record("run", {"profile": "cpu", "split_protocol": "official", "seed": 0} | run)
     stored.save_table("claims", pd.DataFrame({"claim": ["distillation_adds"], "verdict": ["undecided"]} | numbers))
     record(folder, measured)
@@ -160,11 +160,11 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     claims = pd.DataFrame({"claim": ["distillation_adds"], "verdict": ["undecided"], "measured": [0.0], "lo": [0.0], "hi": [0.0]})
     every = pd.concat([claims.assign(claim=name) for name in _QUESTIONS], ignore_index=True)
-    Run(resolve(run_dir=finished), "09_report").save_table("claims", every)
+    Run(resolve(run_dir=finished), "10_report").save_table("claims", every)
     record(finished, tmp_path / "measured")
     assert "does not leak" not in answer(tmp_path / "measured")
     grouped = shutil.copytree(finished, finished.with_name("brain_tumor-cpu-seed0-regrouped"))
-    run = Run(resolve(run_dir=grouped), "09_report")
+    run = Run(resolve(run_dir=grouped), "10_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "regrouped", "seed": 0})
     run.save_table("classification", SCORES.assign(accuracy=0.5))
     record(grouped, tmp_path / "measured")
@@ -213,7 +213,7 @@ def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
             "hi": [0.02, 2.44, None],
         }
     )
-    Run(resolve(run_dir=finished), "09_report").save_table("claims", claims)
+    Run(resolve(run_dir=finished), "10_report").save_table("claims", claims)
     record(finished, tmp_path / "measured")
     shown = verdicts(tmp_path / "measured")["brain_tumor-cpu-seed0"]
     assert shown.tolist() == ["undecided: 0.0012 [-0.01, 0.02]", "reproduced: 2.44", "not testable here"]
@@ -224,7 +224,7 @@ def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished,
     assert sorted(path.name for path in kept.iterdir()) == ["classification.csv", "provenance.json"]
     provenance = json.loads((kept / "provenance.json").read_text())
     assert provenance["run"]["dataset"] == "brain_tumor" and provenance["run"]["seed"] == 0
-    assert provenance["environment"] == {"device": "cpu", "03_distillation": {"commit": "a"}, "09_report": {"commit": "b"}}
+    assert provenance["environment"] == {"device": "cpu", "03_distillation": {"commit": "a"}, "10_report": {"commit": "b"}}
     assert set(recorded(tmp_path / "measured")["commit"]) == {"a"}, "the one that the models were trained by"
     assert str(tmp_path) not in (kept / "provenance.json").read_text()
 

@@ -90,7 +90,7 @@ def test_there_are_the_ten_notebooks(request):
         "06_fidelity_benchmark",
         "07_class_evidence",
         "08_taught_explanations",
-        "09_report",
+        "10_report",
     ]
 
 

@@ -318,7 +318,7 @@ def _rules(makefile: str) -> dict[str, tuple[list[str], set[Path]]]:
         needed = rest.partition(" | ")[0]
         patterns = " ".join(re.findall(r"\$\(call code,([^)]*)\)", needed)).split()
         files = {path for pattern in patterns for path in PACKAGE.glob(f"{pattern}.py")}
-        rules[number] = (re.findall(r"\$\(call done,(\d\d)\)", needed.replace("filter-out $(call done,09)", "")), files)
+        rules[number] = (re.findall(r"\$\(call done,(\d\d)\)", needed.replace("filter-out $(call done,10)", "")), files)
     return rules
 
 
@@ -360,7 +360,7 @@ def test_the_makefile_knows_every_module_that_a_notebook_uses(path, repository):
             used.add(file)
             waiting |= _imports(file.read_text())
     known, numbers = set(), [path.stem[:2]]
-    if path.stem[:2] == "09":  # depends on all other notebooks
+    if path.stem[:2] == "10":  # depends on all other notebooks
         numbers += sorted(rules)
     for number in numbers:
         known |= rules[number][1]

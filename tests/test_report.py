@@ -42,7 +42,7 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY4
 
 @pytest.fixture
 def folder(tmp_path):
-    run = Run(resolve(run_dir=tmp_path), "09_report")
+    run = Run(resolve(run_dir=tmp_path), "10_report")
     run.record("run", {"dataset": "phantom", "profile": "smoke", "seed": 0, "split_protocol": "official"})
     machine = {"device": "cpu", "packages": {"torch": "2.14.1"}}
     run.record("environment", {"03_distillation": machine, "06_fidelity_benchmark": machine | {"device": "a GPU"}})
