@@ -1,19 +1,24 @@
 """Every metric on cases with a known answer: an oracle map does best, its reverse worst, random ones land at chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
 from kdnb import fidelity
+from kdnb.datasets import load
 from kdnb.evaluation import bootstrap_mean
 from kdnb.explain import METHODS, blurred, control_seed
 from kdnb.fidelity import perturb
 from kdnb.fidelity.localise import mass_ratio, pixel_auc, pointing_game, rank_accuracy
 from kdnb.models import StudentCNN, initialised
+from kdnb.training import Examples, Recipe, fit
 
 SIZE = 32
 
@@ -234,6 +239,60 @@ def test_sensitivity_is_zero_for_a_constant_map_and_bounded_by_the_noise_for_the
 def test_teacher_student_agreement_counts_equal_predictions():
     found = fidelity.teacher_student_agreement(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]]))
     assert found.tolist() == [1.0, 0.0]
+
+
+# -- a judge that knows holes -----------------------------------------------------------------------------------------------
+
+
+def test_holes_are_squares_of_the_stated_share():
+    missing = fidelity.holes(200, 48, 48, torch.full((200,), 0.3), torch.Generator().manual_seed(0))
+    assert missing.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    squares = missing.view(200, 16, 3, 16, 3)
+    assert (squares.amax(dim=(2, 4)) == squares.amin(dim=(2, 4))).all(), "whole squares of a sixteenth of the width"
+    none = fidelity.holes(3, 48, 48, torch.zeros(3), torch.Generator().manual_seed(0))
+    assert not none.any()
+
+
+def test_f_fidelity_by_hand():
+    """A patch decides: half of its squares removed tell, holes in the rest do not."""
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, :, 4:12, 4:12] = 0.5
+    rank = torch.ones(1, 32, 32)
+    rank[:, 4:12, 4:12] = 0  # the first 6 % of the area, within every share
+    targets = torch.ones(1, dtype=torch.int64)
+    found = fidelity.f_fidelity(Patch(), images, targets, rank)
+    drawn = fidelity.holes(1, 32, 32, torch.full((1,), 0.5), torch.Generator().manual_seed(0))
+    without = fidelity.holed(images, drawn & (rank < 0.1))
+    fall = Patch()(images).softmax(1)[0, 1] - Patch()(without).softmax(1)[0, 1]
+    torch.testing.assert_close(found["ffid_plus"][0], fall)
+    assert fall > 0.2 and found["ffid_minus"].abs() < fall / 4
+
+
+def test_f_fidelity_orders_oracle_random_and_reverse(case):
+    sample, maps = case
+    means = fidelity.judged_rows(Patch(), "patch", sample, maps).groupby(["metric", "method"])["value"].mean()
+    assert means["ffid_plus", "oracle"] > means["ffid_plus", "random"] > means["ffid_plus", "reversed"]
+    assert means["ffid_minus", "oracle"] < means["ffid_minus", "random"] < means["ffid_minus", "reversed"]
+
+
+def test_the_judge_says_of_holed_images_what_the_network_said_of_whole_ones():
+    data = load("phantom:certain", SIZE, phantom_images=320)
+    train, validation = (Examples(data.images[data.index(part)], data.labels[data.index(part)]) for part in ("train", "val"))
+    student = initialised(StudentCNN, 4, widths=(8, 16, 16, 32, 32), seed=0)
+    recipe = Recipe(epochs=6, batch_size=32, views=1)
+    fit(student, train, validation, recipe, lambda logits, _, labels: torch.nn.functional.cross_entropy(logits, labels), seed=0)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    judge = fidelity.holed_judge(student, train, validation, replace(recipe, epochs=4, learning_rate=1e-3))
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items()), "the student itself stays as it is"
+    sample = fidelity.draw_sample(student, data, 20)
+    assert fidelity.stays(judge, sample.images, sample.targets) > fidelity.stays(student, sample.images, sample.targets) + 0.05
+
+
+def test_order_agreement_turns_metrics_that_are_better_when_lower():
+    means = pd.DataFrame({"insertion_blur": [3.0, 2, 1, 0], "deletion_blur": [0.0, 1, 2, 3], "ffid_plus": [3.0, 2, 0, 1]}, list("abcd"))
+    tau = fidelity.order_agreement(means)
+    assert tau.loc["insertion_blur", "deletion_blur"] == pytest.approx(1)
+    assert tau.loc["insertion_blur", "ffid_plus"] == pytest.approx(kendalltau([3, 2, 1, 0], [3, 2, 0, 1]).statistic)
 
 
 # -- localisation -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """How far an explanation can be trusted: fidelity to the model, truth where masks are known, and sanity."""
 
 from kdnb.fidelity.concepts import concept_filters
+from kdnb.fidelity.judge import f_fidelity, holed, holed_judge, holes, stays
 from kdnb.fidelity.localise import localisation, mass_ratio, pixel_auc, pointing_game, rank_accuracy
 from kdnb.fidelity.perturb import (
     deletion_insertion,
@@ -24,8 +25,10 @@ from kdnb.fidelity.tables import (
     class_row,
     draw_sample,
     fidelity_rows,
+    judged_rows,
     localisation_rows,
     long_rows,
+    order_agreement,
     over_draws,
     paired,
     paired_over_seeds,
@@ -46,14 +49,20 @@ __all__ = [
     "deletion_insertion",
     "draw_sample",
     "drop_increase",
+    "f_fidelity",
     "fidelity_rows",
+    "holed",
+    "holed_judge",
+    "holes",
     "imputed",
     "infidelity",
+    "judged_rows",
     "localisation",
     "localisation_rows",
     "long_rows",
     "mass_ratio",
     "of_draws",
+    "order_agreement",
     "over_draws",
     "paired",
     "paired_over_seeds",
@@ -69,6 +78,7 @@ __all__ = [
     "side_by_side",
     "spearman",
     "square_changes",
+    "stays",
     "summary",
     "teacher_student_agreement",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdnb.datasets import ImageSet, to_tensor
 from kdnb.evaluation import bootstrap_mean, clustered_variance, compare_over_seeds, holm, t_test
 from kdnb.explain import Method
+from kdnb.fidelity.judge import f_fidelity
 from kdnb.fidelity.localise import localisation
 from kdnb.fidelity.perturb import (
     deletion_insertion,
@@ -28,12 +29,12 @@ from kdnb.fidelity.sanity import spearman
 from kdnb.progress import progress
 
 # Which way each metric points; agreement_*, recovered_* and the metrics of a mask are better when higher.
-LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average_drop", "infidelity", "sensitivity_max")
+LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average_drop", "infidelity", "sensitivity_max", "ffid_minus")
 # One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. These decide what is said
 # about faithfulness.
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
-WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio")  # every other metric is from 0 to 1
+WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")  # every other metric is from 0 to 1
 LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
 
 
@@ -145,6 +146,16 @@ def captum_rows(
     return pd.concat(tables, ignore_index=True)
 
 
+def judged_rows(judge: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor]) -> pd.DataFrame:
+    """F-Fidelity of every map by its judge (:func:`kdnb.fidelity.holed_judge`): rows of ``fidelity.csv``."""
+    tables = []
+    for method, of_method in progress(maps.items(), "F-Fidelity", total=len(maps)):
+        values = f_fidelity(judge, sample.images, sample.targets, relevance_rank(of_method))
+        values = pd.DataFrame({metric: value.cpu().numpy() for metric, value in values.items()})
+        tables.append(long_rows(sample, model_name, method, values))
+    return pd.concat(tables, ignore_index=True)
+
+
 def localisation_rows(
     model_name: str, sample: Sample, maps: dict[str, Tensor], masks: np.ndarray | None = None, what: str = ""
 ) -> pd.DataFrame:
@@ -206,6 +217,16 @@ def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
         defined = int(part["value"].notna().sum())
         found.append((class_name, model, method, metric, mean, lo, hi, defined, len(part) - defined))
     return pd.DataFrame(found, columns=["class", "model", "method", "metric", "mean", "lo", "hi", "n", "undefined"])
+
+
+def order_agreement(means: pd.DataFrame) -> pd.DataFrame:
+    """How alike do metrics order the methods? Kendall's tau of each pair of metrics: ``(metrics, metrics)``, 1 on the diagonal.
+
+    Args:
+        means: a row a method, a column a metric; turned round where lower is better. A pair counts the methods that have both.
+    """
+    turned = means * [-1 if metric in LOWER_IS_BETTER else 1 for metric in means]
+    return turned.corr(method="kendall", min_periods=3)
 
 
 def paired(

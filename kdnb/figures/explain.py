@@ -55,6 +55,8 @@ _METRICS = {
     "road_least_first": "ROAD, least first (higher is better)",
     "road_most_first": "ROAD, most first (lower is better)",
     "average_drop": "average drop (lower is better)",
+    "ffid_plus": "F-Fidelity, relevant part removed (higher is better)",
+    "ffid_minus": "F-Fidelity, rest removed (lower is better)",
     "pointing_game": "pointing game (1 is best)",
     "mass_ratio": "mass in mask over chance",
     "rank_accuracy": "rank accuracy (1 is best)",
@@ -157,6 +159,19 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
     used = [kind for kind in kinds if kind in map(method_kind, methods)]
     figure.legend([Line2D([], [], color=_KINDS[kind], marker="o") for kind in used], used, loc="outside upper left", ncols=3, frameon=False)
     sns.despine(figure)
+    return figure
+
+
+def agreement(orders: pd.DataFrame) -> Figure:
+    """Kendall's tau between the orders of methods by each pair of metrics (:func:`kdnb.fidelity.order_agreement`), lower triangle."""
+    side = 0.55 * len(orders) + 1.6
+    figure, axis = plt.subplots(figsize=(side + 0.6, side * 0.85), layout="constrained")
+    names = [_METRICS.get(metric, metric).split("(")[0].replace("\n", " ").strip() for metric in orders]
+    shown = orders.set_axis(names).set_axis(names, axis=1)
+    above = np.triu(np.ones(orders.shape, bool))
+    bar = {"label": "Kendall's \N{GREEK SMALL LETTER TAU}", "shrink": 0.7}
+    sns.heatmap(shown, mask=above, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".1f", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
+    axis.tick_params(labelsize=8)
     return figure
 
 
