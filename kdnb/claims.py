@@ -18,6 +18,7 @@ from scipy.stats import t as t_distribution
 
 from kdnb import networks
 from kdnb.evaluation import equivalent
+from kdnb.few_labels import ENSEMBLE
 from kdnb.fidelity import FAMILIES
 from kdnb.runs import Run
 from kdnb.sources import REPOSITORY
@@ -611,6 +612,28 @@ CLAIMS |= {
         _EXPLAINS,
         partial(_explains, way="attention too"),
     ),
+}
+
+
+# -- a teacher that is better than its students (chapter 03) --------------------------------------------------------------
+# Stated before any run of it.
+
+
+def _better_teacher(run: Run) -> Measured:
+    found = _adds(run, "all labels: does it differ", ENSEMBLE, "labels alone")
+    row = _comparison(run, "all labels: is the ensemble better", ENSEMBLE, "one student")
+    if row is None:
+        return found
+    ahead = f"{100 * row['difference']:+.1f} points [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]"
+    return replace(found, detail=f"{found.detail}; the teacher itself against one student {ahead}")
+
+
+CLAIMS |= {
+    "better_teacher": Claim(
+        "students taught by the ensemble of students of the labels alone learn more than the labels teach, with all labels",
+        "loss with T^2 minus labels alone above 0",
+        _better_teacher,
+    )
 }
 
 

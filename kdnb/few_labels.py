@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 
 from kdnb import sweep, teachers
-from kdnb.evaluation import compare_over_seeds
+from kdnb.evaluation import compare_over_seeds, expected_hits
 from kdnb.runs import Run
+from kdnb.views import teacher_bank
 
 ALL = 0  # labels a class: every one there is
+ENSEMBLE = "ensemble of the labels alone"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Way:
 
     Attributes:
         arm, alpha, temperature: its loss (:data:`kdnb.losses.ARMS`).
-        teacher: ``"trained"``, ``"oracle"`` or a key of :data:`kdnb.teachers.WITHOUT_KNOWLEDGE`.
+        teacher: ``"trained"``, ``"oracle"``, ``"ensemble"`` (of the students of the labels alone) or a key of
+            :data:`kdnb.teachers.WITHOUT_KNOWLEDGE`.
         others: whether the images without a label teach too, through the teacher.
     """
 
@@ -42,7 +45,7 @@ def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: b
 
     Args:
         successor: a younger loss with the alpha and T that validation chose for it, if any.
-        thorough: with it, with T = 1, and with the teachers that know nothing of an image.
+        thorough: with it, with T = 1, with the teachers that know nothing of an image, and with the students' own ensemble.
         knows_truth: with the oracle, whose logits are the true posterior's.
     """
     mix = (alpha, temperature)
@@ -54,6 +57,7 @@ def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: b
         ways["T = 1"] = Way("kd_t2", alpha, 1.0)
         ways |= {"successor": successor} if successor else {}
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
+        ways[ENSEMBLE] = Way("kd_t2", *mix, teacher="ensemble")
     if knows_truth:
         ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")
     return ways | {"with T², all images": Way("kd_t2", *mix, others=True)}
@@ -61,11 +65,15 @@ def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: b
 
 @dataclass(frozen=True)
 class Taught:
-    """The students of one number of labels: how right each is on each test image, ``(S, n)`` by way, and their scores."""
+    """The students of one number of labels: how right each is on each test image, ``(S, n)`` by way, and their scores.
+
+    ``together``: how right the ensemble of the students of the labels alone is, ``(n,)``, where it taught.
+    """
 
     per_class: int
     hits: dict[str, np.ndarray]
     scores: pd.DataFrame
+    together: np.ndarray | None = None
 
 
 def teach(
@@ -82,17 +90,25 @@ def teach(
     trained = {}
     for source in dict.fromkeys((way.teacher, way.others) for way in ways.values()):  # ways of one material at once: no core waits
         of_source = [name for name, way in ways.items() if (way.teacher, way.others) == source]
-        material = _material(whole if source[1] else few, per_class, *source)
+        if source[0] == "ensemble":  # its members are trained by now: theirs is the first of the ways
+            members = [sweep.trained_student(run, one, few) for one in cells["labels alone"]]
+            banks = [teacher_bank(one, few.train.images, len(few.bank)) for one in members]
+            material = sweep.taught_by(few, "ensemble", teachers.ensemble(banks))
+        else:
+            material = _material(whole if source[1] else few, per_class, *source)
         asked = list(dict.fromkeys(one for name in of_source for one in cells[name]))
         results = sweep.run_cells(run, asked, material, scheduler=scheduler)
         trained |= {name: {one: results[one] for one in cells[name]} for name in of_source}
-    hits, tables = {}, []
+    hits, tables, together = {}, [], None
     for name, way in ways.items():
         found = trained[name]
         hits[name] = sweep.hits(found, whole.test)
+        if way.teacher == "ensemble":
+            said = teachers.ensemble([one.test_logits for one in trained["labels alone"].values()])
+            together = expected_hits(said, whole.test.labels, whole.test.posterior)
         scored = sweep.scores(found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior)
         tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
-    return Taught(per_class, hits, pd.concat(tables, ignore_index=True))
+    return Taught(per_class, hits, pd.concat(tables, ignore_index=True), together)
 
 
 def _material(known: sweep.Material, per_class: int, teacher: str, others: bool) -> sweep.Material:
@@ -120,6 +136,15 @@ def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:
         compare_over_seeds(f"{what}: is it knowledge of the image?", "with T²", name, taught.hits["with T²"], taught.hits[name], groups)
         for name in controls
     ]
+    if taught.together is not None:
+        alone = taught.hits["labels alone"]
+        once = np.tile(taught.together, (len(alone), 1))
+        rows.append(compare_over_seeds(f"{what}: is the ensemble better than its members?", ENSEMBLE, "one student", once, alone, groups))
+        rows.append(
+            compare_over_seeds(
+                f"{what}: does the better teacher teach more?", ENSEMBLE, "with T²", taught.hits[ENSEMBLE], taught.hits["with T²"], groups
+            )
+        )
     if "with T², all images" in taught.hits:
         pair = "with T², all images", "with T²"
         rows.append(compare_over_seeds(f"{what}: do images without a label help?", *pair, *(taught.hits[name] for name in pair), groups))

@@ -144,7 +144,8 @@ def standardised_loss(
 ) -> DistillationLoss:
     """Logit standardisation (Sun et al., CVPR 2024): the distillation loss on logits of zero mean and unit deviation per image.
 
-    The student may then keep logits of its own scale. With four classes a standardised logit is at most sqrt(3).
+    The student may then keep logits of its own scale. With four classes a standardised logit is at most sqrt(3). The deviation is that over
+    the C classes; the code of its authors divides by C - 1, which is a temperature higher by sqrt(C / (C - 1)).
     """
 
     def standardise(logits: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Teachers, and what is put in their place to see what a teacher's knowledge is worth.
 
 A teacher is a *bank* of logits ``(views, N, C)`` on the training images (:mod:`kdnb.views`). Four other banks answer what of its gain is
-knowledge:
+knowledge, a fifth what a better teacher would be worth:
 
 =================  ======================================================================================================
 :func:`oracle`     logits of the true posterior: all that soft labels could tell (Menon et al. 2021, arXiv 2005.10419)
 :func:`shuffled`   the teacher's own logits, exchanged among the images of a class: it knows the class, nothing of the image
 :func:`class_mean` the mean of the teacher's logits of each class: how it confuses classes, nothing of the image
 :func:`symmetric`  no teacher: the label's class above equal others, by as much as the teacher's is on average
+:func:`ensemble`   the mean answer of several students of the labels alone (Furlanello et al. 2018, arXiv 1805.04770): a teacher that is
+                   better than its students and knows nothing that the labels do not say
 =================  ======================================================================================================
 
 The default run's teacher learned from many more generated images than its students see. That takes longer than the rest of the run, so
@@ -16,11 +18,13 @@ its weights are recorded (:data:`RECORDED`), and loaded unless the run is told t
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from torch import nn
 
 from kdnb import tensors
@@ -76,6 +80,17 @@ def symmetric(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
     margin = float((own - (bank.sum(axis=2) - own) / (classes - 1)).mean())
     logits = margin * (np.eye(classes)[labels] - 1 / classes)
     return np.repeat(logits[None].astype(np.float32), len(bank), axis=0)
+
+
+def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
+    """The log of the members' mean probability, centred, ``(..., C)`` float32.
+
+    Args:
+        members: logits ``(..., C)`` of each, such as a bank of each.
+    """
+    mean = np.mean([softmax(logits.astype(float), axis=-1) for logits in members], axis=0)
+    logits = np.log(np.maximum(mean, CERTAIN**2))
+    return (logits - logits.mean(axis=-1, keepdims=True)).astype(np.float32)
 
 
 # What stands in for a teacher whose knowledge of single images shall not count: bank, labels -> bank.

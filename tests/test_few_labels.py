@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 
 from kdnb import few_labels, losses, models, runs, sweep, teachers, training
 from kdnb.datasets import phantom
+from kdnb.evaluation import expected_hits
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +65,12 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     for name in teachers.WITHOUT_KNOWLEDGE:
         assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in asked
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
+    assert ("few labels, 3 a class: is the ensemble better than its members?", few_labels.ENSEMBLE, "one student") in asked
+    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in asked
+    members = [sweep.run_cells(run, [sweep.cell("ce", s, 1, 1)], sweep.with_few_images(run, material, teacher, 3)) for s in (0, 1)]
+    chances = np.mean([softmax(found.test_logits, axis=1) for one in members for found in one.values()], axis=0)
+    assert np.array_equal(taught.together, expected_hits(chances, material.test.labels, material.test.posterior))
     folders = {path.name for path in run.folder.glob("cells*")}
-    assert {"cells_few_3", "cells_few_3_shuffled", "cells_few_3_oracle", "cells_few_labels_3"} <= folders, "each lies apart"
+    assert {"cells_few_3", "cells_few_3_ensemble", "cells_few_3_shuffled", "cells_few_3_oracle", "cells_few_labels_3"} <= folders, (
+        "each lies apart"
+    )

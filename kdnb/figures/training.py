@@ -153,6 +153,7 @@ _WAYS = {
     "with T²": ("#D55E00", "-"),
     "T = 1": ("#CC79A7", "-"),
     "successor": ("#E69F00", "-"),
+    "ensemble of the labels alone": ("#8C564B", "-"),
     "oracle, T = 1": ("#000000", ":"),
     "with T², all images": ("#D55E00", "--"),
 }
