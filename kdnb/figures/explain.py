@@ -37,6 +37,8 @@ _NAMES = {
     "uniform": "uniform",
     "untrained": "untrained network",
     "data_set_mean": "data-set mean",
+    "mean_mask": "mean mask",
+    "lesion": "the lesion itself",
     "forward": "plain forward pass",
 }
 _METRICS = {
@@ -75,7 +77,7 @@ def method_kind(method: str) -> str:
         return "forward pass"
     if "evidence" in method:
         return "class evidence"
-    return "controls" if method in CONTROLS else "feature maps" if method.startswith("feature_maps") else "gradients"
+    return "controls" if method in (*CONTROLS, "mean_mask", "lesion") else "feature maps" if method.startswith("feature_maps") else "gradients"
 
 
 def overlays(
