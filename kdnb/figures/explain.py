@@ -77,7 +77,9 @@ def method_kind(method: str) -> str:
         return "forward pass"
     if "evidence" in method:
         return "class evidence"
-    return "controls" if method in (*CONTROLS, "mean_mask", "lesion") else "feature maps" if method.startswith("feature_maps") else "gradients"
+    if method in (*CONTROLS, "mean_mask", "lesion"):
+        return "controls"
+    return "feature maps" if method.startswith("feature_maps") else "gradients"
 
 
 def overlays(
