@@ -398,6 +398,35 @@ def test_the_cascade_over_several_networks_is_not_that_of_the_students_own_start
     assert means.loc[("sobel", "features.0"), "lowest"] == pytest.approx(1)
 
 
+def test_smoothed_maps_are_the_mean_over_noisy_copies():
+    images, targets = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1])
+    smooth = fidelity.smoothed(lambda model, x, t: x.mean(dim=1) + 10 * t[:, None, None])(None, images, targets)
+    expected = images.mean(dim=1) + 10 * targets[:, None, None]
+    assert smooth.shape == (3, 16, 16) and (smooth - expected).abs().max() < 0.06, "each image keeps its own target; noise averages out"
+
+
+def test_complexity_is_the_entropy_of_the_values_and_rises_from_a_definite_map_to_noise():
+    definite = np.zeros((1, 20, 20))
+    definite[0, :10] = 1
+    assert fidelity.complexity(definite)[0] == pytest.approx(np.log(2)), "two equal bins"
+    even = np.linspace(0, 1, 400).reshape(1, 20, 20)
+    assert fidelity.complexity(even)[0] == pytest.approx(np.log(100)), "all bins equally full"
+
+    model = initialised(StudentCNN, 2, widths=(4, 8), seed=0)
+    images, targets = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
+    first = next(model.parameters()).clone()
+
+    def definite_if_trained(network, x, t):
+        half = torch.zeros(len(x), 16, 16)
+        half[:, :8] = 1
+        return half if torch.equal(next(network.parameters()), first) else x.mean(dim=1)
+
+    chosen = {"learned": definite_if_trained, "blind": lambda network, x, t: x.mean(dim=1), "uniform": METHODS["uniform"]}
+    rise = fidelity.complexity_rise(model, images, targets, chosen, ["features", "classifier"], [5, 6])
+    means = rise.groupby("method")["rise"].mean()
+    assert means["learned"] > 1 and means["blind"] == 0 and np.isnan(means["uniform"])
+
+
 def test_class_sensitivity_of_a_map_that_ignores_the_class_is_one():
     student = initialised(StudentCNN, 3, (8, 8, 8), seed=3).eval()
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

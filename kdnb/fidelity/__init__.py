@@ -14,7 +14,17 @@ from kdnb.fidelity.perturb import (
     square_changes,
     teacher_student_agreement,
 )
-from kdnb.fidelity.sanity import cascade, class_sensitivity, of_draws, reader_features, reader_hits, spearman
+from kdnb.fidelity.sanity import (
+    cascade,
+    class_sensitivity,
+    complexity,
+    complexity_rise,
+    of_draws,
+    reader_features,
+    reader_hits,
+    smoothed,
+    spearman,
+)
 from kdnb.fidelity.shortcut import shortcut_student
 from kdnb.fidelity.tables import (
     FAMILIES,
@@ -45,6 +55,8 @@ __all__ = [
     "cascade",
     "class_row",
     "class_sensitivity",
+    "complexity",
+    "complexity_rise",
     "concept_filters",
     "deletion_insertion",
     "draw_sample",
@@ -76,6 +88,7 @@ __all__ = [
     "sensitivity_max",
     "shortcut_student",
     "side_by_side",
+    "smoothed",
     "spearman",
     "square_changes",
     "stays",

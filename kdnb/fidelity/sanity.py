@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
+from scipy.stats import entropy, rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -16,6 +16,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from kdnb.explain import Method, reinitialised
 
 READER_FOLDS = 5
+BINS = 100  # of the histogram whose entropy is a map's complexity
+NOISY = 8  # noisy copies of an image whose maps are averaged
+NOISE = 0.05  # standard deviation of that noise; an image's values are from 0 to 1
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -74,6 +77,47 @@ def of_draws(table: pd.DataFrame) -> pd.DataFrame:
 def _leaves(model: nn.Module, stages: Sequence[str]) -> list[str]:
     """Names of all modules inside the stages, the stages themselves included."""
     return [name for name, _ in model.named_modules() if any(name == stage or name.startswith(stage + ".") for stage in stages)]
+
+
+def smoothed(method: Method, seed: int = 0) -> Method:
+    """The method's mean map over :data:`NOISY` copies of the image with noise: the smooth randomisation test (sMPRT, Hedstroem et al. 2024,
+    arXiv 2401.06465) compares these, so that two maps do not differ by the gradients' noise alone."""
+
+    def mean_map(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        draw = torch.Generator().manual_seed(seed)
+        noise = [NOISE * torch.randn(images.shape, generator=draw).to(images.device) for _ in range(NOISY)]
+        maps = method(model, torch.cat([images + one for one in noise]), targets.repeat(NOISY))
+        return maps.unflatten(0, (NOISY, len(images))).mean(dim=0)
+
+    return mean_map
+
+
+def complexity(maps: np.ndarray) -> np.ndarray:
+    """Entropy, in nats, of each map's values in :data:`BINS` bins from its least to its largest: ``(N, H, W)`` -> ``(N,)``."""
+    counts = np.stack([np.histogram(one, bins=BINS)[0] for one in maps])
+    return entropy(counts, axis=1)
+
+
+def complexity_rise(
+    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seeds: Sequence[int]
+) -> pd.DataFrame:
+    """The efficient randomisation test (eMPRT, arXiv 2401.06465): how much more complex are maps when all weights are redrawn?
+
+    ``(complexity of the redrawn network's map - that of the model's) / that of the model's``: above 0 where training made the map say
+    something definite. It compares no pixels, so it needs no measure of likeness between maps.
+
+    Returns:
+        columns method, draw, image (positions), rise; NaN where the model's map is constant.
+    """
+    before = {name: complexity(method(model, images, targets).cpu().numpy()) for name, method in chosen.items()}
+    rows = []
+    for draw, seed in enumerate(seeds):
+        broken = reinitialised(model, seed, _leaves(model, stages))
+        for name, method in chosen.items():
+            after = complexity(method(broken, images, targets).cpu().numpy())
+            rise = np.divide(after - before[name], before[name], out=np.full_like(after, np.nan), where=before[name] > 0)
+            rows += [(name, draw, position, value) for position, value in enumerate(rise)]
+    return pd.DataFrame(rows, columns=["method", "draw", "image", "rise"])
 
 
 def class_sensitivity(model: nn.Module, images: Tensor, method: Method) -> np.ndarray:
