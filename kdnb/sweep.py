@@ -447,6 +447,32 @@ def of_plain_student(whole: Material) -> Material:
     return replace(whole, student=networks.OWN_STUDENT, key=key, folder=folder)
 
 
+def with_labels_of_persons(whole: Material, groups: dict[str, np.ndarray], seed: int = 20250215) -> Material:
+    """The material with a label drawn for each person (group) in place of the true ones: a control for leaks (Yagis et al. 2021).
+
+    Such labels say nothing of the image but who is shown. Whoever reads them on test images, above one in as many as there are classes, has
+    recognised a person or a copy that training knows. It has no bank.
+
+    Args:
+        groups: the group of each image of ``train``, ``val`` and ``test``.
+    """
+    persons = np.unique(np.concatenate([groups[part] for part in ("train", "val", "test")]))
+    drawn = np.random.default_rng(seed).permutation(np.arange(len(persons)) % whole.num_classes)
+
+    def relabelled(part: training.Examples, who: np.ndarray) -> training.Examples:
+        return training.Examples(part.images, drawn[np.searchsorted(persons, who)])
+
+    return replace(
+        whole,
+        train=relabelled(whole.train, groups["train"]),
+        validation=relabelled(whole.validation, groups["val"]),
+        test=relabelled(whole.test, groups["test"]),
+        bank=np.empty((0, 0, 0), np.float32),
+        key=content_key(whole.key, "labels of persons", seed),
+        folder=f"{whole.folder}_labels_of_persons",
+    )
+
+
 def training_and_validation(whole: Material) -> Material:
     """The material with the images of validation among those of training, for students of the labels alone: it has no bank.
 

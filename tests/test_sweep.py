@@ -250,6 +250,20 @@ def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tm
     assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], without), "stored beside, not over"
 
 
+def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(material):
+    groups = {"train": np.arange(96) // 2, "val": 100 + np.arange(32), "test": np.concatenate([np.arange(16) // 2, 200 + np.arange(16)])}
+    drawn = sweep.with_labels_of_persons(material, groups)
+    labels = {part: getattr(drawn, {"val": "validation"}.get(part, part)).labels for part in groups}
+    assert np.array_equal(labels["train"][::2], labels["train"][1::2]), "images of a person share a label"
+    assert np.array_equal(labels["test"][:16], labels["train"][:16]), "on both sides of the split"
+    everyone = pd.Series(np.concatenate(list(labels.values()))).groupby(np.concatenate(list(groups.values()))).first()
+    assert np.ptp(everyone.value_counts()) <= 1, "as many persons of each label"
+    truth = pd.crosstab(labels["train"][::2], material.train.labels[::2])
+    assert (truth > 0).all(axis=None), "a person's label has nothing to do with the image's"
+    assert drawn.train.images is material.train.images and drawn.train.posterior is None
+    assert (drawn.key, drawn.folder) != (material.key, material.folder) and not len(drawn.bank)
+
+
 def test_another_length_of_training_shares_what_is_trained_and_lies_apart(material, tmp_path):
     run, plain = run_at(tmp_path), narrow([sweep.cell("ce", 0, 1, 1)])
     [grids_own] = sweep.run_cells(run, plain, material, jobs=1).values()
