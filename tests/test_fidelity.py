@@ -471,6 +471,14 @@ def test_summary_has_a_row_a_class_method_and_metric(rows):
     assert (table["lo"] <= table["mean"] + 1e-9).all() and (table["mean"] <= table["hi"] + 1e-9).all()
 
 
+def test_a_ratio_has_no_upper_bound_under_any_name(case):
+    """The marker of a planted shortcut has its own names, and its interval ended at 1 whatever its mean."""
+    sample, maps = case
+    rows = fidelity.localisation_rows("patch", sample, {"oracle": maps["oracle"]}, sample.masks, "_shortcut")
+    row = fidelity.summary(rows, 50).query("`class` == 'all' and metric == 'mass_ratio_shortcut'").iloc[0]
+    assert row["lo"] <= row["mean"] <= row["hi"] and row["mean"] > 10
+
+
 def test_a_class_called_all_has_its_own_row_and_counts_once(rows):
     plain = fidelity.summary(rows, samples=50).set_index(["class", "method", "metric"])
     called = fidelity.summary(rows.assign(**{"class": rows["class"].replace("a", "all")}), samples=50).set_index(

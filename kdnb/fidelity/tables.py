@@ -34,7 +34,7 @@ LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average
 # about faithfulness.
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
-WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")  # every other metric is from 0 to 1
+WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")  # so named metrics; others are from 0 to 1
 LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
 
 
@@ -212,7 +212,7 @@ def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
     found = []
     both = pd.concat([rows.assign(**{"class": rows["class"].map(class_row)}), rows.assign(**{"class": "all"})])
     for (class_name, model, method, metric), part in both.groupby(["class", "model", "method", "metric"], sort=False):
-        bounds = None if metric in WITHOUT_BOUNDS else (0.0, 1.0)
+        bounds = None if metric.startswith(WITHOUT_BOUNDS) else (0.0, 1.0)
         mean, lo, hi = bootstrap_mean(part["value"].to_numpy(), part["group"].to_numpy(), samples, bounds=bounds)
         defined = int(part["value"].notna().sum())
         found.append((class_name, model, method, metric, mean, lo, hi, defined, len(part) - defined))
@@ -280,7 +280,7 @@ def paired_over_seeds(question: str, a: str, b: str, rows_a: pd.DataFrame, rows_
 def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
     change = (wide[a] - wide[b]).dropna()
     values, groups = change.to_numpy(), change.index.get_level_values("group").to_numpy()
-    mean, lo, hi = bootstrap_mean(values, groups, samples, bounds=None if metric in WITHOUT_BOUNDS else (-1.0, 1.0))
+    mean, lo, hi = bootstrap_mean(values, groups, samples, bounds=None if metric.startswith(WITHOUT_BOUNDS) else (-1.0, 1.0))
     spread = values.std(ddof=1) if len(values) > 1 else 0.0
     varies = spread > 1e-12
     of_groups = change.groupby("group").mean()
