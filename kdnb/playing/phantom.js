@@ -119,7 +119,8 @@ const Reading = {
       for (let y = 0; y < height; y++) {
         for (let colour = 0; colour < 3; colour++) {
           const from = stride * (y * width + first) + colour;
-          const sum = weights.reduce((so, weight, k) => so + weight * values[from + stride * k], 0);
+          let sum = 0;
+          for (let k = 0; k < weights.length; k++) sum += weights[k] * values[from + stride * k];
           found[3 * (y * wanted + x) + colour] = Math.floor(sum / total + 0.5);
         }
       }
