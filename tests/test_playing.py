@@ -20,7 +20,7 @@ import pytest
 import torch
 from nbformat.v4 import nbjson, new_markdown_cell, new_notebook
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from test_book import BROWSER, FLAGS, built
 
 from kdnb import models, playing, runs
@@ -305,21 +305,20 @@ def test_a_drawn_lesion_changes_image_answer_and_truth(page):
 def test_a_dropped_image_is_answered_and_goes_nowhere(page, players):
     pixels = np.random.default_rng(3).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     drop(page, "mine.png", png(pixels), "image/png")
-    page.wait_for_function("document.getElementById('about').textContent.startsWith('Your image mine.png, 48 × 48 pixels')")
+    expect(page.locator("#about")).to_contain_text("Your image mine.png, 48 × 48 pixels")
     logits = predict(players.students["student_kd_t2"], pixels[None])[0]
     assert [row[-1] for row in table(page, "sum").values()] == pytest.approx(logits.tolist(), abs=6e-4)
     assert len(next(iter(table(page, "probabilities").values()))) == 2, "nobody knows the truth of it"
     page.set_input_files("#file", {"name": "larger.png", "mimeType": "image/png", "buffer": png(np.repeat(pixels, 3, axis=1))})
-    page.wait_for_function("document.getElementById('about').textContent.startsWith('Your image larger.png, 144 × 48 pixels')")
+    expect(page.locator("#about")).to_contain_text("Your image larger.png, 144 × 48 pixels")
 
 
 def test_transparent_places_are_black_and_what_is_no_image_is_named(page):
     drop(page, "clear.png", png(np.full((SIZE, SIZE, 4), (255, 255, 255, 0), np.uint8)), "image/png")
-    page.wait_for_function("document.getElementById('about').textContent.includes('clear.png')")
+    expect(page.locator("#about")).to_contain_text("clear.png")
     assert page.evaluate("document.getElementById('image').getContext('2d').getImageData(20, 20, 1, 1).data[0]") == 0
     drop(page, "notes.txt", b"no image", "text/plain")
-    page.wait_for_function("document.getElementById('fault').textContent !== ''")
-    assert page.inner_text("#fault") == "notes.txt is not an image that this browser can read."
+    expect(page.locator("#fault")).to_have_text("notes.txt is not an image that this browser can read.")
     assert "clear.png" in page.inner_text("#about")
 
 
