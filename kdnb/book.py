@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import kdnb.errors
-from kdnb import __version__
+from kdnb import __version__, playing
 from kdnb.errors import ArtefactError, KdnbError, exit_status
 from kdnb.pipeline import LIVE
 from kdnb.sources import REPOSITORY
@@ -180,8 +180,11 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return book, alternatives
 
 
-def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
+def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = None) -> dict[str, str]:
     """Write the pages that Sphinx reads into ``folder`` and return the pictures' text alternatives.
+
+    Args:
+        more: name -> Markdown of pages that follow the chapters.
 
     Raises:
         ArtefactError: there are no notebooks.
@@ -198,8 +201,9 @@ def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
     for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", readme):
         (folder / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / picture, folder / picture)
-    (folder / "index.md").write_text(index_page(readme, [path.stem for path in found]), encoding="utf-8")
-    (folder / "errors.md").write_text(errors_page(), encoding="utf-8")
+    (folder / "index.md").write_text(index_page(readme, [*(path.stem for path in found), *(more or {})]), encoding="utf-8")
+    for name, text in ({"errors": errors_page()} | (more or {})).items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
     for path in found:
         book, described = chapter(path)
         alternatives |= described
@@ -207,8 +211,11 @@ def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
     return alternatives
 
 
-def build(notebooks: Path, out: Path) -> Path:
+def build(notebooks: Path, out: Path, players: playing.Players | None = None) -> Path:
     """Build the site below ``out`` and return its first page.
+
+    Args:
+        players: the students of the page that plays; ``None`` builds a book without it.
 
     Raises:
         ArtefactError: no notebooks, or Sphinx warned (a broken link, a formula that cannot be converted).
@@ -216,13 +223,15 @@ def build(notebooks: Path, out: Path) -> Path:
     from sphinx.application import Sphinx
 
     sources = out / "source"
-    alternatives = write_sources(notebooks, sources)
+    alternatives = write_sources(notebooks, sources, {"playing": playing.OUTLINE} if players else None)
     configuration = CONFIGURATION | {"kdnb_alternatives": alternatives, "html_static_path": [str(sources / "_static")]}
     shutil.rmtree(out / "html", ignore_errors=True)
     app = Sphinx(sources, None, out / "html", out / "doctrees", "html", configuration, status=None, freshenv=True)
     app.build(force_all=True)
     if app.statuscode or app._warncount:
         raise ArtefactError(f"the book has {app._warncount} faults, named above: mend the notebook and run `make book` again.")
+    if players is not None:  # the theme's page gave it a place among the chapters and in the search
+        playing.write(players, out / "html" / "playing.html")
     return out / "html" / "index.html"
 
 
@@ -232,7 +241,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", default="", help="a run's folder; without it the committed notebooks")
     run = parser.parse_args(arguments).run
     notebooks, out = (Path(run) / "notebooks", Path(run) / "book") if run else (REPOSITORY / "notebooks", REPOSITORY / "runs" / "book")
-    return exit_status(lambda: print(f"kdnb: the book is {build(notebooks.absolute(), out.absolute())}"))
+
+    def book() -> Path:
+        players = playing.of_run(Path(run)) if run else playing.of_record(playing.RECORD)
+        return build(notebooks.absolute(), out.absolute(), players)
+
+    return exit_status(lambda: print(f"kdnb: the book is {book()}"))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdnb import students
 from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
-from kdnb.datasets import slices
+from kdnb.datasets import phantom, slices
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
-from kdnb.runs import atomic_write, in_common, read_table
+from kdnb.runs import atomic_write, in_common, opened, read_table
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 
@@ -48,6 +49,8 @@ _MEANS = [
 def record(folder: Path, measured: Path = MEASURED) -> Path:
     """Copy a finished run's contract tables and their provenance into ``data/measured``, sum them up, and return the new folder.
 
+    Of a run of generated images the students of :data:`kdnb.students.KEPT` are kept, too.
+
     Raises:
         ArtefactError: the run is not finished, or a table was changed since a notebook wrote it.
     """
@@ -67,6 +70,8 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
             path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
+    if info["run"]["dataset"].startswith("phantom"):  # of no real images, so that anybody may have them
+        provenance["students"] = students.record(opened(folder, "record"), len(phantom.CLASSES), kept)
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:
         path.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")

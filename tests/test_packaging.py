@@ -71,8 +71,10 @@ def test_python_versions_agree(repository, project):
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (repository / "Makefile").read_text()
 
 
-def test_the_package_carries_its_profiles_and_licence(repository, project):
-    assert tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdnb"] == ["profiles.toml"]
+def test_the_package_carries_all_that_is_no_code_and_its_licence(repository, project):
+    patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdnb"]
+    carried = {path for pattern in patterns for path in (repository / "kdnb").glob(pattern)}
+    assert carried == {path for path in (repository / "kdnb").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert "MIT License" in (repository / "LICENSE").read_text()
     assert "CC BY 4.0" in (repository / "LICENSE").read_text()
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
@@ -89,7 +91,7 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 FLOORS = [
     {"errors", "filesystems", "sources", "settings", "device", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
-    {"views", "training", "stack", "evaluation", "teachers", "explain", "cost"},
+    {"views", "training", "stack", "evaluation", "teachers", "students", "explain", "cost"},
     {
         "sweep",
         "few_labels",
@@ -101,6 +103,7 @@ FLOORS = [
         "report",
         "one_image",
         "measured",
+        "playing",
         "book",
         "pipeline",
     }
