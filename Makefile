@@ -61,8 +61,9 @@ help: ## list the targets
 	@echo "           behind a path: folder:images:person=off,test=fold_1; table:labels.csv:image=,label=,split=,test=,person=,mask=,images= (a column's name, or off)"
 
 python-version:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "kdnb: $(PYTHON) is $$($(PYTHON) -V 2>&1), but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	  { is=$$($(PYTHON) -V 2>&1) && is="is $$is" || is="cannot be run here"; \
+	    echo "kdnb: $(PYTHON) $$is, but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
 
 setup: $(READY) ## make .venv with the exact versions of requirements.lock (once)
 

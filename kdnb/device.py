@@ -52,7 +52,7 @@ def precision(device: torch.device | None = None) -> torch.dtype:
         return torch.float32
     if (device or best_device()).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # Before torch 2.12 a CPU could not be asked for all that it is able to.
+    # Not every torch can be asked: 2.11 of PyPI can, that of some GPU images cannot.
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 

@@ -359,6 +359,12 @@ def main(arguments: list[str] | None = None) -> int:
         said = str(error)
         print(said if said.startswith("kdnb: ") else f"kdnb: {said}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == "kdnb":
+            raise
+        cure = "install it (requirements.lock names all that the study uses), or leave out PY= and have make set .venv up"
+        print(f"kdnb: {sys.executable} has no package {error.name}: {cure}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0

@@ -187,9 +187,12 @@ def _models(found: dict[str, pd.DataFrame]) -> list[str]:
     said = []
     for name, rows in found["classification"].groupby("model", sort=False) if "classification" in found else ():
         row = rows.iloc[0]
-        seeds = f", on average over {len(rows)} seeds {rows.accuracy.mean():.1%}" if len(rows) > 1 else ""
-        interval = f"95% interval {row.accuracy_lo:.1%} to {row.accuracy_hi:.1%}{seeds}"
-        said.append(f"{name} classifies {row.accuracy:.1%} of {row.n} test images correctly ({interval}).")
+        interval = f"95% interval {row.accuracy_lo:.1%} to {row.accuracy_hi:.1%}"
+        mean, seeds = row.accuracy, ""
+        if len(rows) > 1:  # the interval is that of the first seed alone: it must not read as that of all
+            mean, seeds = rows.accuracy.mean(), f" on average over {len(rows)} seeds"
+            interval = f"seed {row.seed}: {row.accuracy:.1%}, {interval}"
+        said.append(f"{name} classifies {mean:.1%} of {row.n} test images correctly{seeds} ({interval}).")
     return said
 
 

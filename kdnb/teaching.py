@@ -16,7 +16,7 @@ from kdnb import fidelity, losses, sweep
 from kdnb.datasets import ImageSet
 from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.explain import METHODS, class_evidence, explain_all
-from kdnb.explain.taught import LESSONS, Explanations, Layout, explaining, teacher_explanations
+from kdnb.explain.taught import LESSONS, Explanations, Layout, blocks_of, explaining, teacher_explanations
 from kdnb.sweep import Cell, Trained
 from kdnb.transparency import TRUTH
 
@@ -110,7 +110,8 @@ def explanation_rows(
 
 
 def _in_batches(teacher: nn.Module, images: Tensor, batch_size: int = 64) -> Explanations:
-    parts = [teacher_explanations(teacher, some) for some in images.split(batch_size)]
+    blocks = blocks_of(teacher, images[:batch_size])
+    parts = [teacher_explanations(teacher, some, blocks) for some in images.split(batch_size)]
     attention = [torch.cat(maps) for maps in zip(*(part.attention for part in parts), strict=True)]
     return Explanations(attention, torch.cat([part.evidence for part in parts]))
 

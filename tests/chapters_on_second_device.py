@@ -1,6 +1,7 @@
-"""Run the code of notebooks where the second device is told apart: ``python tests/chapters_on_second_device.py RUNS 01 02 03 ...``.
+"""Run the code of notebooks where the second device is told apart: ``python tests/chapters_on_second_device.py RUNS [00 01 02 ...]``.
 
-The smoke profile on the phantom, in one process and in the order given; stops at the first cell that mixes devices.
+The smoke profile on the phantom, in one process and in the order of their names (without numbers: all); stops at the first cell that mixes
+devices.
 """
 
 import json
@@ -18,9 +19,10 @@ def main(runs: str, *chapters: str) -> None:
 
     mpl.use("agg")
     with second_device():
-        for number in chapters:
+        for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+            if chapters and path.name.partition("_")[0] not in chapters:
+                continue
             shell = InteractiveShell()
-            path = next((REPOSITORY / "notebooks").glob(f"{number}_*.ipynb"))
             for cell in json.loads(path.read_text())["cells"]:
                 if cell["cell_type"] != "code":
                     continue

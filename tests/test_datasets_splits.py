@@ -131,8 +131,9 @@ def published_set(shared: dict[int, int]) -> tuple[np.ndarray, np.ndarray, np.nd
 @pytest.mark.parametrize("shared", [5, 6])
 def test_leak_free_splits_anew_where_less_than_half_of_a_class_would_be_left(shared):
     labels, whose, published = published_set({0: 0, 1: shared})
-    split = splits.split_by("leak_free", labels, whose, published)
-    assert (splits.split_by("official", labels, whose, published) == published).all()
+    split, anew = splits.split_by("leak_free", labels, whose, published)
+    official, kept = splits.split_by("official", labels, whose, published)
+    assert (official == published).all() and kept is None and anew == splits.too_little(labels, whose, published)
     assert all(len(set(split[whose == one]) - {""}) == 1 for one in whose)
     if shared == 5:
         assert splits.too_little(labels, whose, published) is None
@@ -149,8 +150,17 @@ def test_leak_free_splits_anew_where_less_than_half_of_a_class_would_be_left(sha
 def test_splitting_anew_keeps_what_a_published_split_leaves_out():
     labels, whose, published = published_set({0: 10, 1: 10})
     published[whose == "0_07"] = ""
-    split = splits.split_by("leak_free", labels, whose, published)
+    split, _ = splits.split_by("leak_free", labels, whose, published)
     assert ((split == "") == (whose == "0_07")).all()
+
+
+def test_where_validation_alone_is_published_the_set_is_not_said_to_be_split_anew():
+    """Its test images are cut from training: nothing that is published is given up, whatever validation loses to leaks."""
+    labels, whose, published = published_set({0: 10, 1: 10})
+    published = np.where(published == "test", "val", "train")
+    assert splits.too_little(labels, whose, published) == ("val", 0, 0, 20)
+    split, anew = splits.split_by("leak_free", labels, whose, published)
+    assert anew is None and set(split) >= {"train", "test"}
 
 
 def test_a_set_that_is_split_anew_says_why(tmp_path, own_cache):

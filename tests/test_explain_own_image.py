@@ -1,6 +1,7 @@
 """A prediction for an image of one's own: calibrated, explained, and marked where it is unlike the training images."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from kdnb import explain, fidelity, runs
 from kdnb.datasets import load
 from kdnb.errors import ArtefactError, DataError
 from kdnb.explain.own_image import (
+    OwnImage,
     calibrated,
     calibration_temperature,
     distances_among,
@@ -108,6 +110,14 @@ def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero(
     assert found["validation_images"] == 200 and 0 <= found["ece"] < 0.1
 
 
+@pytest.mark.parametrize(("count", "said"), [(6, "ring (89% after calibration by 6 images only)"), (200, "ring (89% after calibration)")])
+def test_a_probability_that_few_images_calibrated_says_so(count, said):
+    """Of six validation images nobody can know how sure a network may be, whichever way their temperature turns it."""
+    table = pd.DataFrame({"class": ["ring", "spot"], "probability": [0.889, 0.111]})
+    calibration = {"temperature": 0.08, "validation_images": count, "ece": 0.25}
+    assert str(OwnImage(np.zeros((4, 4, 3), np.uint8), table, {}, {}, 0.1, 1.0, calibration)) == said
+
+
 def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_path, capsys):
     import hashlib
     import json
@@ -128,6 +138,9 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     assert {"maps/grad_cam.npy", "maps/grad_cam.png", "probabilities.csv", "image.png", "index.html"} <= files
     assert sum(name.startswith("maps/evidence_") and name.endswith(".npy") for name in files) == len(data.classes)
     html = (folder / "index.html").read_text()
+    fitted = manifest["calibration"]
+    assert f"divided by {fitted['temperature']:.3g}, the temperature that fits {fitted['validation_images']} validation images best" in html
+    assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], "one page that needs nothing else"
 

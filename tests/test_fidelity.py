@@ -530,6 +530,24 @@ def test_head_takes_the_first_of_each_class(case):
     assert sample.head(2).masks.shape == (4, SIZE, SIZE)
 
 
+def test_a_sample_says_on_how_many_images_truth_can_be_measured(case):
+    """One mask in the whole set belongs to a training image, say: then these have none, though the set does."""
+    sample, _ = case
+    masks = np.zeros((len(sample), 4, 4), bool)
+    masks[:3, 0, 0] = True
+    correct = np.arange(len(sample)) != 1
+    assert (
+        replace(sample, masks=masks, correct=correct).marked()
+        == f"3 of these {len(sample)} images have a mask with a lesion, 2 of them read rightly"
+    )
+    for none in (masks & False, None):
+        assert (
+            replace(sample, masks=none, correct=correct)
+            .marked()
+            .startswith(f"0 of these {len(sample)} images have a mask with a lesion, 0 ")
+        )
+
+
 def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
     sample, maps = case
     table = fidelity.side_by_side(Patch(), sample, {"oracle": maps["oracle"], "reversed": maps["reversed"]})

@@ -227,6 +227,29 @@ def test_another_python_is_a_sentence(small, tmp_path):
     assert "is Python 3.9.1, but the study needs Python 3.11, 3.12 or 3.13" in answer.stderr
 
 
+def test_a_python_that_cannot_be_run_is_a_sentence_without_what_else_was_said(small, tmp_path):
+    """pyenv's own python3.12 is there, says three lines and ends where no 3.12 is chosen."""
+    shim = tmp_path / "python3.12"
+    shim.write_text("#!/bin/sh\nprintf 'pyenv: python3.12: command not found\\n\\nThe command exists in:\\n  3.12.1\\n' >&2; exit 127\n")
+    shim.chmod(0o755)
+    for python in (shim, tmp_path / "none"):
+        answer = small.make(f"PYTHON={python}")
+        sentences = [line for line in answer.stderr.splitlines() if not line.startswith("make")]
+        expected = f"kdnb: {python} cannot be run here, but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..."
+        assert answer.returncode != 0 and sentences == [expected]
+
+
+def test_a_python_without_the_packages_is_a_sentence(small, tmp_path):
+    """``PY=python3`` takes a Python as it is; one that was never given papermill says so at the first chapter."""
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec "{Path(sys.executable).resolve()}" -S "$@"\n')
+    bare.chmod(0o755)
+    answer = small.make(f"PY={bare}")
+    sentences = [line for line in answer.stderr.splitlines() if not line.startswith("make")]
+    assert answer.returncode != 0 and "Traceback" not in answer.stderr
+    assert sentences[-1].startswith("kdnb: ") and "has no package papermill: install it" in sentences[-1]
+
+
 def test_a_known_error_is_one_sentence_and_the_notebook_is_kept(small):
     small.write(
         "03_distillation",

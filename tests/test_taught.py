@@ -11,7 +11,9 @@ from kdnb.explain import average_feature_maps, class_evidence
 from kdnb.explain.taught import (
     LESSONS,
     MOST_CELLS,
+    Blocks,
     Layout,
+    blocks_of,
     explaining,
     explanation_bank,
     lesson_loss,
@@ -112,6 +114,38 @@ def test_a_bank_keeps_directions_by_view_and_image(teacher):
 def test_fine_maps_are_kept_at_so_many_cells_at_most(teacher):
     found = teacher_explanations(teacher, pictures(1, 128))
     assert max(a.shape[-1] for a in found.attention) == MOST_CELLS
+
+
+class Quiet(nn.Module):
+    """Two blocks, the last of which dark images do not excite; it adds filters to the first one's, which every image excites."""
+
+    feature_layers = ("first", "last")
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.last = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, CLASSES)
+        nn.init.constant_(self.last[0].weight, 1.0)
+        nn.init.constant_(self.last[0].bias, -1.0)
+
+    def forward(self, images):
+        return self.head(torch.cat([self.first(images), self.last(images)], dim=1).mean(dim=(2, 3)))
+
+
+def test_one_silent_image_chooses_no_other_block_for_its_batch():
+    """The first image of each later batch is black: alone it would have chosen the first block, with another meaning in the same row."""
+    torch.manual_seed(0)
+    network, images = Quiet().eval(), pictures(4, 8)
+    images[2] = 0
+    assert blocks_of(network, images[2:3]) == Blocks(("layer1", "layer2"), "layer1")
+    assert blocks_of(network, images[[2, 3]]) == blocks_of(network, images[:1]) == Blocks(("layer1", "layer2"), "layer2")
+    pixels = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
+    one_by_one, layout = explanation_bank(network, pixels, views=1, batch_size=1)
+    together, same = explanation_bank(network, pixels, views=1, batch_size=4)
+    assert layout == same
+    np.testing.assert_allclose(one_by_one.astype(np.float32), together.astype(np.float32), atol=2e-3)
+    assert not layout.split(torch.from_numpy(together[0])).evidence[2].any(), "a silent image has no evidence there"
 
 
 LAYOUT = Layout(((12, 12), (6, 6), (3, 3)), (CLASSES, 3, 3))

@@ -23,7 +23,7 @@ from kdnb.datasets.folders import Listing
 from kdnb.datasets.groups import by_name, join
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.slices import Slice
-from kdnb.datasets.splits import by_groups, split_by, subset, too_little
+from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.datasets.tables import listing as listing_of
 from kdnb.errors import DataError, DataNotFoundError
 from kdnb.runs import content_key, source_key
@@ -178,7 +178,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     # The official split is what it was before persons were recovered: its validation is cut by copies alone, and knows persons of training
     # as its test images do.
     apart = join(ids, twins.copies(threshold)) if of_other and split_protocol == "official" else group
-    split = split_by(split_protocol, labels, apart, published)
+    split, anew = split_by(split_protocol, labels, apart, published)
     for part in ("train", "val", "test"):
         if not (split == part).any():
             raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
@@ -204,8 +204,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     if of_other:
         notes["slices"] = of_other
     classes = tuple(classes.tolist())
-    if split_protocol == "leak_free" and (least := too_little(labels, group, published)):
-        part, label, left, of = least
+    if anew:
+        part, label, left, of = anew
         notes["split_anew"] = (
             f"split anew by persons and copies, because of {of} published {part} images of {classes[label]} only {left} would be left"
         )

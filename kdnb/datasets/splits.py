@@ -17,7 +17,10 @@ VAL_MOST = 1000  # ... but no more images than this
 LEFT_SHARE = 0.5  # of a class's published test (or validation) images: where leaving leaks out would leave fewer, the set is split anew
 
 
-def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> np.ndarray:
+TooLittle = tuple[str, int, int, int]  # split, class, images of it that would be left, images of it that are published
+
+
+def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> tuple[np.ndarray, TooLittle | None]:
     """Split a source as ``protocol`` says.
 
     ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images, stratified by
@@ -25,11 +28,15 @@ def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: n
     (or validation); where that would leave too little (:func:`too_little`), by whole groups in about the published shares of each class;
     80/20 by whole groups where no split is published.
     Validation is cut from training by whole groups, unless it is published.
+
+    Returns:
+        The split, ``(N,)`` str, and for what a published one was split anew (``None``: it was not).
     """
+    anew = None
     if not (published == "test").any():
         singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
         split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
-    elif protocol == "leak_free" and too_little(labels, groups, published):
+    elif protocol == "leak_free" and (anew := too_little(labels, groups, published)):
         sizes = {part: np.bincount(labels[published == part], minlength=labels.max() + 1) for part in ("train", "val", "test")}
         shares = {part: sizes[part] / np.maximum(1, sum(sizes.values())) for part in ("test", "val") if sizes[part].any()}
         split = by_groups(labels, groups, shares, np.where(published == "", "", "train"))
@@ -40,10 +47,10 @@ def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: n
     if not (split == "val").any():
         share = min(VAL_SHARE, VAL_MOST / max(1, (split == "train").sum()))
         split = by_groups(labels, groups, {"val": share}, split)
-    return split
+    return split, anew
 
 
-def too_little(labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> tuple[str, int, int, int] | None:
+def too_little(labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> TooLittle | None:
     """The class of a published split of which leaving leaks out leaves least, if less than ``LEFT_SHARE``: split, class, left, published.
 
     ``None`` where enough is left of every class, or no split is published.

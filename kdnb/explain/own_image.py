@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdnb.datasets import ImageSet, load_for, to_tensor
 from kdnb.datasets.reading import read
 from kdnb.errors import DataError
-from kdnb.evaluation import expected_calibration_error
+from kdnb.evaluation import FEW, expected_calibration_error
 from kdnb.explain.maps import as_found, collecting
 from kdnb.explain.methods import explain_all, methods
 from kdnb.models import feature_layers
@@ -60,7 +60,9 @@ class OwnImage:
 
     def __str__(self) -> str:
         first = self.probabilities.iloc[0]
-        verdict = f"{first['class']} ({first['probability']:.0%} after calibration)"
+        count = self.calibration["validation_images"]
+        by = f" by {count} images only" if count < FEW else ""
+        verdict = f"{first['class']} ({first['probability']:.0%} after calibration{by})"
         if self.unlike_training:
             how = f"distance {self.distance:.2f}, limit {self.limit:.2f} by {self.calibration['validation_images']} images"
             verdict += f"; WARNING: unlike the training images ({how}), do not rely on this"
@@ -70,7 +72,7 @@ class OwnImage:
 def explain_image(run: Run | str | Path, image: str | Path | np.ndarray | Image.Image, model_name: str = "student_kd") -> OwnImage:
     """Predict and explain one image with a student of a finished run.
 
-    The image is decoded and resized as the data set's own images are. The probabilities are softened by the temperature that
+    The image is decoded and resized as the data set's own images are. The probabilities are those of the temperature that
     fits the validation images best; SHAP's background is drawn from the training images.
 
     Args:
@@ -196,7 +198,7 @@ def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The temperature of all validation images, and how well calibrated they are when each tenth is softened by that of the others."""
+    """The temperature of all validation images, and how well calibrated they are when each tenth is judged at that of the others."""
     probabilities = np.empty(logits.shape, float)
     folds = np.arange(len(labels)) % FOLDS
     for fold in np.unique(folds):

@@ -55,26 +55,47 @@ class Layout:
         return Explanations(maps, evidence.unflatten(1, self.evidence))
 
 
-def teacher_explanations(teacher: nn.Module, images: Tensor) -> Explanations:
-    """Attention of every block that has several cells, and evidence of the deepest of these; one forward pass and C short backward ones.
+@dataclass(frozen=True)
+class Blocks:
+    """Which blocks of a teacher are taught, by name: ``attention``, first block first, and the one whose ``evidence`` is."""
 
-    A block whose places the answer does not depend on (a vision transformer's last, of which the class token alone is read) is passed over.
+    attention: tuple[str, ...]
+    evidence: str
+
+
+def blocks_of(teacher: nn.Module, images: Tensor) -> Blocks:
+    """Every block that has several cells, and the deepest of these on whose places the answer to any of the images depends.
+
+    A vision transformer's last block is passed over for evidence: of it the class token alone is read. The choice is one for all images of
+    a teacher: an image that excites no filter of a block would choose another one for those beside it.
 
     Args:
-        images: ``(N, 3, H, W)`` float32 in [0, 1]. The teacher is left as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1], some of those to be explained. The teacher is left as found.
 
     Raises:
         ModelError: no block of the teacher has more than one cell.
     """
-    one = images[:1]
     with as_found(teacher), torch.no_grad(), collecting(layers_of(teacher), _attention) as found:
-        logits_of(teacher, one)
-    fine = [name for name, attention in found.items() if attention.shape[-1] > 1]
+        logits_of(teacher, images[:1])
+    fine = tuple(name for name, attention in found.items() if attention.shape[-1] > 1)
     if not fine:
         raise ModelError(f"no block of {type(teacher).__name__} has more than one cell at {images.shape[-1]} pixels: use larger images.")
-    deepest = next((name for name in reversed(fine) if _evidence_of(teacher, one, name).any()), fine[-1])
-    with collecting({name: layers_of(teacher)[name] for name in fine}, _attention) as found:
-        evidence = _evidence_of(teacher, images, deepest)
+    return Blocks(fine, next((name for name in reversed(fine) if _evidence_of(teacher, images, name).any()), fine[-1]))
+
+
+def teacher_explanations(teacher: nn.Module, images: Tensor, blocks: Blocks | None = None) -> Explanations:
+    """Attention of every block that has several cells, and evidence of the deepest of these; one forward pass and C short backward ones.
+
+    Args:
+        images: ``(N, 3, H, W)`` float32 in [0, 1]. The teacher is left as found.
+        blocks: which blocks (default: :func:`blocks_of` these images); to be given where the images are one batch of several.
+
+    Raises:
+        ModelError: no block of the teacher has more than one cell.
+    """
+    blocks = blocks or blocks_of(teacher, images)
+    with collecting({name: layers_of(teacher)[name] for name in blocks.attention}, _attention) as found:
+        evidence = _evidence_of(teacher, images, blocks.evidence)
     return Explanations([_fine_at_most(attention.detach()) for attention in found.values()], _fine_at_most(evidence))
 
 
@@ -123,12 +144,14 @@ def explanation_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_s
     Only directions are taught, so a row's maps are scaled to length one, which float16 holds.
     """
     device = device_of(teacher)
-    held, rows, layout = resident(images, device), [], None
+    held, rows, layout, blocks = resident(images, device), [], None, None
     for view in progress(range(views), "Teacher's explanations", views):
         moves = view_moves(len(images), view, images.shape[1]).to(device)
         for start in range(0, len(images), batch_size):
             part = torch.arange(start, min(start + batch_size, len(images)), device=held.device)
-            seen = teacher_explanations(teacher, to_float(render(picked(held, part, device), moves[start : start + len(part)])))
+            batch = to_float(render(picked(held, part, device), moves[start : start + len(part)]))
+            blocks = blocks or blocks_of(teacher, batch)
+            seen = teacher_explanations(teacher, batch, blocks)
             layout = Layout(tuple(tuple(a.shape[1:]) for a in seen.attention), tuple(seen.evidence.shape[1:]))
             maps = [nn.functional.normalize(a.flatten(1), dim=1) for a in (*seen.attention, seen.evidence)]
             rows.append(torch.cat(maps, dim=1).half())

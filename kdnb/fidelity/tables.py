@@ -71,6 +71,14 @@ class Sample:
         arrays = (self.ids[kept], self.classes[kept], self.groups[kept], self.correct[kept])
         return Sample(self.images[at], self.targets[at], *arrays, masks)
 
+    def marked(self) -> str:
+        """On how many of the images truth could be measured, in words: how many have a mask with a lesion, and how many of these are right.
+
+        A set may have masks of which none belongs to these images.
+        """
+        have = np.zeros(len(self), bool) if self.masks is None else self.masks.any(axis=(1, 2))
+        return f"{have.sum()} of these {len(self)} images have a mask with a lesion, {(have & self.correct).sum()} of them read rightly"
+
 
 def draw_sample(model: nn.Module, data: ImageSet, per_class: int, split: str = "test", seed: int = 0) -> Sample:
     """``per_class`` images of each class of one split (all, where there are fewer), drawn from ``seed``, with the model's predictions."""
