@@ -144,14 +144,14 @@ lab: setup ## open JupyterLab on the notebooks, on localhost with a token
 	@JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
-outputs: setup ## copy the outputs of the default run into notebooks/, and its picture into the README
+outputs: setup ## copy the outputs of the default run into notebooks/, and its picture into FINDINGS
 	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
 
 data: setup ## download DATASET into DATA_DIR
 	@$(PY) -m kdnb.datasets.fetch --dataset "$$DATASET" --data-dir "$$DATA_DIR"
 
-record: setup ## keep the tables of a finished run in data/measured and the README (RUN=runs/...)
-	@$(PY) -m kdnb.measured "$$RUN"
+record: setup ## keep the tables of a finished run in data/measured, README and FINDINGS (RUN=runs/...)
+	@$(PY) -m kdnb.findings "$$RUN"
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock

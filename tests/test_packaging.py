@@ -71,8 +71,11 @@ def test_python_versions_agree(repository, project):
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in (repository / "Makefile").read_text()
 
 
-def test_the_package_carries_its_profiles_and_licence(repository, project):
-    assert tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdnb"] == ["profiles.toml"]
+def test_the_package_carries_its_profiles_pages_and_licence(repository, project):
+    patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdnb"]
+    carried = {path for pattern in patterns for path in (repository / "kdnb").glob(pattern)}
+    others = {path for path in (repository / "kdnb").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others and others <= carried, "what a module reads beside its code is in the wheel"
     assert "MIT License" in (repository / "LICENSE").read_text()
     assert "CC BY 4.0" in (repository / "LICENSE").read_text()
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
@@ -101,7 +104,9 @@ FLOORS = [
         "report",
         "one_image",
         "measured",
+        "findings",
         "book",
+        "slides",
         "pipeline",
     }
     | {"bench"},
