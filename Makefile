@@ -115,7 +115,7 @@ $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measure
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json
 	@$(PY) -m kdnb.pipeline notebook $* $(FOLDER)
 
-$(FOLDER)/report.html: $(ALL) $(call code,report)
+$(FOLDER)/report.html: $(ALL) $(call code,report) $(wildcard kdnb/pages/*)
 	@$(PY) -m kdnb.report $(FOLDER)
 endif
 
