@@ -46,7 +46,7 @@ endif
 SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS" \
   --teacher "$$TEACHER" --student "$$STUDENT"
 
-.PHONY: help setup python-version reproduce run test test-slow explain bench gpu-check book lab data lock outputs record clean
+.PHONY: help setup python-version reproduce run test test-slow explain bench gpu-check book slides lab data lock outputs record clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -139,6 +139,9 @@ gpu-check: setup ## on a GPU, 8 minutes: the smoke run, training at 224 px, goal
 
 book: setup ## build the HTML site from the committed outputs (RUN=runs/...: from a run)
 	@$(PY) -m kdnb.book --run "$$RUN"
+
+slides: setup ## a talk of 45 minutes from the chapters, one page to open in a browser (RUN=runs/...: from a run)
+	@$(PY) -m kdnb.slides --run "$$RUN"
 
 lab: setup ## open JupyterLab on the notebooks, on localhost with a token
 	@JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \

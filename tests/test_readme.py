@@ -147,11 +147,11 @@ def test_it_says_what_it_is_in_a_few_lines(readme):
 
 
 def test_make_passes_each_tool_words_that_it_understands(repository):
-    """The recipes of data, book, record and bench, with --help put behind them."""
+    """The recipes of data, book, slides, record and bench, with --help put behind them."""
     recipes = re.findall(
-        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|findings|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
+        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|slides|findings|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
     )
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     for module, words in recipes:
         options = [word for word in words.split() if word.startswith("--")]
         answer = subprocess.run([sys.executable, "-m", module, "--help"], cwd=repository, capture_output=True, text=True, check=True)
