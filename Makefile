@@ -46,7 +46,7 @@ endif
 SETTINGS = --dataset "$$DATASET" --profile "$$PROFILE" --seed "$$SEED" --split "$$SPLIT" --data-dir "$$DATA_DIR" --runs "$$RUNS" \
   --teacher "$$TEACHER" --student "$$STUDENT"
 
-.PHONY: help setup python-version reproduce run test test-slow explain bench gpu-check book lab data lock outputs record clean
+.PHONY: help setup python-version reproduce run test test-slow explain bench gpu-check book slides lab data lock outputs record clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -116,7 +116,7 @@ $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measure
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json
 	@$(PY) -m kdnb.pipeline notebook $* $(FOLDER)
 
-$(FOLDER)/report.html: $(ALL) $(call code,report)
+$(FOLDER)/report.html: $(ALL) $(call code,report) $(wildcard kdnb/pages/*)
 	@$(PY) -m kdnb.report $(FOLDER)
 endif
 
@@ -141,18 +141,21 @@ gpu-check: setup ## on a GPU, 8 minutes: the smoke run, training at 224 px, goal
 book: setup ## build the HTML site from the committed outputs (RUN=runs/...: from a run)
 	@$(PY) -m kdnb.book --run "$$RUN"
 
+slides: setup ## a talk of 45 minutes from the chapters, one page to open in a browser (RUN=runs/...: from a run)
+	@$(PY) -m kdnb.slides --run "$$RUN"
+
 lab: setup ## open JupyterLab on the notebooks, on localhost with a token
 	@JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 	  $$([ "$$(id -u)" = 0 ] && echo --allow-root)
 
-outputs: setup ## copy the outputs of the default run into notebooks/, and its picture into the README
+outputs: setup ## copy the outputs of the default run into notebooks/, and its picture into FINDINGS
 	@$(PY) -m kdnb.pipeline outputs runs/phantom-quick-seed0
 
 data: setup ## download DATASET into DATA_DIR
 	@$(PY) -m kdnb.datasets.fetch --dataset "$$DATASET" --data-dir "$$DATA_DIR"
 
-record: setup ## keep the tables of a finished run in data/measured and the README (RUN=runs/...)
-	@$(PY) -m kdnb.measured "$$RUN"
+record: setup ## keep the tables of a finished run in data/measured, README and FINDINGS (RUN=runs/...)
+	@$(PY) -m kdnb.findings "$$RUN"
 
 lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock

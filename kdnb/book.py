@@ -23,15 +23,11 @@ from kdnb.pipeline import LIVE
 from kdnb.sources import REPOSITORY
 
 TITLE = "Knowledge distillation for transparent classifiers"
-STYLE = """
-math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", math, serif; font-size: 1.06em; }
-div.math { overflow-x: auto; overflow-y: hidden; margin: 1rem 0; justify-content: center; text-align: center; }
-div.math .eqno { float: right; }
-.cell_output img { max-width: 100%; height: auto; }
-.cell pre { white-space: pre-wrap; font-size: 0.8em; }
-.cell_output .dataframe { display: block; width: fit-content; max-width: 100%; overflow-x: auto; font-size: 0.8em; }
-.cell_output .dataframe :is(td, th) { padding: 0.15em 0.5em; white-space: nowrap; }
-"""
+STYLE = Path(__file__).parent / "pages" / "book.css"
+# Heading in a chapter -> what the folded cells below it are called.
+FOLDED = {"Parameters": "Parameters", "Load": "Loading"}
+# Pages beside the chapters, in the order of the menu.
+PAGES = ("FINDINGS.md", "docs/own_images.md", "docs/machines.md", "CONTRIBUTING.md")
 # Five layers, narrowing: without an icon of its own the browser asks for one and logs that there is none.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="#1f5fa8"><rect x="2" y="2" width="4" height="28"/>
 <rect x="8" y="5" width="4" height="22"/><rect x="14" y="8" width="4" height="16"/><rect x="20" y="11" width="4" height="10"/>
@@ -144,30 +140,65 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def index_page(readme: str, chapters: list[str]) -> str:
-    """The README as the book's first page: links to notebooks become links to chapters, other files of the repository plain names."""
+def linked(page: str, chapters: list[str]) -> str:
+    """A page of the repository as the book has it: links lead to chapters and pages of the book, to other files of the repository not."""
+    known = {f"{name}.ipynb" for name in chapters} | {Path(name).name for name in PAGES}
 
     def link(found: re.Match[str]) -> str:
         text, target = found.groups()
         if re.match(r"[a-z]+:|#", target):
             return found.group()
-        name = target.removeprefix("notebooks/")
-        return f"[{text}]({name})" if name.removesuffix(".ipynb") in chapters else text
+        name = Path(target).name
+        return f"[{text}]({name})" if name in known else text
 
-    body = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, readme)
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, page)
+
+
+def index_page(readme: str, chapters: list[str]) -> str:
+    """The README as the book's first page, with the menu."""
     tree = "\n".join(["```{toctree}", ":hidden:", ":caption: Chapters", "", *chapters, "```"])
-    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", "errors", "```"])
-    return f"{body}\n\n{tree}\n\n{more}\n"
+    pages = [Path(name).stem for name in PAGES]
+    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", *pages, "errors", "```"])
+    return f"{linked(readme, chapters)}\n\n{tree}\n\n{more}\n"
+
+
+def one_header(html: str) -> str:
+    """The tables of an output with one header row: pandas writes the names of an index into a second one, empty but for these."""
+
+    def merged(found: re.Match[str]) -> str:
+        *before, above, below = re.findall(r"<tr.*?</tr>", found.group(), re.DOTALL) if found.group().count("<tr") > 1 else ("", "")
+        columns, names = (re.findall(r"<th[^>]*>(.*?)</th>", row, re.DOTALL) for row in (above, below))
+        if len(columns) != len(names) or not any(names):
+            return found.group()
+        heads = iter(" / ".join(filter(None, pair)) for pair in zip(names, columns, strict=True))
+        row = re.sub(r"(<th[^>]*>).*?(</th>)", lambda cell: cell[1] + next(heads) + cell[2], above, flags=re.DOTALL)
+        return f"<thead>{''.join(before)}{row}</thead>"
+
+    return re.sub(r"<thead>.*?</thead>", merged, html, flags=re.DOTALL)
+
+
+def _fold(cells: list[dict[str, Any]]) -> None:
+    """Fold the cells that set parameters and load, which a reader of the book does not need: a click opens them."""
+    heading = ""
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and (found := re.search(r"^#+ (.+)$", source, re.MULTILINE)):
+            heading = found[1]
+        elif cell["cell_type"] == "code" and heading in FOLDED:
+            cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
+            cell["metadata"]["mystnb"] = {"code_prompt_show": f"{FOLDED[heading]} (show)", "code_prompt_hide": f"{FOLDED[heading]} (hide)"}
 
 
 def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A notebook as the book shows it, and the text alternatives of its pictures by the SHA-256 of their bytes.
 
-    papermill's injected cell and the live views of widgets, which need a running kernel, are left out.
+    papermill's injected cell and the live views of widgets, which need a running kernel, are left out; the cells that set parameters and
+    load are folded.
     """
     book = json.loads(notebook.read_text(encoding="utf-8"))
     book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
     book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    _fold(book["cells"])
     alternatives = {}
     for cell in book["cells"]:
         cell["outputs"] = [output for output in cell.get("outputs", []) if LIVE not in output.get("data", {})]
@@ -175,6 +206,8 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
             if "image/png" in output.get("data", {}):
                 content = base64.b64decode("".join(output["data"]["image/png"]))
                 alternatives[hashlib.sha256(content).hexdigest()] = "".join(output["data"].get("text/plain", ""))
+            if "text/html" in output.get("data", {}):
+                output["data"]["text/html"] = one_header("".join(output["data"]["text/html"]))
         if cell["cell_type"] != "code":
             del cell["outputs"]
     return book, alternatives
@@ -194,14 +227,18 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "_static").mkdir(parents=True)
-    (folder / "_static" / "book.css").write_text(STYLE, encoding="utf-8")
+    shutil.copy(STYLE, folder / "_static" / "book.css")
     (folder / "_static" / "icon.svg").write_text(ICON, encoding="utf-8")
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    chapters = [path.stem for path in found]
     alternatives = {}
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", readme):
-        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / picture, folder / picture)
-    (folder / "index.md").write_text(index_page(readme, [*(path.stem for path in found), *(more or {})]), encoding="utf-8")
+    for name in ("README.md", *PAGES):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text):
+            (folder / picture).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / picture, folder / picture)
+        listed = [*chapters, *(more or {})]
+        target, text = ("index.md", index_page(text, listed)) if name == "README.md" else (Path(name).name, linked(text, chapters))
+        (folder / target).write_text(text, encoding="utf-8")
     for name, text in ({"errors": errors_page()} | (more or {})).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     for path in found:

@@ -1,15 +1,11 @@
-"""Recorded results: the tables of full runs, kept in ``data/measured`` with what they depend on, and the README's table made from them.
+"""Recorded results: the tables of full runs, kept in ``data/measured`` with what they depend on, and the answers made from them.
 
 ``data/measured/<run>/`` holds a run's contract tables and its provenance; ``data/measured/<dataset>-<profile>.csv`` sums up the runs of one
-data set and profile, a row for each split protocol and model. Only this program writes them.
-
-``python -m kdnb.measured runs/brain_tumor-cpu-seed0`` (``make record RUN=...``) records a run and writes the README's table anew.
+data set and profile, a row for each split protocol and model. Only :func:`record` writes them, for ``make record RUN=...``
+(:mod:`kdnb.findings`).
 """
 
-import argparse
 import json
-import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +16,7 @@ import pandas as pd
 from kdnb import students
 from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
 from kdnb.datasets import phantom, slices
-from kdnb.errors import ArtefactError, exit_status
+from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write, in_common, opened, read_table
@@ -29,7 +25,6 @@ from kdnb.sources import REPOSITORY
 
 MEASURED = REPOSITORY / "data" / "measured"
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
-README = REPOSITORY / "README.md"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
 NOTE = (
@@ -318,11 +313,11 @@ def in_brief(measured: Path = MEASURED) -> str:
         found = Counter(tested.loc[tested["claim"] == claim, "verdict"])
         others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
         counts[claim] = f"in {found[REPRODUCED]} of {found.total()}" + f" ({others})" * bool(others)
-    counts["persons"] = _persons_on_both_sides()
+    counts["persons"] = persons_on_both_sides()
     return "\n\n".join(["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)])
 
 
-def _persons_on_both_sides() -> str:
+def persons_on_both_sides() -> str:
     """What the table of slices says of brain MRI's published split."""
     known = slices.known("figshare_brain", "brain_tumor_slices.csv")
     trained_on = {one.person for name, one in known.items() if name.startswith("Training/")}
@@ -349,36 +344,3 @@ def answer(measured: Path = MEASURED) -> str:
         "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured) + _trained_longer(measured))
         or "No full run is recorded yet (`make record RUN=runs/...`)."
     )
-
-
-def with_part(readme: str, name: str, text: str) -> str:
-    """The README with the part between the two markers of ``name`` replaced."""
-    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: f"{found[1]}{text}\n{found[2]}", readme, flags=re.DOTALL)
-
-
-def readme_now(readme: str, measured: Path = MEASURED) -> str:
-    """The README with its answers and its table as the recorded runs have them."""
-    for name, text in {"brief": in_brief, "answer": answer, "measured": readme_table}.items():
-        readme = with_part(readme, name, text(measured))
-    return readme
-
-
-def _record_and_show(run: str) -> None:
-    if not run:
-        raise ArtefactError("RUN is empty: name a finished run, such as make record RUN=runs/phantom-quick-seed0.")
-    print(f"kdnb: recorded in {record(Path(run)).relative_to(REPOSITORY)}")
-    text = readme_now(README.read_text(encoding="utf-8"))
-    with atomic_write(README) as path:
-        path.write_text(text, encoding="utf-8")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Record a run and bring the README's table up to date."""
-    parser = argparse.ArgumentParser(prog="python -m kdnb.measured", description=main.__doc__)
-    parser.add_argument("run", help="a run's folder")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: _record_and_show(given.run))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import sys
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from kdnb import __version__
 from kdnb.errors import DataError, exit_status
 from kdnb.explain.own_image import OwnImage, explain_image
-from kdnb.report import STYLE, html_table
+from kdnb.report import cells, columns, render
 from kdnb.runs import Run, atomic_folder, environment, file_hash, opened
 from kdnb.sources import from_home
 
@@ -81,22 +80,20 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
 
 def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict) -> str:
     """The explanation as one self-contained page."""
-    shown = "".join(
-        f'<figure style="display:inline-block;margin:.5rem"><img width="192" alt="{escape(_words(method), quote=True)}" '
-        f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"><figcaption>{escape(_words(method))}</figcaption></figure>'
-        for method, picture in pictures.items()
-    )
     facts = {"run": manifest["run"], "calibration": manifest["calibration"], "environment": manifest["environment"]}
-    origin = "".join(f"<dt>{key}</dt><dd>{escape(json.dumps(value, default=str))}</dd>" for key, value in facts.items())
-    safe = escape(name.encode("utf-8", "replace").decode())
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe}</title><style>{STYLE}</style></head><body>\n'
-        f"<h1>{safe}</h1>\n<p><strong>{escape(str(answer))}</strong></p>\n<p>{NOTICE}</p>\n"
-        f"<h2>Probabilities and evidence</h2>{html_table(answer.probabilities)}\n"
-        '<p class="note">logit = evidence_for + evidence_against + rest; probabilities are those of logits divided by '
-        f"{answer.calibration['temperature']:.3g}, the temperature that fits {answer.calibration['validation_images']} validation images "
-        f"best. Judged by the others' temperature, a tenth of them is off by {answer.calibration['ece']:.0%} on average (ECE).</p>\n"
-        f"<h2>Maps</h2>{shown}\n<h2>Where the numbers come from</h2><dl>{origin}</dl>\n</body></html>\n"
+    return render(
+        "one_image.html",
+        "report.css",
+        name=name.encode("utf-8", "replace").decode(),
+        answer=str(answer),
+        notice=NOTICE,
+        heads=columns(answer.probabilities),
+        rows=cells(answer.probabilities),
+        pictures=[(_words(method), base64.b64encode(picture).decode()) for method, picture in pictures.items()],
+        temperature=f"{answer.calibration['temperature']:.3g}",
+        images=answer.calibration["validation_images"],
+        off=f"{answer.calibration['ece']:.0%}",
+        facts=[(key, json.dumps(value, default=str)) for key, value in facts.items()],
     )
 
 

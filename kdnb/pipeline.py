@@ -301,7 +301,7 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
 
 
 def copy_outputs(folder: Path) -> None:
-    """Copy the outputs of a run's executed notebooks into ``notebooks/``, and its picture of the student's layers into the README."""
+    """Copy the outputs of a run's executed notebooks into ``notebooks/``, and its picture of the student's layers into FINDINGS.md."""
     import nbformat
 
     from kdnb.runs import atomic_write

@@ -1,16 +1,19 @@
 """``report.html``: a run on one page, self-contained, for a supervisor or reviewer.
 
 ``python -m kdnb.report runs/phantom-quick-seed0`` makes it from what the run holds: tables (checked against ``run.json``), the figures
-that its notebooks show, and where the numbers come from. It states nothing of its own: every sentence is made from a table's row.
+that its notebooks show, and where the numbers come from. It states nothing of its own: every sentence is made from a table's row. Question,
+answer, figures and caveats come first, to be read in two minutes; the rest is folded. Its words and its look are files in ``kdnb/pages``.
 """
 
 import argparse
+import base64
+import hashlib
 import json
 import sys
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+import jinja2
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
@@ -21,7 +24,7 @@ TABLES = {
     "claims": (
         "Claims",
         "one claim of the paper, with the released code beside it, what this run measured and the verdict of the claim's rule",
-        ("statement", "paper", "released_code", "measured", "lo", "hi", "detail", "verdict", "rule"),
+        ("statement", "paper", "released_code", "measured", "lo", "hi", "detail", "verdict", "rule", "stated"),
     ),
     "data_audit": ("Data", "one class in one part of the split", ()),
     "classification": (
@@ -77,48 +80,41 @@ TABLES = {
 }
 MAX_ROWS = 80
 
-STYLE = """
-:root { --ink: #1c2430; --soft: #5b6675; --line: #d8dde4; --tint: #f4f6f9; --mark: #1f5fa8; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; color: var(--ink); background: #fff;
-  font: 1.02rem/1.6 "Charter", "Bitstream Charter", "Sitka Text", Cambria, Georgia, serif; }
-h1, h2, h3, nav, table, dl, figcaption, .note { font-family: system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.3rem; margin: 2.8rem 0 .5rem; padding-top: .7rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
-p, li { max-width: 44rem; }
-.note { color: var(--soft); font-size: .88rem; margin: .2rem 0 .8rem; }
-nav { font-size: .9rem; margin: 1.2rem 0; }
-nav a { margin-right: 1rem; color: var(--mark); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-thead th { border-bottom: 2px solid var(--soft); white-space: nowrap; }
-td.n, th.n { text-align: right; white-space: nowrap; }
-tbody tr:nth-child(even) { background: var(--tint); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .9rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 1.4rem 0; }
-img { max-width: 100%; height: auto; }
-figcaption { color: var(--soft); font-size: .85rem; max-width: 44rem; }
-@media print {
-  body { padding: 0; max-width: none; font-size: 10pt; }
-  h2 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
-  nav { display: none; }
-  .wide { overflow: visible; }
+QUESTION = "Can a small network that learned from a large one be looked into, and does the teaching help?"
+# The claims that answer it, and the factor and the unit of what is measured.
+ANSWERS = {
+    "student_against_teacher": (100, " points"),
+    "distillation_adds": (100, " points"),
+    "teacher_adds": (100, " points"),
+    "few_labels": (100, " points"),
+    "knowledge": (100, " points"),
+    "new_images": (100, " points"),
+    "maps_as_grad_cam": (100, " points"),
+    "maps_over_controls": (100, " points"),
+    "teaching_explains": (100, " points"),
+    "maps_over_shap": (1, " times"),
 }
-"""
+# The figures of the first page: of each group the first one that the run has.
+FIRST = (("few_labels", "arms"), ("truth", "fidelity"), ("student_layers", "methods"))
+PAGES = Path(__file__).parent / "pages"
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+)
+
+
+def render(template: str, style: str, **values: object) -> str:
+    """A page of ``kdnb/pages`` as HTML: every value is text, which is escaped, and the stylesheet ``style`` is part of the page."""
+    return _TEMPLATES.get_template(template).render(style=style, **values)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a notebook shows it: the chapter, the base64 of its PNG, and its text alternative."""
+    """A figure as a notebook shows it: the chapter, the base64 of its PNG, its text alternative, and its name among the run's figures."""
 
     chapter: str
     png: str
     alt: str
+    name: str = ""
 
 
 def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
@@ -140,8 +136,9 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
     return found
 
 
-def pictures(folder: Path) -> list[Picture]:
-    """Every figure of the executed notebooks, in reading order."""
+def pictures(folder: Path, info: dict) -> list[Picture]:
+    """Every figure of the executed notebooks, in reading order; ``run.json`` knows their names by their hashes."""
+    names = {signed["sha256"]: Path(path).stem for path, signed in info.get("artefacts", {}).items() if path.startswith("figures/")}
     found = []
     for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         if path.stem.endswith((".running", ".failed")):
@@ -152,14 +149,15 @@ def pictures(folder: Path) -> list[Picture]:
             data = output.get("data", {})
             if "image/png" in data:
                 png = "".join(data["image/png"]).replace("\n", "")
-                found.append(Picture(chapter, png, "".join(data.get("text/plain", ""))))
+                name = names.get(hashlib.sha256(base64.b64decode(png)).hexdigest(), "")
+                found.append(Picture(chapter, png, "".join(data.get("text/plain", "")), name))
     return found
 
 
 def number(value: object) -> str:
     """A value as the page shows it: counts whole, measured values to three or four digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return escape(str(value))
+        return str(value)
     if pd.isna(value):
         return "–"
     if float(value).is_integer() and abs(value) >= 1:
@@ -167,16 +165,56 @@ def number(value: object) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 100 else f"{value:.3g}"
 
 
-def html_table(table: pd.DataFrame) -> str:
-    """A table as HTML, numbers to the right."""
-    numeric = [pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name]) for name in table]
-    kind = [' class="n"' if is_number else "" for is_number in numeric]
-    head = "".join(f'<th scope="col"{k}>{escape(str(name))}</th>' for name, k in zip(table, kind, strict=True))
-    rows = (
-        "<tr>" + "".join(f"<td{k}>{number(value)}</td>" for value, k in zip(row, kind, strict=True)) + "</tr>"
-        for row in table.head(MAX_ROWS).itertuples(index=False)
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def columns(table: pd.DataFrame) -> list[tuple[str, bool]]:
+    """The heads of a table: each one's words, and whether numbers stand below."""
+    return [(str(name), pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])) for name in table]
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """The first rows of a table in words."""
+    return [[number(value) for value in row] for row in table.head(MAX_ROWS).itertuples(index=False)]
+
+
+def answers(found: dict[str, pd.DataFrame]) -> list[tuple[str, str, str]]:
+    """Of each claim that answers the question and that this run could test: statement, verdict, and what was measured."""
+    table = found.get("claims", pd.DataFrame())
+    if "claim" not in table:
+        return []
+    said = []
+    for row in table[table["claim"].isin(ANSWERS) & table["measured"].notna()].itertuples():
+        factor, unit = ANSWERS[row.claim]
+        sign = "+" if factor != 1 else ""
+        interval = f" [{factor * row.lo:{sign}.1f}, {factor * row.hi:{sign}.1f}]" if row.lo < row.hi else ""
+        said.append((row.statement, row.verdict, f"{factor * row.measured:{sign}.{int(factor != 1)}f}{unit}{interval}"))
+    return said
+
+
+def caveats(found: dict[str, pd.DataFrame], info: dict) -> list[str]:
+    """What a reader of the answers must know of this run, from its record and its tables."""
+    said = []
+    if str(info.get("run", {}).get("dataset", "")).startswith("phantom"):
+        said.append("The images are generated: they say what a method can do where the truth is known, not how it does on patients.")
+    pixels = {part["image_size"] for part in info.get("budget", {}).values() if isinstance(part, dict) and "image_size" in part}
+    weights = info.get("teacher", {}).get("weights")
+    said += [f"Images have {side} pixels a side; the paper's have 224." for side in sorted(pixels)]
+    said += ["The teacher starts from random weights; the paper's starts from ImageNet's."] if weights == "scratch" else []
+    shared = found.get("known_and_new", pd.DataFrame())
+    if {"part", "n", "model"} <= set(shared):
+        one = shared[shared["model"] == shared["model"].iloc[0]].groupby("part")["n"].first()
+        known, new = (int(one.get(part, 0)) for part in ("known", "new"))
+        if known:
+            said.append(f"Of {known + new} test images {known} show a person, or are a copy, of which training has another image.")
+    claims = found.get("claims", pd.DataFrame())
+    if "stated" in claims:
+        after = (claims["stated"] != "before").sum()
+        said.append(f"Of {len(claims)} rules of verdicts {after} were made or changed after data had been seen (below, under Claims).")
+    fired = len(_fired(found.get("diagnosis", pd.DataFrame())))
+    said += [f"{fired} of {len(found['diagnosis'])} failure signatures fired: see below."] if fired else []
+    return [*said, "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."]
+
+
+def _fired(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["fired"].astype(str).str.lower() == "true"] if len(table) else table
 
 
 def _claims(found: dict[str, pd.DataFrame]) -> list[str]:
@@ -214,10 +252,9 @@ def _signatures(found: dict[str, pd.DataFrame]) -> list[str]:
     table = found.get("diagnosis", pd.DataFrame())
     if table.empty:
         return []
-    fired = table[table["fired"].astype(str).str.lower() == "true"]
     said = [
         f"Signature {row.signature} fired ({number(row.value)}, threshold {number(row.threshold)}): {row.advice}"
-        for row in fired.itertuples()
+        for row in _fired(table).itertuples()
     ]
     return said or [f"None of {len(table)} failure signatures fired."]
 
@@ -248,51 +285,43 @@ def provenance(info: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _section(identity: str, heading: str, body: str) -> str:
-    return f'<section id="{identity}"><h2>{escape(heading)}</h2>\n{body}\n</section>'
-
-
-def _table_sections(found: dict[str, pd.DataFrame]) -> list[tuple[str, str]]:
-    sections = []
-    for name, (heading, meaning, columns) in TABLES.items():
+def _folded(found: dict[str, pd.DataFrame]) -> list[dict]:
+    """The tables of :data:`TABLES` that the run has, as the page's template takes them."""
+    made = []
+    for name, (heading, meaning, wanted) in TABLES.items():
         if name not in found:
             continue
         table = found[name]
-        shown = table[[column for column in columns if column in table]] if columns else table
+        shown = table[[column for column in wanted if column in table]] if wanted else table
         cut = f" The first {MAX_ROWS} of {len(table)} rows." if len(table) > MAX_ROWS else ""
-        note = f'<p class="note">results/{name}.csv; a row is {meaning}.{cut}</p>'
-        sections.append((name, _section(name, heading, note + html_table(shown))))
-    return sections
+        made.append({"name": name, "heading": heading, "meaning": meaning, "cut": cut, "heads": columns(shown), "rows": cells(shown)})
+    return made
 
 
 def page(folder: Path) -> str:
     """The whole page as HTML."""
     info = json.loads((folder / "run.json").read_text(encoding="utf-8")) if (folder / "run.json").exists() else {}
-    found, shown = tables(folder, info), pictures(folder)
+    found, every = tables(folder, info), pictures(folder, info)
+    named = {picture.name: picture for picture in every if picture.name}
+    first = [next((named[name] for name in group if name in named), None) for group in FIRST]
+    shown = [picture for picture in first if picture is not None]
     run = info.get("run", {})
-    said = "".join(
-        f"<h3>{escape(heading)}</h3><ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
-        for heading, sentences in verdicts(found).items()
-    )
-    figures = "".join(
-        f'<figure><img alt="{escape(picture.alt, quote=True)}" src="data:image/png;base64,{picture.png}">'
-        f"<figcaption>{escape(picture.chapter)}. {escape(picture.alt)}</figcaption></figure>"
-        for picture in shown
-    )
-    origin = "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in provenance(info)) + "</dl>"
-    sections = [("summary", _section("summary", "What this run shows", said))] if said else []
-    sections += _table_sections(found)
-    sections += [("figures", _section("figures", "Figures", figures))] if figures else []
-    sections += [("provenance", _section("provenance", "Where the numbers come from", origin))]
-    title = f"{run.get('dataset', folder.name)}: distillation and its explanations"
-    links = "".join(f'<a href="#{identity}">{identity.replace("_", " ")}</a> ' for identity, _ in sections)
     lead = f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, split {run.get('split_protocol')}."
     lead += "".join(f" {name.capitalize()}: {network}." for name, network in sorted(info.get("networks", {}).items(), reverse=True))
     lead += f" Whose images they are: {info['data']['persons']}." if "persons" in info.get("data", {}) else ""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{escape(title)}</h1>\n<p>{escape(lead)}</p>\n"
-        f"<nav>{links}</nav>\n" + "\n".join(html for _, html in sections) + "\n</body></html>\n"
+    return render(
+        "report.html",
+        "report.css",
+        title=f"{run.get('dataset', folder.name)}: distillation and its explanations",
+        lead=lead,
+        question=QUESTION,
+        answers=answers(found),
+        shown=shown,
+        caveats=caveats(found, info),
+        said=verdicts(found),
+        tables=_folded(found),
+        others=[picture for picture in every if picture not in shown],
+        provenance=provenance(info),
     )
 
 

@@ -15,11 +15,12 @@ import threading
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin
 
+import pandas as pd
 import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import sync_playwright
 
-from kdnb.book import build, chapter, error_classes, errors_page, index_page, mathml
+from kdnb.book import PAGES, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
 from kdnb.errors import ArtefactError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -100,9 +101,61 @@ def chapters(repository: Path) -> list[str]:
     return [path.stem for path in sorted((repository / "notebooks").glob("*.ipynb"))]
 
 
+def pages(repository: Path) -> list[str]:
+    return ["index", *chapters(repository), *(Path(name).stem for name in PAGES), "errors"]
+
+
+# What reaches over the window's right edge and no box around it scrolls.
+SPILLS = """() => [...document.querySelectorAll('article *')].filter(e => {
+  const width = document.documentElement.clientWidth, box = e.getBoundingClientRect();
+  if (!box.width || box.right <= width + 1) return false;
+  for (let p = e.parentElement; p; p = p.parentElement)
+    if (getComputedStyle(p).overflowX !== 'visible' && p.getBoundingClientRect().right <= width + 1) return false;
+  return true;
+}).map(e => e.textContent.trim().slice(0, 80))"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_its_window(repository, site, page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in pages(repository):
+        page.goto(f"{site}{name}.html")
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert page.evaluate(SPILLS) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def test_a_page_has_the_window_s_width_and_its_contents_behind_a_button(site, page):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(f"{site}03_distillation.html")
+    code = page.evaluate("document.querySelector('article .cell_output pre').getBoundingClientRect().width")
+    assert code > 0.7 * 1280
+    page.click("button.secondary-toggle")
+    assert page.locator("dialog .page-toc a").first.is_visible()
+
+
+def test_cells_that_set_parameters_and_load_are_folded_and_open_on_a_click(repository, site, page):
+    for name in chapters(repository):
+        page.goto(f"{site}{name}.html")
+        folded = page.locator("details.hide.above-input")
+        assert folded.count() >= 2, name
+        first = folded.first
+        assert "Parameters" in first.locator("summary").inner_text() and not first.locator("pre").is_visible()
+        first.locator("summary").click()
+        assert first.locator("pre").is_visible()
+
+
+def test_no_table_has_an_empty_header_row(repository, site, page):
+    empty = "[...document.querySelectorAll('thead tr')].filter(r => r.offsetHeight && !r.textContent.trim()).length"
+    for name in pages(repository):
+        page.goto(f"{site}{name}.html")
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert page.evaluate(empty) == 0, name
+
+
 def test_every_page_loads_without_a_fault_with_mathematics_and_alternatives(repository, site, page):
     formulas = 0
-    for name in ["index", *chapters(repository), "errors", "search", "genindex"]:
+    for name in [*pages(repository), "search", "genindex"]:
         page.goto(f"{site}{name}.html")
         page.wait_for_load_state("networkidle")
         assert page.faults == [], name
@@ -229,6 +282,17 @@ def test_no_notebooks_is_a_sentence(tmp_path):
         build(tmp_path, tmp_path / "book")
 
 
-def test_the_first_page_links_to_chapters_only():
+def test_pages_link_to_chapters_and_pages_of_the_book_only():
     page = index_page("[one](notebooks/00_start_here.ipynb) [two](LICENSE) [three](https://example.org)", ["00_start_here"])
     assert page.startswith("[one](00_start_here.ipynb) two [three](https://example.org)")
+    assert linked("[own](docs/own_images.md) [test](../tests/test_losses.py)", []) == "[own](own_images.md) test"
+
+
+def test_the_names_of_an_index_move_into_the_one_header_row():
+    table = pd.DataFrame({"b": [1], "c": [2]}, index=pd.Index(["x"], name="a"))
+    assert re.findall(r"<th>(.*?)</th>", one_header(table.to_html())) == ["a", "b", "c", "x"]
+    assert re.findall(r"<th>(.*?)</th>", one_header(table.rename_axis(columns="d").to_html()))[0] == "a / d"
+    plain = table.reset_index().to_html()
+    assert one_header(plain) == plain
+    spanning = pd.concat({"both": table}, axis=1).to_html()
+    assert re.findall(r"<th[^>]*>(.*?)</th>", one_header(spanning))[:5] == ["", "both", "a", "b", "c"]

@@ -1,4 +1,4 @@
-"""Recorded results: kept with their provenance, and shown in the README as they are."""
+"""Recorded results: kept with their provenance, and the answers counted from them."""
 
 import json
 import os
@@ -13,12 +13,9 @@ from kdnb.evaluation import NORMAL
 from kdnb.measured import (
     _QUESTIONS,
     MEASURED,
-    README,
     answer,
     effects,
     in_brief,
-    main,
-    readme_now,
     readme_table,
     record,
     recorded,
@@ -54,13 +51,7 @@ def finished(tmp_path):
     return run.folder
 
 
-def test_the_readme_shows_exactly_what_is_recorded():
-    text = README.read_text(encoding="utf-8")
-    assert readme_now(text) == text, "make record RUN=... writes it"
-    assert in_brief() in text and answer() in text and readme_table() in text
-
-
-def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):
+def test_where_nothing_is_recorded_the_answers_say_so(tmp_path):
     said = "No full run is recorded yet (`make record RUN=runs/...`)."
     assert answer(tmp_path) == readme_table(tmp_path) == said and "in 0 of 0;" in in_brief(tmp_path)
 
@@ -245,14 +236,13 @@ def test_measured_stands_beside_published(finished, tmp_path):
     assert [cell.strip() for cell in line.strip("|").split("|")] == expected
 
 
-def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path, capsys):
+def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path):
     (finished / "results" / "classification.csv").write_text("model\nteacher\n")
     with pytest.raises(ArtefactError, match="not what a notebook"):
         record(finished, tmp_path / "measured")
     (finished / "report.html").unlink()
     with pytest.raises(ArtefactError, match="no finished run"):
         record(finished, tmp_path / "measured")
-    assert main([""]) == 2 and "RUN is empty" in capsys.readouterr().err
 
 
 def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):

@@ -104,7 +104,9 @@ FLOORS = [
         "one_image",
         "measured",
         "playing",
+        "findings",
         "book",
+        "slides",
         "pipeline",
     }
     | {"bench"},

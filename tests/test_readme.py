@@ -1,5 +1,6 @@
-"""What the README says can be done as it says."""
+"""What the README and the pages beside it say can be done as they say."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,10 +12,18 @@ from kdnb.settings import SPLIT_PROTOCOLS
 from kdnb.settings import main as check_settings
 from kdnb.sources import allowed
 
+PAGES = ("README.md", "FINDINGS.md", "CONTRIBUTING.md", "docs/own_images.md", "docs/machines.md")
+
 
 @pytest.fixture(scope="module")
 def readme(repository):
     return (repository / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def guide(repository):
+    """All pages for readers, one after the other."""
+    return "\n".join((repository / name).read_text(encoding="utf-8") for name in PAGES)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +33,10 @@ def targets(repository):
     return dict(re.findall(r"^  make (\S+)\s+(.+)$", answer.stdout, re.MULTILINE))
 
 
-def commands(readme: str) -> list[list[str]]:
-    """Every make command of the README, as words; a sentence's words after it are not taken along."""
-    found = re.findall(r"^make .*|`(make [^`]+)`", readme, re.MULTILINE)
-    lines = re.findall(r"^make [^#\n]*", readme, re.MULTILINE) + [inline for inline in found if inline]
+def commands(page: str) -> list[list[str]]:
+    """Every make command of a page, as words; a sentence's words after it are not taken along."""
+    found = re.findall(r"^make .*|`(make [^`]+)`", page, re.MULTILINE)
+    lines = re.findall(r"^make [^#\n]*", page, re.MULTILINE) + [inline for inline in found if inline]
     return [line.split()[1:] for line in lines]
 
 
@@ -54,21 +63,21 @@ def test_every_target_of_the_makefile_is_listed(repository, targets):
     assert declared - set(targets) == {"python-version", "run"}, "the two that only the Makefile itself calls"
 
 
-def test_every_command_is_a_target_with_known_variables(repository, readme, targets):
+def test_every_command_is_a_target_with_known_variables(repository, guide, targets):
     known = set(re.findall(r"^([A-Z_]+) +=", (repository / "Makefile").read_text(), re.MULTILINE))
-    assert len(commands(readme)) >= 8
-    for target, *variables in commands(readme):
+    assert len(commands(guide)) >= 8
+    for target, *variables in commands(guide):
         assert target in targets, target
         assert {variable.partition("=")[0] for variable in variables} <= known
 
 
-def test_every_command_passes_the_check_of_parameters(readme, tmp_path, capsys, monkeypatch):
+def test_every_command_passes_the_check_of_parameters(guide, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("my_net.py", "my_net.safetensors"):
         (tmp_path / name).touch()
     for folder in ("Training", "Testing", "dataset", "Dataset"):
         (tmp_path / folder).mkdir()
-    asked = [command for command in commands(readme) if command[0] == "reproduce"]
+    asked = [command for command in commands(guide) if command[0] == "reproduce"]
     assert len(asked) >= 3
     for _, *variables in asked:
         values = dict(variable.split("=", 1) for variable in variables)
@@ -84,28 +93,51 @@ def test_every_command_passes_the_check_of_parameters(readme, tmp_path, capsys, 
         assert check_settings(words) == 0, capsys.readouterr().err
 
 
-def test_profiles_data_sets_and_protocols_that_are_named_exist(readme, capsys):
-    for profile in re.findall(r"PROFILE=(\w+)", readme):
+def test_profiles_data_sets_and_protocols_that_are_named_exist(guide, capsys):
+    for profile in re.findall(r"PROFILE=(\w+)", guide):
         assert check_settings(["--profile", profile]) == 0
-    for protocol in re.findall(r"SPLIT=(\w+)", readme):
+    for protocol in re.findall(r"SPLIT=(\w+)", guide):
         assert check_settings(["--split", protocol]) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_links_and_pictures_lead_to_files(repository, readme):
-    targets = re.findall(r"\]\(([^)\s#]+)\)", readme)
-    for target in targets:
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_pictures_lead_to_files(repository, name):
+    page = repository / name
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s#]+)\)", text):
         if not re.match(r"https?:", target):
-            assert (repository / target).exists(), target
-    for alternative in re.findall(r"!\[([^\]]*)\]\(", readme):
+            assert (page.parent / target).exists(), target
+    for alternative in re.findall(r"!\[([^\]]*)\]\(", text):
         assert len(alternative) >= 30
 
 
-def test_the_map_of_the_code_names_every_module(repository, readme):
-    section = readme[readme.index("A map of the code") :]
+def test_the_map_of_the_code_names_every_module(repository):
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text[text.index("A map of the code") :]
     named = {name.strip("/") for name in re.findall(r"`(\w+/?)`", section)}
     modules = {path.stem for path in (repository / "kdnb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert modules - {"__init__"} <= named
+
+
+def test_every_walk_leads_to_something_that_is_there(repository):
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walks = re.split(r"^\d\. ", text[: text.index("## Tests")], flags=re.MULTILINE)[1:]
+    assert len(walks) == 5
+    for walk in walks:
+        places = re.findall(r"`kdnb/([\w/]+)\.py:(\w+)`", walk)
+        assert places, walk
+        for module, name in places:
+            assert hasattr(importlib.import_module(f"kdnb/{module}".replace("/", ".").removesuffix(".__init__")), name), f"{module}: {name}"
+        for path in re.findall(r"`((?:tests|data|kdnb)/[\w/.]+)`", walk):
+            assert (repository / path).exists(), path
+
+
+def test_it_is_one_screen_with_its_findings_before_its_commands(readme):
+    text = re.sub(r"<!--.*?-->|\]\([^)]*\)|!\[[^\]]*", "", readme, flags=re.DOTALL)
+    assert len(text.split()) <= 900 and len(readme.splitlines()) <= 80
+    assert readme.index("## What was found") < readme.index("## Two commands") < readme.index("## How to read it")
+    assert readme.count("![") == 1
 
 
 def test_it_says_what_it_is_in_a_few_lines(readme):
@@ -115,11 +147,11 @@ def test_it_says_what_it_is_in_a_few_lines(readme):
 
 
 def test_make_passes_each_tool_words_that_it_understands(repository):
-    """The recipes of data, book, record and bench, with --help put behind them."""
+    """The recipes of data, book, slides, record and bench, with --help put behind them."""
     recipes = re.findall(
-        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|measured|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
+        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|slides|findings|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
     )
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     for module, words in recipes:
         options = [word for word in words.split() if word.startswith("--")]
         answer = subprocess.run([sys.executable, "-m", module, "--help"], cwd=repository, capture_output=True, text=True, check=True)

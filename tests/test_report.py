@@ -1,5 +1,6 @@
 """The report of a run: every sentence comes from a table's row, and the page needs nothing but itself."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from kdnb.claims import CLAIMS
 from kdnb.errors import ArtefactError
-from kdnb.report import TABLES, main, number, page, verdicts
+from kdnb.report import ANSWERS, TABLES, answers, caveats, main, number, page, verdicts
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -92,6 +94,44 @@ def test_pictures_come_with_their_alternative_and_failed_notebooks_not(folder):
     assert images[0]["src"] == f"data:image/png;base64,{PNG}"
 
 
+def test_three_figures_come_first_and_no_figure_twice(folder):
+    alone = page(folder)
+    assert "In 1 figure<" not in alone and alone.count(PNG) == 1, "a figure whose name the run does not know is with the others"
+    run = Run(resolve(run_dir=folder), "03_distillation")
+    path = folder / "figures" / "arms.png"
+    path.parent.mkdir()
+    path.write_bytes(base64.b64decode(PNG))
+    run._sign(path)
+    first = page(folder)
+    assert first.count(PNG) == 1 and first.index("In 1 figure<") < first.index(PNG) < first.index("Caveats")
+
+
+def test_the_first_page_says_question_answer_figures_and_caveats_and_folds_the_rest(folder):
+    claims = {"claim": ["few_labels", "maps_over_shap", "new_images"], "statement": ["it <adds>", "cheaper", "holds"]}
+    claims |= {"verdict": ["reproduced"] * 3, "measured": [0.078, 431.2, None], "lo": [0.033, 431.2, None], "hi": [0.124, 431.2, None]}
+    table = pd.DataFrame(claims | {"stated": ["after seeing data", "before", "before"]})
+    assert answers({"claims": table}) == [
+        ("it <adds>", "reproduced", "+7.8 points [+3.3, +12.4]"),
+        ("cheaper", "reproduced", "431 times"),
+    ]
+    Run(resolve(run_dir=folder), "10_report").save_table("claims", table)
+    text = page(folder)
+    order = [text.index(words) for words in ("be looked into", "it &lt;adds&gt;", "Caveats", "<details")]
+    assert order == sorted(order) and text.count("<table") == 4
+    assert text[: order[-1]].count("<table") == 1, "all tables but the answer's are folded"
+    assert set(ANSWERS) <= set(CLAIMS)
+
+
+def test_caveats_come_from_the_run(folder):
+    shared = pd.DataFrame({"part": ["known", "new", "new minus known"], "n": [80, 20, 100], "model": "teacher"})
+    stated = pd.DataFrame({"stated": ["before", "after seeing data"]})
+    info = {"run": {"dataset": "phantom"}, "budget": {"03": {"image_size": 48}}, "teacher": {"weights": "scratch"}}
+    said = " ".join(caveats({"known_and_new": shared, "claims": stated}, info))
+    assert "generated" in said and "48 pixels" in said and "random weights" in said
+    assert "Of 100 test images 80 show a person" in said and "Of 2 rules of verdicts 1 were" in said
+    assert caveats({}, {}) == [caveats({}, info)[-1]] and "not a medical device" in caveats({}, {})[0]
+
+
 def test_sentences_are_made_from_rows():
     said = verdicts({"classification": CLASSIFICATION, "tests": TESTS})
     assert said["Accuracy"][0] == "teacher classifies 96.2% of 400 test images correctly (95% interval 94.0% to 98.0%)."
@@ -153,7 +193,7 @@ def test_the_provenance_is_shown(folder):
         (1e-5, "1e-05"),
         (0, "0"),
         (True, "True"),
-        ("a<b", "a&lt;b"),
+        ("a<b", "a<b"),
     ],
 )
 def test_numbers_are_readable(value, shown):

@@ -1,0 +1,267 @@
+"""What was found, for readers in a hurry: the README's five findings, their figure, and ``FINDINGS.md``, made from the recorded runs.
+
+``python -m kdnb.findings`` writes them anew from ``data/measured``; ``python -m kdnb.findings runs/...`` (``make record RUN=...``) records
+a finished run before. A finding is a question and what was counted or measured: it has no word that another record could make false.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from kdnb.claims import CLAIMS, NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, STATED_AFTER, UNDECIDED
+from kdnb.errors import ArtefactError, exit_status
+from kdnb.explain import CONTROLS
+from kdnb.figures.explain import method_name
+from kdnb.measured import MEASURED, answer, effects, in_brief, persons_on_both_sides, readme_table, record, recorded, tables_of
+from kdnb.runs import atomic_write
+from kdnb.sources import REPOSITORY
+
+README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
+PICTURE = MEASURED / "findings.png"
+NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
+_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
+DATA_SETS = {"alzheimer": "Alzheimer MRI", "brain_tumor": "brain MRI", "eye_disease": "eye disease", "phantom": "generated images"}
+# What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
+GAINS = {
+    "distillation_adds": "all labels, paper's loss",
+    "few_labels_without_t2": "few labels, paper's loss",
+    "few_labels": "few labels, loss with T²",
+}
+# Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what was learned.
+SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "grad_cam")
+
+
+def leaks(measured: Path = MEASURED) -> pd.DataFrame:
+    """The taught student's test accuracy on the published split and without leaks: a row a data set and split, where both are recorded.
+
+    Columns: dataset, split, accuracy, lo, hi (means over seeds, 95% bootstrap intervals).
+    """
+    taught = recorded(measured)
+    taught = taught[taught["model"] == "student_kd"] if len(taught) else taught.assign(accuracy=[], accuracy_lo=[], accuracy_hi=[])
+    both = taught.groupby("dataset")["split_protocol"].transform("nunique") > 1
+    names = {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
+    return taught[both].rename(columns=names)[["dataset", "split", "accuracy", "lo", "hi"]].reset_index(drop=True)
+
+
+def gains(measured: Path = MEASURED) -> pd.DataFrame:
+    """What the teacher adds to the student's accuracy on each data set's published split: columns dataset, what, difference, lo, hi."""
+    rows = [effects(claim, measured).assign(what=what) for claim, what in GAINS.items()]
+    found = pd.concat(rows, ignore_index=True)
+    found = found[found["run"] != "together"]
+    return found.assign(dataset=found["run"].str.partition("-")[0])[["dataset", "what", "difference", "lo", "hi"]].reset_index(drop=True)
+
+
+def marks(measured: Path = MEASURED) -> pd.DataFrame:
+    """How often a map's highest point lies on the lesion, where lesions are known: on the first recorded run of generated images.
+
+    Columns: method, name (in words), mean, lo, hi, n (images), cost (in forward passes, the largest batch timed; NaN where it was not
+    timed). Rows: :data:`SHOWN`, the average map of the single layer that does best (chosen by this very number), the best of the controls.
+    """
+    found = {run: table for run, table in tables_of("localisation_summary", measured).items() if run.startswith("phantom")}
+    if not found:
+        return pd.DataFrame(columns=["method", "name", "mean", "lo", "hi", "n", "cost"])
+    run, table = next(iter(found.items()))
+    table = table.query("`class` == 'all' and model == 'student_kd' and metric == 'pointing_game'").set_index("method")
+    layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(CONTROLS)
+    asked = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
+    timed = tables_of("met", measured)[run].query("model == 'student_kd'").sort_values("batch_size").groupby("method").last()
+    cost = timed["forward_equivalents"].rename("cost")
+    shown = table.loc[[name for name in asked if name in table.index], ["mean", "lo", "hi", "n"]].join(cost)
+    shown = shown.sort_values("mean", ascending=False, kind="stable").reset_index()
+    return shown.assign(name=shown["method"].map(named))
+
+
+def _called(dataset: str) -> str:
+    return DATA_SETS.get(dataset, f"`{dataset}`")
+
+
+def _votes(claim: str, measured: Path) -> str:
+    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``."""
+    tables = [pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()]
+    claims = pd.concat(tables, ignore_index=True)
+    found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"])
+    others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
+    share = found[REPRODUCED] / max(1, found.total())
+    word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom" if share else "not shown"
+    return f"{word} ({found[REPRODUCED]} of {found.total()} runs{'; ' * bool(others)}{others})"
+
+
+def _points(row: pd.Series) -> str:
+    """A difference in points with its 95% interval, ``**+4.8 points** [+0.5, +9.2]``."""
+    value, lo, hi = 100 * row[["difference", "lo", "hi"]].astype(float)
+    return f"**{value:+z.1f} points** [{lo:+z.1f}, {hi:+z.1f}]"
+
+
+def _over_real(claim: str, measured: Path) -> str:
+    """The effect of a claim over the real data sets together; where there are not two of them, that it is not known."""
+    found = effects(claim, measured)
+    if found.empty or found["run"].iloc[-1] != "together":
+        return "not yet measured on two real data sets"
+    return f"{_points(found.iloc[-1])} over {sum(~found['run'].iloc[:-1].str.startswith('phantom'))} real data sets"
+
+
+def _knowledge(measured: Path) -> str:
+    """Of the gain with few labels, what is beyond teachers that know nothing of the images: in each run that asked it."""
+    said = []
+    for run, table in tables_of("claims", measured).items():
+        rows = table.rename(columns={"measured": "difference"}).set_index("claim")
+        if "knowledge" in rows.index and pd.notna(rows.loc["knowledge", "difference"]):
+            gain = 100 * rows.loc["few_labels", "difference"]
+            dataset = _called(run.partition("-")[0])
+            said.append(f"of {gain:.1f} points gained on {dataset}, {_points(rows.loc['knowledge'])} are more than the best of them gives")
+    return "; ".join(said) or "not yet asked"
+
+
+def _without_leaks(measured: Path) -> str:
+    """The accuracy without leaks beside the published split's, the widest gap first."""
+    said = []
+    for dataset, rows in leaks(measured).groupby("dataset", sort=False):
+        official = rows["split"] == "official"
+        before, after = rows.loc[official].iloc[0], rows.loc[~official].iloc[0]
+        copies = "" if after["split"] == "leak_free" else ", copies kept apart but not persons"
+        gap = before["accuracy"] - after["accuracy"]
+        said.append((gap, f"{after['accuracy']:.3f}", f"{before['accuracy']:.3f} on {_called(dataset)}{copies}"))
+    said.sort(reverse=True)
+    return "; ".join(f"{after if i else f'**{after}**'} instead of {where}" for i, (_, after, where) in enumerate(said))
+
+
+def _which_map(measured: Path) -> str:
+    """How often each method's highest point lies on the lesion, the best first."""
+    found = marks(measured)
+    found = found[(found.index == 0) | found["method"].isin(["feature_maps_mean", "grad_cam"])]
+    said = []
+    for i, row in found.iterrows():
+        share = f"**{row['mean']:.0%}** of images" if i == 0 else f"{row['mean']:.0%}"
+        cost = f" ({row['cost']:,.0f}{' forward passes an image' * (i == 0)})" if pd.notna(row["cost"]) else ""
+        said.append(f"{share} by {row['name']}{cost}")
+    return ", ".join(said) or "not yet measured"
+
+
+def named(method: str) -> str:
+    """A method in a sentence or on an axis; of a control, that it knows nothing of what was learned."""
+    name = method_name(method)
+    if method.startswith("feature_maps"):
+        return f"average map, {name.replace('mean of layers', 'all layers')}"
+    return f"{name} (control)" if method in CONTROLS else name
+
+
+def findings(measured: Path = MEASURED) -> str:
+    """Five findings as Markdown, those against hopes first: a question, and numbers from the recorded runs, the one to keep in bold."""
+    if not len(recorded(measured)):
+        return NOTHING
+    persons, votes = persons_on_both_sides(), partial(_votes, measured=measured)
+    return "\n".join(
+        [
+            f"1. **What of the accuracy is leaks?** {persons[0].upper()}{persons[1:]}. Without leaks the student's accuracy is "
+            f"{_without_leaks(measured)}.",
+            f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. Is that the "
+            f"teacher's doing? Where all images are labelled, {votes('distillation_adds')}: it adds "
+            f"{_over_real('distillation_adds', measured)} to what labels teach; where students train several times as long, by the loss "
+            f"with T², {votes('long_training')}.",
+            f"3. **When does a teacher help?** Where few images are labelled and T² is in the loss, {votes('few_labels')}: it adds "
+            f"{_over_real('few_labels', measured)}. Without T², as the paper has it, {votes('few_labels_without_t2')}.",
+            f"4. **Is that knowledge of the images, or just a softer target?** Against teachers that know nothing of the images: "
+            f"{_knowledge(measured)}.",
+            f"5. **Which map to use?** An average map is cheap but one for all classes: what the network responds to, not why it says "
+            f"*this* class. As faithful as Grad-CAM, which costs as little: {votes('maps_as_grad_cam')}; more faithful than maps that "
+            f"know nothing (such as edges): {votes('maps_over_controls')}; better where a teacher taught: {votes('teaching_explains')}. "
+            f"Where the lesion is known, the highest point lies on it in {_which_map(measured)}.",
+        ]
+    )
+
+
+def caveats(measured: Path = MEASURED) -> str:
+    """What the recorded runs differ from the paper's in, and what the verdicts rest on, as a paragraph of Markdown."""
+    runs = recorded(measured)
+    if not len(runs):
+        return NOTHING
+    sides = runs["pixels"].dropna().astype(int)
+    pixels = " to ".join(map(str, dict.fromkeys((sides.min(), sides.max()))))
+    starts = ", ".join("random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"])))
+    after = len(STATED_AFTER & CLAIMS.keys())
+    return (
+        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. Of "
+        f"{len(CLAIMS)} rules of verdicts {after} were made or changed after runs had been seen ([chapter 10](notebooks/10_report.ipynb) "
+        "says which); runs on real images were judged on faithfulness by an older, saturated measure. This is **not a medical device**."
+    )
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """The text with what stands between the two markers of ``name`` replaced."""
+    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: f"{found[1]}{part}\n{found[2]}", text, flags=re.DOTALL)
+
+
+def readme_now(readme: str, measured: Path = MEASURED) -> str:
+    """The README with its findings and caveats as the recorded runs have them."""
+    return with_part(with_part(readme, "findings", findings(measured)), "caveats", caveats(measured))
+
+
+def page_now(page: str, measured: Path = MEASURED) -> str:
+    """``FINDINGS.md`` with its answers and its table as the recorded runs have them."""
+    for name, text in {"brief": in_brief, "answer": answer, "measured": readme_table}.items():
+        page = with_part(page, name, text(measured))
+    return page
+
+
+def drawn_from(measured: Path = MEASURED) -> str:
+    """SHA-256 of the numbers in the figure: the picture carries it, so that a test knows whether it is current."""
+    tables = (leaks(measured), gains(measured), marks(measured))
+    return hashlib.sha256("".join(table.to_csv(index=False, float_format="%.4g") for table in tables).encode()).hexdigest()
+
+
+def _for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with data sets by their names, and with those whose copies alone are kept apart said to be so."""
+    if "dataset" not in table:
+        return table
+    names = table["dataset"].map(_called)
+    if "split" in table:
+        half = table.loc[~table["split"].isin(["official", "leak_free"]), "dataset"]
+        names += table["dataset"].isin(half).map({True: "\n(copies apart,\npersons not)", False: ""})
+    return table.assign(dataset=names)
+
+
+def draw(path: Path, measured: Path = MEASURED) -> None:
+    """Write the figure of three panels as a PNG: leaks, what the teacher adds, which map marks the lesion."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from kdnb.figures.findings import three_panels
+
+    figure = three_panels(*(_for_people(table) for table in (leaks(measured), gains(measured), marks(measured))))
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None, "Description": drawn_from(measured)})
+
+
+def show() -> None:
+    """Bring README, ``FINDINGS.md`` and the figure up to date with the recorded runs."""
+    for page, now in ((README, readme_now), (PAGE, page_now)):
+        text = now(page.read_text(encoding="utf-8"))
+        with atomic_write(page) as path:
+            path.write_text(text, encoding="utf-8")
+    with atomic_write(PICTURE) as path:
+        draw(path)
+
+
+def _record_and_show(run: str | None) -> None:
+    if run == "":
+        raise ArtefactError("RUN is empty: name a finished run, such as make record RUN=runs/phantom-quick-seed0.")
+    if run is not None:
+        print(f"kdnb: recorded in {record(Path(run)).relative_to(REPOSITORY)}")
+    show()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Record a run, if one is named, and bring the README, FINDINGS.md and their figure up to date."""
+    parser = argparse.ArgumentParser(prog="python -m kdnb.findings", description=main.__doc__)
+    parser.add_argument("run", nargs="?", help="a run's folder")
+    given = parser.parse_args(arguments)
+    return exit_status(lambda: _record_and_show(given.run))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

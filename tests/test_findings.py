@@ -1,0 +1,122 @@
+"""README, FINDINGS.md and their figure: exactly what the recorded runs say, in words that no other record could make false."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from kdnb import findings
+from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, REPRODUCED, UNDECIDED
+from kdnb.measured import answer, in_brief, readme_table
+
+CLAIMS = ["student_against_teacher", "distillation_adds", "few_labels", "knowledge", "maps_over_controls"]
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A folder of records, and a function that adds a run to it."""
+
+    def add(dataset="brain_tumor", split="official", accuracy=0.9, verdict=REPRODUCED, measured=0.05):
+        folder = tmp_path / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
+        folder.mkdir()
+        run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
+        provenance = {"run": run, "data": {}, "teacher": {"weights": "scratch"}, "environment": {"device": "cpu"}, "date": "2026-11-30"}
+        (folder / "provenance.json").write_text(json.dumps(provenance | {"budget": {"image_size": 64}}))
+        scores = {"model": ["teacher", "student_kd", "student_ce"], "n": 100, "accuracy": accuracy}
+        scores |= {"accuracy_lo": accuracy - 0.05, "accuracy_hi": accuracy + 0.05, "f1_macro": accuracy}
+        pd.DataFrame(scores).to_csv(folder / "classification.csv", index=False)
+        judged = {"claim": CLAIMS, "verdict": verdict, "measured": measured, "lo": measured - 0.02, "hi": measured + 0.02}
+        pd.DataFrame(judged).to_csv(folder / "claims.csv", index=False)
+        return folder
+
+    add.folder = tmp_path
+    return add
+
+
+def test_readme_and_findings_show_exactly_what_is_recorded():
+    readme, page = findings.README.read_text(encoding="utf-8"), findings.PAGE.read_text(encoding="utf-8")
+    assert findings.readme_now(readme) == readme and findings.page_now(page) == page, "python -m kdnb.findings writes them"
+    assert findings.findings() in readme and findings.caveats() in readme
+    assert in_brief() in page and answer() in page and readme_table() in page
+
+
+def test_the_figure_is_of_the_recorded_numbers_and_drawn_alike(tmp_path):
+    findings.draw(tmp_path / "again.png")
+    with Image.open(findings.PICTURE) as committed, Image.open(tmp_path / "again.png") as again:
+        assert committed.text["Description"] == findings.drawn_from(), "python -m kdnb.findings draws it anew"
+        assert committed.size == again.size
+        apart = np.abs(np.asarray(committed.convert("L"), float) - np.asarray(again.convert("L"), float))
+    assert apart.mean() < 1.0, "fonts may differ by a pixel between machines, panels not"
+
+
+def test_the_readme_s_findings_are_few_and_short():
+    lines = findings.findings().splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        bold = re.findall(r"\*\*(.+?)\*\*", line)
+        assert len(line.split()) <= 120 and [bool(re.search(r"\d", words)) for words in bold] == [False, True], "a question, a number"
+
+
+def test_the_picture_changes_with_the_numbers(records):
+    folder = records("brain_tumor", accuracy=0.9)
+    records("brain_tumor", "leak_free", accuracy=0.7)
+    before = findings.drawn_from(records.folder)
+    scores = pd.read_csv(folder / "classification.csv").assign(accuracy=0.8)
+    scores.to_csv(folder / "classification.csv", index=False)
+    assert findings.drawn_from(records.folder) != before
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ((REPRODUCED, REPRODUCED), "yes (2 of 2 runs)"),
+        ((REPRODUCED, REPRODUCED, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
+        ((REPRODUCED, NOT_REPRODUCED), "seldom (1 of 2 runs; 1 against)"),
+        ((NOT_REPRODUCED, NO_EFFECT), "not shown (0 of 2 runs; 1 against, 1 no effect beyond the margin)"),
+    ],
+)
+def test_an_answer_is_a_word_and_its_count(records, verdicts, said):
+    for dataset, verdict in zip(("alzheimer", "brain_tumor", "eye_disease"), verdicts, strict=False):
+        records(dataset, verdict=verdict)
+    assert f"At most a point behind its teacher: {said}." in findings.findings(records.folder)
+
+
+def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap_first(records):
+    for dataset, after in (("alzheimer", 0.85), ("brain_tumor", 0.6)):
+        records(dataset, accuracy=0.9)
+        records(dataset, "leak_free" if dataset == "alzheimer" else "regrouped", accuracy=after)
+    records("eye_disease", accuracy=0.9)
+    said = findings.findings(records.folder)
+    assert "is **0.600** instead of 0.900 on brain MRI, copies kept apart but not persons; 0.850 instead of 0.900 on Alzheimer MRI." in said
+    assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
+
+
+def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
+    records("brain_tumor", measured=np.nan)
+    assert "know nothing of the images: not yet asked." in findings.findings(records.folder)
+    records("eye_disease", measured=0.05)
+    assert "of 5.0 points gained on eye disease, **+5.0 points** [+3.0, +7.0]" in findings.findings(records.folder)
+
+
+def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
+    folder = records("phantom")
+    methods = ["feature_maps_layer1", "feature_maps_layer2", "feature_maps_mean", "grad_cam", "shap", "centre", "random"]
+    rows = {"class": "all", "model": "student_kd", "method": methods, "metric": "pointing_game", "lo": 0.0, "hi": 1.0, "n": 40}
+    pd.DataFrame(rows | {"mean": [0.1, 0.8, 0.5, 0.2, 0.9, 0.3, 0.01]}).to_csv(folder / "localisation_summary.csv", index=False)
+    timed = {"method": ["shap", "grad_cam"], "model": "student_kd", "batch_size": 32, "forward_equivalents": [1000.0, 2.0]}
+    pd.DataFrame(timed).to_csv(folder / "met.csv", index=False)
+    found = findings.marks(records.folder)
+    assert found["name"].tolist() == ["SHAP", "average map, layer 2", "average map, all layers", "centre (control)", "Grad-CAM"]
+    said = "in **90%** of images by SHAP (1,000 forward passes an image), 50% by average map, all layers, 20% by Grad-CAM (2)."
+    assert said in findings.findings(records.folder)
+
+
+def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):
+    assert findings.findings(tmp_path) == findings.caveats(tmp_path) == findings.NOTHING
+
+
+def test_recording_needs_a_run(capsys):
+    assert findings.main([""]) == 2 and "RUN is empty" in capsys.readouterr().err
