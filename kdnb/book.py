@@ -19,7 +19,7 @@ from typing import Any
 import kdnb.errors
 from kdnb import __version__
 from kdnb.errors import ArtefactError, KdnbError, exit_status
-from kdnb.pipeline import LIVE
+from kdnb.pipeline import gone, still
 from kdnb.sources import REPOSITORY
 
 TITLE = "Knowledge distillation for transparent classifiers"
@@ -163,14 +163,14 @@ def index_page(readme: str, chapters: list[str]) -> str:
 def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A notebook as the book shows it, and the text alternatives of its pictures by the SHA-256 of their bytes.
 
-    papermill's injected cell and the live views of widgets, which need a running kernel, are left out.
+    papermill's injected cell is left out, and of widgets, which need a running kernel, all but their picture.
     """
     book = json.loads(notebook.read_text(encoding="utf-8"))
     book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
     book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     alternatives = {}
     for cell in book["cells"]:
-        cell["outputs"] = [output for output in cell.get("outputs", []) if LIVE not in output.get("data", {})]
+        cell["outputs"] = [still(output) for output in cell.get("outputs", []) if not gone(output)]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 content = base64.b64decode("".join(output["data"]["image/png"]))

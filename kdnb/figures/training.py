@@ -15,37 +15,41 @@ _LOSSES = {"kd": "the paper's loss", "kd_t2": "the paper's loss with T²", "ce":
 
 
 def diagram() -> Figure:
-    """How a student is taught: one image, two networks, two losses."""
+    """How a student is taught: one image and its label, two networks, three softmaxes, two losses."""
     theme()
-    figure, axes = plt.subplots(figsize=(9, 3.4))
-    axes.set(xlim=(0, 10), ylim=(0, 4))
+    figure, axes = plt.subplots(figsize=(9.6, 4.4))
+    axes.set(xlim=(0, 10.9), ylim=(0, 5.2))
     axes.axis("off")
     boxes = {
-        "image": (0.1, 1.5, 1.2, "image $x$", "#FFFFFF"),
-        "teacher": (2.1, 2.6, 1.9, "teacher\nDenseNet121\n(frozen)", "#DDDDDD"),
-        "student": (2.1, 0.4, 1.9, "student\n5 convolutions\n(learns)", "#CDE7DD"),
-        "soft": (4.9, 2.6, 1.9, "softmax$(z_t / T)$", "#FFFFFF"),
-        "student_soft": (4.9, 0.4, 1.9, "softmax$(z_s / T)$\nsoftmax$(z_s)$", "#FFFFFF"),
-        "kl": (7.7, 2.2, 2.2, "soft loss\n$(1-\\alpha)\\,\\mathrm{KL}$", "#F7DCC8"),
-        "ce": (7.7, 0.3, 2.2, "hard loss\n$\\alpha\\,\\mathrm{CE}$ with the label", "#CFE2F3"),
+        "image": (0.1, 2.55, 1.2, "image $x$", "#FFFFFF"),
+        "label": (0.1, 0.1, 1.2, "label $y$", "#FFFFFF"),
+        "teacher": (2.0, 3.9, 1.9, "teacher\nDenseNet121\n(frozen)", "#DDDDDD"),
+        "student": (2.0, 1.4, 1.9, "student\n5 convolutions\n(learns)", "#CDE7DD"),
+        "p": (4.7, 3.9, 2.1, "softened\n$p = $ softmax$(z_t / T)$", "#FFFFFF"),
+        "q": (4.7, 2.4, 2.1, "softened\n$q = $ softmax$(z_s / T)$", "#FFFFFF"),
+        "plain": (4.7, 0.9, 2.1, "plain\nsoftmax$(z_s)$", "#FFFFFF"),
+        "soft": (7.8, 3.15, 2.9, "soft loss\n$(1-\\alpha)\\,T^2\\,\\sum_i p_i \\ln (p_i/q_i)$", "#F7DCC8"),
+        "hard": (7.8, 0.5, 2.9, "hard loss\n$\\alpha\\cdot(-\\ln\\,$softmax$(z_s)_y)$", "#CFE2F3"),
     }
     for x, y, width, words, colour in boxes.values():
         axes.add_patch(FancyBboxPatch((x, y), width, 1.1, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#333333"))
         axes.text(x + width / 2, y + 0.55, words, ha="center", va="center", fontsize=10)
-    arrows = [
-        ("image", "teacher"),
-        ("image", "student"),
-        ("teacher", "soft"),
-        ("student", "student_soft"),
-        ("soft", "kl"),
-        ("student_soft", "kl"),
-        ("student_soft", "ce"),
-    ]
-    for start, end in arrows:
+    arrows = {
+        ("image", "teacher"): "",
+        ("image", "student"): "",
+        ("teacher", "p"): "$z_t$",
+        ("student", "q"): "$z_s$",
+        ("student", "plain"): "$z_s$",
+        ("p", "soft"): "",
+        ("q", "soft"): "",
+        ("plain", "hard"): "",
+        ("label", "hard"): "",
+    }
+    for (start, end), words in arrows.items():
         (x0, y0, width, *_), (x1, y1, *_) = boxes[start], boxes[end]
-        axes.add_patch(
-            FancyArrowPatch((x0 + width + 0.07, y0 + 0.55), (x1 - 0.07, y1 + 0.55), arrowstyle="-|>", mutation_scale=14, color="#333333")
-        )
+        tail, tip = (x0 + width + 0.07, y0 + 0.55), (x1 - 0.07, y1 + (0.3 if start == "label" else 0.55))
+        axes.add_patch(FancyArrowPatch(tail, tip, arrowstyle="-|>", mutation_scale=14, color="#333333"))
+        axes.text((tail[0] + tip[0]) / 2, (tail[1] + tip[1]) / 2 + 0.12, words, ha="center", fontsize=10)
     return figure
 
 
