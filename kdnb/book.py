@@ -23,6 +23,7 @@ from kdnb.pipeline import gone, still
 from kdnb.sources import REPOSITORY
 
 TITLE = "Knowledge distillation for transparent classifiers"
+REFERENCE = ["glossary", "symbols", "bibliography"]  # pages beside the notebooks, for all chapters
 STYLE = """
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", math, serif; font-size: 1.06em; }
 div.math { overflow-x: auto; overflow-y: hidden; margin: 1rem 0; justify-content: center; text-align: center; }
@@ -156,7 +157,7 @@ def index_page(readme: str, chapters: list[str]) -> str:
 
     body = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, readme)
     tree = "\n".join(["```{toctree}", ":hidden:", ":caption: Chapters", "", *chapters, "```"])
-    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", "errors", "```"])
+    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", *REFERENCE, "errors", "```"])
     return f"{body}\n\n{tree}\n\n{more}\n"
 
 
@@ -186,7 +187,7 @@ def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
     Raises:
         ArtefactError: there are no notebooks.
     """
-    found = [path for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
+    found = [path for path in sorted(notebooks.glob("*_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
     if not found:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
     shutil.rmtree(folder, ignore_errors=True)
@@ -200,6 +201,8 @@ def write_sources(notebooks: Path, folder: Path) -> dict[str, str]:
         shutil.copy(REPOSITORY / picture, folder / picture)
     (folder / "index.md").write_text(index_page(readme, [path.stem for path in found]), encoding="utf-8")
     (folder / "errors.md").write_text(errors_page(), encoding="utf-8")
+    for name in REFERENCE:
+        shutil.copy(REPOSITORY / "notebooks" / f"{name}.md", folder)
     for path in found:
         book, described = chapter(path)
         alternatives |= described
