@@ -23,7 +23,7 @@ CONTRACT = {
     "split_protocol": ("str", "official"),
 }
 HEADINGS = ["Parameters", "Load", "Look", "Check", "Summary", "Exercises"]
-MAX_CELLS, MAX_CODE_LINES, MAX_FUNCTION_LINES, MIN_COMPARED = 44, 18, 14, 3
+MAX_CELLS, MAX_CODE_LINES, MAX_FUNCTION_LINES, MIN_COMPARED = 52, 18, 14, 3
 PATHS = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|work|var|usr|opt|mnt|private|media)/|\b[A-Z]:\\\\|file://")
 PROGRESS = re.compile(r"\d%\||it/s\b|s/it\b|\r|\x1b\[A|ETA|\bleft\]")
 WARNINGS = re.compile(r"\w*Warning\b:?|Traceback \(most recent")
