@@ -19,7 +19,7 @@ import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import sync_playwright
 
-from kdnb.book import build, chapter, error_classes, errors_page, index_page, mathml
+from kdnb.book import REFERENCE, build, chapter, error_classes, errors_page, index_page, mathml
 from kdnb.errors import ArtefactError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -102,7 +102,7 @@ def chapters(repository: Path) -> list[str]:
 
 def test_every_page_loads_without_a_fault_with_mathematics_and_alternatives(repository, site, page):
     formulas = 0
-    for name in ["index", *chapters(repository), "errors", "search", "genindex"]:
+    for name in ["index", *chapters(repository), *REFERENCE, "errors", "search", "genindex"]:
         page.goto(f"{site}{name}.html")
         page.wait_for_load_state("networkidle")
         assert page.faults == [], name
