@@ -1,4 +1,4 @@
-"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ, verdicts as the claims do."""
+"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ, the claims' verdicts."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -113,7 +113,7 @@ def power_curves(table: pd.DataFrame, effect: float) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.2))
     sns.lineplot(table, x="groups", y="power", hue="seeds", style="seeds", markers=True, dashes=False, palette="viridis", ax=axes)
     axes.axhline(0.8, color="#333333", linestyle="--", linewidth=1)
-    axes.set(xscale="log", xlabel="groups of test images", ylabel=f"finds {100 * effect:g} points", ylim=(0, 1.02))
+    axes.set(xscale="log", xlabel="groups of test images", ylabel=f"power (effect: {100 * effect:g} in points)", ylim=(0, 1.02))
     axes.set_xticks(sorted(table["groups"].unique()), [f"{groups}" for groups in sorted(table["groups"].unique())])
     axes.minorticks_off()
     axes.legend(title="seeds", fontsize=8)
