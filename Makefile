@@ -103,7 +103,7 @@ $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/l
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
 $(call done,02): $(call done,01) $(call code,device models networks cluster tensors training stack views evaluation losses cost sweep teachers explain/* figures/training) \
   $(wildcard data/measured/phantom_teacher.safetensors)
-$(call done,03): $(call done,02) $(call code,few_labels)
+$(call done,03): $(call done,02) $(call code,few_labels figures/statistics)
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain figures/live)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
@@ -111,6 +111,8 @@ $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
 $(call done,07): $(call done,03) $(call code,transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
 $(call done,08): $(call done,03) $(call code,teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
+# The appendix simulates what it needs; behind the chapters that measure times.
+$(call done,A): $(call code,evaluation figures/__init__ figures/statistics) | $(call done,08)
 $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measured students report) $(wildcard data/published/* data/measured/*)
 
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json

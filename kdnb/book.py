@@ -19,7 +19,7 @@ from typing import Any
 import kdnb.errors
 from kdnb import __version__, playing
 from kdnb.errors import ArtefactError, KdnbError, exit_status
-from kdnb.pipeline import LIVE
+from kdnb.pipeline import gone, still
 from kdnb.sources import REPOSITORY
 
 TITLE = "Knowledge distillation for transparent classifiers"
@@ -28,6 +28,7 @@ STYLE = Path(__file__).parent / "pages" / "book.css"
 FOLDED = {"Parameters": "Parameters", "Load": "Loading"}
 # Pages beside the chapters, in the order of the menu.
 PAGES = ("FINDINGS.md", "docs/own_images.md", "docs/machines.md", "CONTRIBUTING.md")
+REFERENCE = ("glossary", "symbols", "bibliography")  # pages beside the notebooks, for all chapters
 # Five layers, narrowing: without an icon of its own the browser asks for one and logs that there is none.
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="#1f5fa8"><rect x="2" y="2" width="4" height="28"/>
 <rect x="8" y="5" width="4" height="22"/><rect x="14" y="8" width="4" height="16"/><rect x="20" y="11" width="4" height="10"/>
@@ -158,7 +159,7 @@ def index_page(readme: str, chapters: list[str]) -> str:
     """The README as the book's first page, with the menu."""
     tree = "\n".join(["```{toctree}", ":hidden:", ":caption: Chapters", "", *chapters, "```"])
     pages = [Path(name).stem for name in PAGES]
-    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", *pages, "errors", "```"])
+    more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", *pages, *REFERENCE, "errors", "```"])
     return f"{linked(readme, chapters)}\n\n{tree}\n\n{more}\n"
 
 
@@ -192,8 +193,8 @@ def _fold(cells: list[dict[str, Any]]) -> None:
 def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """A notebook as the book shows it, and the text alternatives of its pictures by the SHA-256 of their bytes.
 
-    papermill's injected cell and the live views of widgets, which need a running kernel, are left out; the cells that set parameters and
-    load are folded.
+    papermill's injected cell is left out, and of widgets, which need a running kernel, all but their picture; the cells that set parameters
+    and load are folded.
     """
     book = json.loads(notebook.read_text(encoding="utf-8"))
     book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
@@ -201,7 +202,7 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     _fold(book["cells"])
     alternatives = {}
     for cell in book["cells"]:
-        cell["outputs"] = [output for output in cell.get("outputs", []) if LIVE not in output.get("data", {})]
+        cell["outputs"] = [still(output) for output in cell.get("outputs", []) if not gone(output)]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 content = base64.b64decode("".join(output["data"]["image/png"]))
@@ -222,7 +223,7 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
     Raises:
         ArtefactError: there are no notebooks.
     """
-    found = [path for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
+    found = [path for path in sorted(notebooks.glob("*_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
     if not found:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
     shutil.rmtree(folder, ignore_errors=True)
@@ -241,6 +242,8 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
         (folder / target).write_text(text, encoding="utf-8")
     for name, text in ({"errors": errors_page()} | (more or {})).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for name in REFERENCE:
+        shutil.copy(REPOSITORY / "notebooks" / f"{name}.md", folder)
     for path in found:
         book, described = chapter(path)
         alternatives |= described

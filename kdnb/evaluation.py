@@ -199,6 +199,29 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_B
     return frame.groupby("bin").agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), n=("accuracy", "size")).reset_index()
 
 
+def reliability_of_equal_bins(
+    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None, *, bins: int = 10, samples: int = 1000
+) -> pd.DataFrame:
+    """Accuracy against confidence in bins of equally many images, at least 30 each where there are as many.
+
+    Bins of equal width leave most of them to a handful of images, whose accuracy is luck (Nguyen and O'Connor 2015).
+
+    Args:
+        labels: ``(N,)``. probabilities: ``(N, C)``. groups: ``(N,)``, resampled for the intervals.
+
+    Returns:
+        A row a bin: ``confidence``, ``accuracy`` with its 95% interval ``lo``, ``hi``, ``n``, and the ``least`` and ``most`` confidence.
+    """
+    confidence, right = probabilities.max(1), (probabilities.argmax(1) == labels).astype(float)
+    order = np.argsort(confidence, kind="stable")
+    rows = []
+    for part in np.array_split(order, max(1, min(bins, len(order) // FEW))):
+        accuracy, lo, hi = bootstrap_mean(right[part], None if groups is None else groups[part], samples, bounds=(0.0, 1.0))
+        inside = confidence[part]
+        rows.append((inside.mean(), accuracy, lo, hi, len(part), inside.min(), inside.max()))
+    return pd.DataFrame(rows, columns=["confidence", "accuracy", "lo", "hi", "n", "least", "most"])
+
+
 def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean squared distance between the probabilities and the one-hot label, from 0 to 2 (Brier 1950)."""
     return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(1).mean())

@@ -274,6 +274,18 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
 LIVE = "application/vnd.jupyter.widget-view+json"  # a widget's view: nothing without the kernel that made it
 
 
+def gone(output: dict[str, Any]) -> bool:
+    """Whether nothing is left of an output without a kernel: a widget's view that brings no picture."""
+    return LIVE in output.get("data", {}) and "image/png" not in output["data"]
+
+
+def still(output: dict[str, Any]) -> dict[str, Any]:
+    """An output without the live view of a widget: its picture stays."""
+    if LIVE not in output.get("data", {}):
+        return dict(output)
+    return output | {"data": {kind: value for kind, value in output["data"].items() if kind != LIVE}}
+
+
 def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
     """``source`` with the outputs of ``executed``: nothing else of it, no injected cell, no times, no live widgets.
 
@@ -291,7 +303,7 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
     for cell, done in zip(source["cells"], ran, strict=True):
         if cell["cell_type"] == "code":
             count += 1
-            outputs = [dict(output) for output in done["outputs"] if LIVE not in output.get("data", {})]
+            outputs = [still(output) for output in done["outputs"] if not gone(output)]
             for output in outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count

@@ -20,7 +20,7 @@ import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import sync_playwright
 
-from kdnb.book import PAGES, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
+from kdnb.book import PAGES, REFERENCE, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
 from kdnb.errors import ArtefactError
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -102,7 +102,7 @@ def chapters(repository: Path) -> list[str]:
 
 
 def pages(repository: Path) -> list[str]:
-    return ["index", *chapters(repository), *(Path(name).stem for name in PAGES), "errors"]
+    return ["index", *chapters(repository), *(Path(name).stem for name in PAGES), *REFERENCE, "errors"]
 
 
 # What reaches over the window's right edge and no box around it scrolls.

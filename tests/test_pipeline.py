@@ -337,7 +337,7 @@ def test_any_path_of_images_reaches_the_notebook_as_text(small):
 def _rules(makefile: str) -> dict[str, tuple[list[str], set[Path]]]:
     """Notebook number -> (numbers it builds on, files below kdnb it depends on), as the Makefile says."""
     rules = {}
-    for number, rest in re.findall(r"^\$\(call done,(\d\d)\):(.*)$", makefile, re.MULTILINE):
+    for number, rest in re.findall(r"^\$\(call done,(\d\d|A)\):(.*)$", makefile, re.MULTILINE):
         needed = rest.partition(" | ")[0]
         patterns = " ".join(re.findall(r"\$\(call code,([^)]*)\)", needed)).split()
         files = {path for pattern in patterns for path in PACKAGE.glob(f"{pattern}.py")}
@@ -382,7 +382,7 @@ def test_the_makefile_knows_every_module_that_a_notebook_uses(path, repository):
         if file not in used | FLOOR_0:
             used.add(file)
             waiting |= _imports(file.read_text())
-    known, numbers = set(), [path.stem[:2]]
+    known, numbers = set(), [path.stem.partition("_")[0]]
     if path.stem[:2] == "10":  # depends on all other notebooks
         numbers += sorted(rules)
     for number in numbers:

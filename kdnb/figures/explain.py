@@ -92,21 +92,24 @@ def overlays(
 ) -> Figure:
     """Maps laid over their images, a row an image and a column a map, each map scaled to its own least and largest value.
 
+    The image stands alone in the first column. A lesion is outlined in every column, so that each map can be held against it.
+
     Args:
         images: ``(R, H, W, 3)`` uint8. maps: column title -> ``(R, H, W)``.
         fields: a receptive field in pixels for each map, drawn as a white square in the middle of the first row.
-        masks: ``(R, H, W)`` bool, outlined in white on the images.
+        masks: ``(R, H, W)`` bool, outlined in white.
     """
     rows, columns = len(images), 1 + len(maps)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns + 0.6, 1.5 * rows + 0.3), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns + 0.6, 1.65 * rows + 0.3), squeeze=False, layout="constrained")
     for row, (image, title) in enumerate(zip(images, row_titles, strict=True)):
         axes[row, 0].imshow(image)
         axes[row, 0].set_ylabel(title, fontsize=8)
-        if masks is not None and masks[row].any():
-            axes[row, 0].contour(masks[row], [0.5], colors="white", linewidths=1)
         for axis, values in zip(axes[row, 1:], maps.values(), strict=True):
             axis.imshow(image)
             axis.imshow(_scaled(values[row]), cmap=HEAT, alpha=OPACITY, vmin=0, vmax=1)
+        if masks is not None and masks[row].any():
+            for axis in axes[row]:
+                axis.contour(masks[row], [0.5], colors="white", linewidths=1)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
         axis.set_title(title, fontsize=8)
     for axis, field in zip(axes[0, 1:], fields or (), strict=False):
@@ -129,6 +132,36 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
     corner = (size - side) / 2 - 0.5
     style = "-" if side == field else "--"
     axis.add_patch(Rectangle((corner, corner), side, side, fill=False, edgecolor="white", linewidth=1.2, linestyle=style))
+
+
+def film_strip(strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], shares: Sequence[float], shown: Sequence[float]) -> Figure:
+    """One image as its best pixels come back, a row a fill of the rest, and beside each row the probability of its class.
+
+    Args:
+        strips: fill -> ``(S, H, W, 3)`` in [0, 1], with the ``shares`` ``(S,)`` of the area kept. curves: fill -> ``(S,)`` probabilities.
+        shown: the shares that are drawn as images.
+    """
+    rows, columns = len(strips), len(shown)
+    figure = plt.figure(figsize=(1.5 * columns + 3.2, 1.6 * rows + 0.4), layout="constrained")
+    grid = figure.add_gridspec(rows, columns + 2)
+    for row, (fill, images) in enumerate(strips.items()):
+        for column, share in enumerate(shown):
+            axis, at = figure.add_subplot(grid[row, column]), list(shares).index(share)
+            axis.imshow(images[at].clip(0, 1))
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(f"p = {curves[fill][at]:.2f}", fontsize=8)
+            if row == 0:
+                axis.set_title(f"{100 * share:g}% kept", fontsize=8)
+            if column == 0:
+                axis.set_ylabel(fill, fontsize=8)
+        axis = figure.add_subplot(grid[row, columns:])
+        axis.plot(100 * np.asarray(shares), curves[fill], "o-", color=_KINDS["feature maps"], markersize=4)
+        axis.fill_between(100 * np.asarray(shares), curves[fill], color=_KINDS["feature maps"], alpha=0.15, linewidth=0)
+        axis.set(ylim=(0, 1.05), xlim=(-2, 102), ylabel="p")
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axis.set_xlabel("area kept, %", fontsize=8)
+    return figure
 
 
 def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None) -> Figure:
@@ -158,7 +191,7 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
         axis.set_xlabel(_METRICS.get(metric, metric.replace("_", " ")), fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].set_yticks(range(len(methods)), [method_name(m) for m in methods])
+    axes[0, 0].set_yticks(range(len(methods)), _with_counts(part, methods))
     axes[0, 0].invert_yaxis()
     used = [kind for kind in kinds if kind in map(method_kind, methods)]
     figure.legend([Line2D([], [], color=_KINDS[kind], marker="o") for kind in used], used, loc="outside upper left", ncols=3, frameon=False)
@@ -166,17 +199,12 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
     return figure
 
 
-def agreement(orders: pd.DataFrame) -> Figure:
-    """Kendall's tau between the orders of methods by each pair of metrics (:func:`kdnb.fidelity.order_agreement`), lower triangle."""
-    side = 0.55 * len(orders) + 1.6
-    figure, axis = plt.subplots(figsize=(side + 0.6, side * 0.85), layout="constrained")
-    names = [_METRICS.get(metric, metric).split("(")[0].replace("\n", " ").strip() for metric in orders]
-    shown = orders.set_axis(names).set_axis(names, axis=1)
-    above = np.triu(np.ones(orders.shape, bool))
-    bar = {"label": "Kendall's \N{GREEK SMALL LETTER TAU}", "shrink": 0.7}
-    sns.heatmap(shown, mask=above, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".1f", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
-    axis.tick_params(labelsize=8)
-    return figure
+def _with_counts(part: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """The methods' names, and on how many images where those are fewer than others': small differences between the two mean little."""
+    if "n" not in part:
+        return [method_name(method) for method in methods]
+    counts = part.groupby("method")["n"].max()
+    return [method_name(m) + (f" (n = {counts[m]:.0f})" if counts[m] < counts.max() else "") for m in methods]
 
 
 def cascade(table: pd.DataFrame) -> Figure:

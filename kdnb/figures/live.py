@@ -9,14 +9,27 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 
-def live(draw: Callable[..., Figure], **controls: widgets.ValueWidget) -> widgets.VBox:
+class _WithPicture(widgets.VBox):
+    """A box of widgets whose output carries its first picture, too: what a page shows that has no kernel for the widgets."""
+
+    picture: bytes
+    alt: str
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        view = super()._repr_mimebundle_(**options)
+        return {**view, "image/png": self.picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
+
+
+def live(draw: Callable[..., Figure], alt: str, **controls: widgets.ValueWidget) -> widgets.VBox:
     """Controls above the figure that ``draw`` makes of their values, drawn anew whenever one of them changes.
+
+    Where no kernel runs (a committed notebook, the book) the figure of the controls' first values stands in its place.
 
     The figure is shown by a picture widget. ipywidgets' own ``interactive_output`` sends messages to the kernel while the cell runs, and a
     program that executes the notebook may then wait for ever for the cell to end (jupyter/nbclient, issue 312).
 
     Args:
-        draw: takes the controls' values by name.
+        draw: takes the controls' values by name. alt: the first figure in words.
     """
     picture = widgets.Image(format="png")
 
@@ -32,4 +45,6 @@ def live(draw: Callable[..., Figure], **controls: widgets.ValueWidget) -> widget
     redraw()
     picture.layout.max_width = "100%"
     picture.layout.object_fit = "contain"
-    return widgets.VBox([*controls.values(), picture])
+    box = _WithPicture([*controls.values(), picture])
+    box.picture, box.alt = bytes(picture.value), alt
+    return box

@@ -11,41 +11,46 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from kdnb.figures import COLOURS, NAMES, theme
 
+LEAST_SPAN = 6.0  # points that a scale of accuracies spans at least: less would draw single images as effects
 _LOSSES = {"kd": "the paper's loss", "kd_t2": "the paper's loss with T²", "ce": "cross-entropy", "released": "loss as released"}
 
 
 def diagram() -> Figure:
-    """How a student is taught: one image, two networks, two losses."""
+    """How a student is taught: one image and its label, two networks, three softmaxes, two losses."""
     theme()
-    figure, axes = plt.subplots(figsize=(9, 3.4))
-    axes.set(xlim=(0, 10), ylim=(0, 4))
+    figure, axes = plt.subplots(figsize=(9.6, 4.4))
+    axes.set(xlim=(0, 10.9), ylim=(0, 5.2))
     axes.axis("off")
     boxes = {
-        "image": (0.1, 1.5, 1.2, "image $x$", "#FFFFFF"),
-        "teacher": (2.1, 2.6, 1.9, "teacher\nDenseNet121\n(frozen)", "#DDDDDD"),
-        "student": (2.1, 0.4, 1.9, "student\n5 convolutions\n(learns)", "#CDE7DD"),
-        "soft": (4.9, 2.6, 1.9, "softmax$(z_t / T)$", "#FFFFFF"),
-        "student_soft": (4.9, 0.4, 1.9, "softmax$(z_s / T)$\nsoftmax$(z_s)$", "#FFFFFF"),
-        "kl": (7.7, 2.2, 2.2, "soft loss\n$(1-\\alpha)\\,\\mathrm{KL}$", "#F7DCC8"),
-        "ce": (7.7, 0.3, 2.2, "hard loss\n$\\alpha\\,\\mathrm{CE}$ with the label", "#CFE2F3"),
+        "image": (0.1, 2.55, 1.2, "image $x$", "#FFFFFF"),
+        "label": (0.1, 0.1, 1.2, "label $y$", "#FFFFFF"),
+        "teacher": (2.0, 3.9, 1.9, "teacher\nDenseNet121\n(frozen)", "#DDDDDD"),
+        "student": (2.0, 1.4, 1.9, "student\n5 convolutions\n(learns)", "#CDE7DD"),
+        "p": (4.7, 3.9, 2.1, "softened\n$p = $ softmax$(z_t / T)$", "#FFFFFF"),
+        "q": (4.7, 2.4, 2.1, "softened\n$q = $ softmax$(z_s / T)$", "#FFFFFF"),
+        "plain": (4.7, 0.9, 2.1, "plain\nsoftmax$(z_s)$", "#FFFFFF"),
+        "soft": (7.8, 3.15, 2.9, "soft loss\n$(1-\\alpha)\\,T^2\\,\\sum_i p_i \\ln (p_i/q_i)$", "#F7DCC8"),
+        "hard": (7.8, 0.5, 2.9, "hard loss\n$\\alpha\\cdot(-\\ln\\,$softmax$(z_s)_y)$", "#CFE2F3"),
     }
     for x, y, width, words, colour in boxes.values():
         axes.add_patch(FancyBboxPatch((x, y), width, 1.1, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#333333"))
         axes.text(x + width / 2, y + 0.55, words, ha="center", va="center", fontsize=10)
-    arrows = [
-        ("image", "teacher"),
-        ("image", "student"),
-        ("teacher", "soft"),
-        ("student", "student_soft"),
-        ("soft", "kl"),
-        ("student_soft", "kl"),
-        ("student_soft", "ce"),
-    ]
-    for start, end in arrows:
+    arrows = {
+        ("image", "teacher"): "",
+        ("image", "student"): "",
+        ("teacher", "p"): "$z_t$",
+        ("student", "q"): "$z_s$",
+        ("student", "plain"): "$z_s$",
+        ("p", "soft"): "",
+        ("q", "soft"): "",
+        ("plain", "hard"): "",
+        ("label", "hard"): "",
+    }
+    for (start, end), words in arrows.items():
         (x0, y0, width, *_), (x1, y1, *_) = boxes[start], boxes[end]
-        axes.add_patch(
-            FancyArrowPatch((x0 + width + 0.07, y0 + 0.55), (x1 - 0.07, y1 + 0.55), arrowstyle="-|>", mutation_scale=14, color="#333333")
-        )
+        tail, tip = (x0 + width + 0.07, y0 + 0.55), (x1 - 0.07, y1 + (0.3 if start == "label" else 0.55))
+        axes.add_patch(FancyArrowPatch(tail, tip, arrowstyle="-|>", mutation_scale=14, color="#333333"))
+        axes.text((tail[0] + tip[0]) / 2, (tail[1] + tip[1]) / 2 + 0.12, words, ha="center", fontsize=10)
     return figure
 
 
@@ -85,19 +90,22 @@ def softened(probabilities: pd.DataFrame, image: np.ndarray | None = None) -> Fi
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Training loss and validation accuracy over epochs; columns model, epoch, train_loss, val_accuracy (several seeds make a band)."""
+    """Training loss and validation accuracy over epochs; columns model, epoch, train_loss, val_accuracy and, for several runs, seed.
+
+    Thick lines are means over seeds, thin ones single seeds: bands of five models would cover each other.
+    """
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for axes, column, label in ((left, "train_loss", "training loss (nats)"), (right, "val_accuracy", "validation accuracy")):
-        sns.lineplot(
-            history, x="epoch", y=column, hue="model", palette=COLOURS, errorbar=("pi", 100), marker="o", ax=axes, legend=axes is right
-        )
+        for model, part in history.groupby("model", sort=False):
+            if "seed" in part:
+                for _, one in part.groupby("seed"):
+                    axes.plot(one["epoch"], one[column], color=COLOURS[model], alpha=0.3, linewidth=0.7)
+            mean = part.groupby("epoch")[column].mean()
+            axes.plot(mean.index, mean, color=COLOURS[model], marker="o", markersize=4, linewidth=2, label=NAMES.get(model, model))
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    legend = right.get_legend()
-    for text in legend.get_texts():
-        text.set_text(NAMES.get(text.get_text(), text.get_text()))
-    legend.set_title(None)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -113,34 +121,46 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy against confidence, bin by bin, for each model; point size grows with the number of images."""
+    """Accuracy minus confidence against confidence, in bins of equally many images, with 95% intervals; above, the confidences themselves.
+
+    Args:
+        tables: model -> :func:`kdnb.evaluation.reliability_of_equal_bins`.
+    """
     theme()
-    figure, axes = plt.subplots(figsize=(6.4, 4.2))
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="perfectly calibrated")
+    figure, (above, axes) = plt.subplots(2, 1, figsize=(7, 4.4), sharex=True, height_ratios=[1, 3])
+    axes.axhline(0, color="#999999", linestyle="--", label="perfectly calibrated")
     for model, table in tables.items():
-        axes.plot(table["confidence"], table["accuracy"], color=COLOURS[model], alpha=0.6)
-        axes.scatter(
-            table["confidence"], table["accuracy"], s=10 + 120 * table["n"] / table["n"].max(), color=COLOURS[model], label=NAMES[model]
+        gap = table[["accuracy", "lo", "hi"]].sub(table["confidence"], axis=0).mul(100)
+        spread = np.abs(gap[["lo", "hi"]].to_numpy().T - gap["accuracy"].to_numpy())
+        axes.errorbar(table["confidence"], gap["accuracy"], yerr=spread, fmt="o", color=COLOURS[model], capsize=3, label=NAMES[model])
+        above.bar(
+            table["least"], table["n"], table["most"] - table["least"], align="edge", color=COLOURS[model], alpha=0.4, edgecolor="white"
         )
-    axes.set(xlabel="confidence (probability of the predicted class)", ylabel="accuracy", xlim=(0.2, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="point size: number of images", title_fontsize=8)
+        for row in table.itertuples():
+            above.annotate(f"{row.n}", ((row.least + row.most) / 2, row.n), ha="center", va="bottom", fontsize=7)
+    above.set(ylabel="images", ylim=(0, 1.35 * max(table["n"].max() for table in tables.values())))
+    above.grid(False)
+    axes.set(xlabel="confidence (probability of the predicted class)", ylabel="accuracy minus confidence, points")
+    axes.legend(fontsize=8)
     return figure
 
 
 def arms(table: pd.DataFrame) -> Figure:
-    """Test accuracy of every model: its interval over groups, and a point for each seed; columns of ``classification.csv``."""
+    """Test accuracy of every model: a point a seed, and the mean of their intervals over groups; columns of ``classification.csv``."""
     theme()
     order = [model for model in NAMES if model in set(table["model"])]
     figure, axes = plt.subplots(figsize=(8, 0.55 * len(order) + 1))
     for row, model in enumerate(order):
-        part = table[table["model"] == model]
-        first = part.iloc[0]
-        axes.plot([first["accuracy_lo"], first["accuracy_hi"]], [row, row], color=COLOURS[model], linewidth=2)
+        part = 100 * table.loc[table["model"] == model, ["accuracy", "accuracy_lo", "accuracy_hi"]]
+        axes.plot(part[["accuracy_lo", "accuracy_hi"]].mean(), [row, row], color=COLOURS[model], linewidth=2)
         axes.scatter(part["accuracy"], np.full(len(part), row) + np.linspace(-0.15, 0.15, len(part)), color=COLOURS[model], zorder=3)
+    low, high = axes.get_xlim()
+    wider = max(0.0, LEAST_SPAN - (high - low)) / 2  # near 100% a hair's breadth would fill the page
     axes.set(
+        xlim=(low - wider, high + wider),
         yticks=range(len(order)),
         yticklabels=[NAMES[model] for model in order],
-        xlabel="test accuracy (points: seeds; line: 95% interval of the run's seed)",
+        xlabel="test accuracy, % (points: seeds; line: mean of their 95% intervals)",
     )
     axes.invert_yaxis()
     return figure
@@ -207,7 +227,8 @@ def forest(effects: dict[str, pd.DataFrame]) -> Figure:
     """
     theme()
     runs = sorted({run for table in effects.values() for run in table["run"]} - {"together"}) + ["together"]
-    figure, panels = plt.subplots(1, len(effects), figsize=(3.6 * len(effects), 0.5 * len(runs) + 1.2), sharey=True, squeeze=False)
+    size = (3.6 * len(effects), 0.5 * len(runs) + 1.2)
+    figure, panels = plt.subplots(1, len(effects), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, (title, table) in zip(panels[0], effects.items(), strict=True):
         axes.axvspan(-1, 1, color="#EEEEEE", zorder=0)
         axes.axvline(0, color="#333333", linewidth=1)
@@ -225,57 +246,69 @@ def ablation(table: pd.DataFrame) -> Figure:
     """Test accuracy of students of other shapes against their operations; columns of ``ablation.csv``."""
     theme()
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
-    for pool, marker, colour in (("max", "o", COLOURS["student_kd"]), ("average", "s", COLOURS["student_released"])):
+    for pool, marker, colour, below in (("max", "o", COLOURS["student_kd"], False), ("average", "s", COLOURS["student_released"], True)):
         part = table[table["pool"] == pool]
-        axes.scatter(part["macs"] / 1e6, 100 * part["test_accuracy"], marker=marker, color=colour, alpha=0.5)
+        axes.scatter(part["macs"] / 1e6, 100 * part["test_accuracy"], marker=marker, color=colour, alpha=0.5, s=14)
         means = part.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
         axes.plot(means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling")
-        for row in means.itertuples():
-            axes.annotate(
-                f"{row.layers:.0f} layers", (row.macs / 1e6, 100 * row.test_accuracy), (0, 8), textcoords="offset points", ha="center"
-            )
-    axes.set(xlabel="million multiply-accumulates for one image", ylabel="test accuracy (%)")
-    axes.margins(y=0.2)
-    axes.legend(title="mean, and each seed")
+        ends = part.groupby("macs")["test_accuracy"].agg("min" if below else "max")
+        for row, end in zip(means.itertuples(), ends, strict=True):
+            place = (row.macs / 1e6, 100 * end)
+            axes.annotate(f"{row.layers:.0f}", place, (0, -14 if below else 7), textcoords="offset points", ha="center", fontsize=9)
+    low, high = axes.get_ylim()
+    axes.set(ylim=(low - 1, min(high + 1, 100.5)), xlabel="million multiply-accumulates for one image", ylabel="test accuracy (%)")
+    axes.legend(title="mean, and each seed; numbers: layers", title_fontsize=8, fontsize=8)
     return figure
 
 
 def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
-    """The alpha x T map: mean over seeds in percent, a panel for each loss, one colour scale; cross-entropy's mean in the title."""
+    """The alpha x T map: gain over cross-entropy alone in points, mean over seeds, a panel for each loss, one scale around zero.
+
+    The scale spans :data:`LEAST_SPAN` points at least, so that a difference of one image looks like none.
+    """
     theme()
     taught = table[~table["loss"].isin(["ce", "ls"])]
     names = list(dict.fromkeys(taught["loss"]))
     plain = 100 * table.loc[table["loss"] == "ce", value].mean()
-    means = 100 * taught.groupby(["loss", "alpha", "temperature"])[value].mean()
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(0.9 + 4.2 * len(names), 1.6 + 0.55 * taught["alpha"].nunique()), squeeze=False, sharey=True
-    )
+    gains = 100 * taught.groupby(["loss", "alpha", "temperature"])[value].mean() - plain
+    most = max(gains.abs().max(), LEAST_SPAN / 2)
+    size = (0.9 + 4.2 * len(names), 1.6 + 0.55 * taught["alpha"].nunique())
+    figure, panels = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
     for axes, name in zip(panels[0], names, strict=True):
         sns.heatmap(
-            means[name].unstack(), annot=True, fmt=".1f", cmap="viridis", vmin=means.min(), vmax=means.max(), ax=axes,
-            cbar=axes is panels[0][-1], cbar_kws={"label": f"{value.replace('_', ' ')} (%)"},
+            gains[name].unstack(), annot=True, fmt="+.1f", cmap="PuOr_r", vmin=-most, vmax=most, ax=axes,
+            cbar=axes is panels[0][-1], cbar_kws={"label": "gain (points)"},
         )  # fmt: skip
         axes.set(title=_LOSSES.get(name, name), xlabel="temperature T", ylabel="alpha" if axes is panels[0][0] else "")
-    figure.suptitle(f"mean over seeds; cross-entropy alone: {plain:.1f}%", fontsize=10)
+    figure.suptitle(f"{value.replace('_', ' ')}: gain over cross-entropy alone ({plain:.1f}%), mean over seeds", fontsize=10)
     return figure
 
 
 def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
-    """Accuracy against T: mean and range over seeds for each loss and alpha, and the band of cross-entropy alone."""
+    """Accuracy against T, a panel for each loss: means over seeds with their range for each alpha, and the band of cross-entropy alone."""
     theme()
     taught = table[~table["loss"].isin(["ce", "ls"])].assign(percent=lambda rows: 100 * rows[value])
-    plain = 100 * table.loc[table["loss"] == "ce", value]
-    figure, axes = plt.subplots(figsize=(7.5, 3.6))
-    axes.axhspan(plain.min(), plain.max(), color=COLOURS["student_ce"], alpha=0.2)
-    axes.axhline(plain.mean(), color=COLOURS["student_ce"], label="cross-entropy alone (band: seeds)")
-    for (name, alpha), part in taught.groupby(["loss", "alpha"]):
-        style = "-" if alpha == taught["alpha"].min() else "--"
-        stats = part.groupby("temperature")["percent"].agg(["mean", "min", "max"])
-        colour = COLOURS.get(f"student_{name}", "#333333")
-        axes.fill_between(stats.index, stats["min"], stats["max"], color=colour, alpha=0.12)
-        axes.plot(stats.index, stats["mean"], style, marker="o", color=colour, label=f"{_LOSSES.get(name, name)}, α = {alpha:g}")
-    axes.set(xlabel="temperature T", ylabel=f"{value.replace('_', ' ')} (%)", xticks=sorted(taught["temperature"].unique()))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    plain, names = 100 * table.loc[table["loss"] == "ce", value], list(dict.fromkeys(taught["loss"]))
+    alphas, temperatures = sorted(taught["alpha"].unique()), sorted(taught["temperature"].unique())
+    shades = sns.color_palette("viridis", len(alphas) + 1)[:-1]
+    figure, panels = plt.subplots(1, len(names), figsize=(1.4 + 3.9 * len(names), 3.4), squeeze=False, sharey=True)
+    for axes, name in zip(panels[0], names, strict=True):
+        axes.axhspan(plain.min(), plain.max(), color="#BBBBBB", alpha=0.5, linewidth=0)
+        axes.axhline(plain.mean(), color="#555555", linewidth=1, label="cross-entropy alone (band: seeds)")
+        for number, (alpha, colour) in enumerate(zip(alphas, shades, strict=True)):
+            part = taught[(taught["loss"] == name) & (taught["alpha"] == alpha)]
+            stats = part.groupby("temperature")["percent"].agg(["mean", "min", "max"]).reindex(temperatures)
+            places = np.arange(len(temperatures)) + 0.12 * (number - (len(alphas) - 1) / 2)
+            spread = np.abs(stats[["min", "max"]].to_numpy().T - stats["mean"].to_numpy())
+            axes.errorbar(
+                places, stats["mean"], yerr=spread, fmt="osD^v"[number % 5] + "-", color=colour, capsize=3, label=f"α = {alpha:g}"
+            )
+        axes.set(title=_LOSSES.get(name, name), xlabel="temperature T (steps of the grid)")
+        axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
+    low, high = panels[0, 0].get_ylim()
+    wider = max(0.0, LEAST_SPAN - (high - low)) / 2
+    panels[0, 0].set(ylim=(low - wider, high + wider), ylabel=f"{value.replace('_', ' ')} (%)")
+    panels[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
