@@ -67,6 +67,23 @@ def _resamples(group_count: int, samples: int, seed: int) -> np.ndarray:
     return drawn
 
 
+@lru_cache(maxsize=8)
+def _resamples_within(strata: tuple[int, ...], samples: int, seed: int) -> np.ndarray:
+    """The same where groups are drawn within strata, so that no resample lacks one, ``(samples, G)``; ``strata`` says each group's.
+
+    Of the G of a stratum G - 1 are drawn and count for G (Rao and Wu 1988): drawing all would show a spread that is too small by
+    (G - 1) / G. A stratum of one group is in every resample once; it shows none.
+    """
+    rng, numbers = np.random.default_rng(seed), np.array(strata)
+    weights = np.empty((samples, len(numbers)))
+    for stratum in np.unique(numbers):
+        members = np.flatnonzero(numbers == stratum)
+        drawn = max(len(members) - 1, 1)
+        weights[:, members] = rng.multinomial(drawn, np.full(len(members), 1 / len(members)), size=samples) * (len(members) / drawn)
+    weights.flags.writeable = False
+    return weights
+
+
 def _resampled_means(values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int) -> np.ndarray:
     codes, count = _codes(groups, len(values))
     drawn = _resamples(count, samples, seed)
@@ -222,18 +239,29 @@ def auc_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def classification_scores(
     labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier and AUC: the columns of ``classification.csv``."""
+    """Accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier and AUC: the columns of ``classification.csv``.
+
+    For accuracy all groups are resampled, for macro F1 those of each class among themselves (a group belongs to the class of most of its
+    images): a resample without a class, as every eighth is of one that has two groups, would have the mean F1 of the others.
+    """
     classes = logits.shape[1]
     probabilities = np.exp(log_softmax(logits.astype(float), axis=1))
     cells = np.eye(classes * classes)[labels * classes + logits.argmax(1)]
     codes, count = _codes(groups, len(labels))
     by_group = np.zeros((count, classes * classes))
     np.add.at(by_group, codes, cells)
-    drawn = (_resamples(count, samples, seed) @ by_group).reshape(-1, classes, classes)
+    of_class = by_group.reshape(count, classes, classes).sum(axis=2).argmax(axis=1)
+    drawn, within = (
+        (resamples @ by_group).reshape(-1, classes, classes)
+        for resamples in (_resamples(count, samples, seed), _resamples_within(tuple(of_class.tolist()), samples, seed))
+    )
     whole = by_group.sum(0).reshape(classes, classes)
     scores: dict[str, float] = {"n": len(labels)}
-    for name, measure in (("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1))), ("f1_macro", f1_macro)):
-        lo, hi = ends(measure(drawn), count, (0.0, 1.0))
+    for name, measure, resampled in (
+        ("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1)), drawn),
+        ("f1_macro", f1_macro, within),
+    ):
+        lo, hi = ends(measure(resampled), count, (0.0, 1.0))
         scores |= {name: float(measure(whole)), f"{name}_lo": lo, f"{name}_hi": hi}
     scores["balanced_accuracy"] = float(balanced_accuracy(whole))
     scores["ece"] = expected_calibration_error(labels, probabilities)

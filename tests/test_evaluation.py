@@ -95,6 +95,22 @@ def test_images_that_are_all_right_leave_room_for_others():
     assert 0 < large["hi"] < 0.002
 
 
+def test_no_resample_lacks_a_class_that_has_few_persons():
+    # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class: F1 of the last is always 0.
+    labels, persons = np.repeat([0] * 12 + [1] * 12 + [2] * 2, 4), np.repeat(np.arange(26), 4)
+    said = np.where((labels == 2) | (persons == 12), 0, labels)
+    scores = evaluation.classification_scores(labels, np.eye(3)[said], persons)
+    assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, "of resamples without the class it could be 1"
+
+
+def test_groups_drawn_within_strata_spread_as_much_as_they_are_few():
+    drawn = evaluation._resamples_within((0, 0, 1, 1, 1, 1, 2), 20000, 0)
+    for members in ([0, 1], [2, 3, 4, 5], [6]):
+        assert (drawn[:, members].sum(axis=1).round(9) == len(members)).all(), "every stratum counts for what it has"
+    values, few = np.array([0.0, 2.0, 5.0, 1.0]), drawn[:, 2:6]
+    assert (few @ values / 4).var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05), "the variance of a mean, not (G - 1) / G of it"
+
+
 def test_no_difference_of_accuracies_is_larger_than_one():
     a, b = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], bool), np.zeros((2, 4), bool)
     row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
