@@ -828,18 +828,11 @@ def error_rates(draws: int = 1000) -> pd.DataFrame:
         half, luck = stdtrit(freedom, 1 - LEVEL / 2) * np.sqrt(variance), rng.normal(0, np.sqrt(spread.sum()), (draws, many))
         for effect in (-5 * what.margin, -what.margin, 0.0, what.margin, 5 * what.margin):
             found = luck + np.array([effect] * what.same + list(what.others))
-            p_holm = _holm_of_each(2 * stdtr(freedom, -np.abs(found) / np.sqrt(variance)))
+            p_holm = holm(2 * stdtr(freedom, -np.abs(found) / np.sqrt(variance)))
             said = [what.rule(*one) for one in zip(found, found - half, found + half, p_holm, strict=True)]
             shares = pd.Series(said).value_counts(normalize=True).reindex(VERDICTS[:-1], fill_value=0.0)
             rows.append({"rule": name, "effect": 100 * effect} | shares.to_dict())
     return pd.DataFrame(rows)
-
-
-def _holm_of_each(p: np.ndarray) -> np.ndarray:
-    """Holm's p values (:func:`kdnb.evaluation.holm`) of each row of ``(draws, N)``, thousands of rows at once."""
-    order = p.argsort(axis=1)
-    stepped = np.maximum.accumulate(np.take_along_axis(p, order, axis=1) * np.arange(p.shape[1], 0, -1), axis=1)
-    return np.take_along_axis(np.minimum(stepped, 1), order.argsort(axis=1), axis=1)
 
 
 def judge(run: Run) -> pd.DataFrame:

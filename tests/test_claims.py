@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from kdnb import claims, transparency
-from kdnb.evaluation import holm
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -597,11 +596,6 @@ def test_rules_err_no_more_often_than_they_promise():
     assert below[claims.HOLDS].iloc[0] > 0.95 and below[claims.FAILS].iloc[-1] > 0.95
     assert within.loc[0.0, claims.HOLDS] > 0.95 and (within[claims.FAILS].iloc[[0, -1]] > 0.95).all()
     assert claims.error_rates(draws=50).equals(claims.error_rates(draws=50)), "the draws are fixed"
-
-
-def test_holm_of_thousands_is_holm_of_one():
-    p = np.random.default_rng(0).random((20, 6)) ** 3
-    np.testing.assert_allclose(claims._holm_of_each(p), [holm(one) for one in p])
 
 
 def test_earlier_records_are_read_in_todays_words_and_units():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
+from statsmodels.stats.multitest import multipletests
 
 from kdnb import evaluation, models
 
@@ -147,6 +148,12 @@ def test_holm_by_hand_and_with_undefined_tests():
     found = evaluation.holm([0.01, np.nan, 0.04])
     np.testing.assert_allclose(found[[0, 2]], [0.02, 0.04])
     assert np.isnan(found[1])
+
+
+def test_holm_of_many_families_at_once_is_that_of_statsmodels():
+    p = np.random.default_rng(0).random((20, 6)) ** 3
+    np.testing.assert_allclose(evaluation.holm(p), [multipletests(one, method="holm")[1] for one in p])
+    assert evaluation.holm([]).shape == (0,) and np.isnan(evaluation.holm([np.nan])).all()
 
 
 def test_holm_is_applied_within_a_question():
