@@ -163,6 +163,10 @@ def _of_one_seed(found: Measured) -> Measured:
     return replace(found, lo=math.nan, hi=math.nan, verdict=UNDECIDED, detail=f"{found.detail}; one seed only")
 
 
+def _many(row: pd.Series) -> str:
+    return f"{row['seeds']:.0f} seed{'s' * (row['seeds'] > 1)}"
+
+
 def _adding(row: pd.Series, detail: str) -> Measured:
     """The rule of :func:`adds` on a comparison over seeds, with the p that it goes by."""
     return _of_seeds(row, partial(adds, p=row["p_holm"]), f"{detail}, Holm p = {row['p_holm']:.3g}")
@@ -191,7 +195,7 @@ def _gap_to_teacher(run: Run, rule: Callable[..., Measured]) -> Measured:
     row = _comparison(run, "all seeds", "student_kd", "teacher")
     if row is None:
         return not_testable("this run did not train the paper's loss")
-    what = f"test accuracy, mean of {row['seeds']:.0f} seeds minus one teacher"
+    what = f"test accuracy, mean of {_many(row)} minus one teacher"
     return _of_seeds(row, partial(rule, threshold=-NON_INFERIORITY), what)
 
 
@@ -207,7 +211,7 @@ def _adds(run: Run, question: str, a: str, b: str) -> Measured:
     row = _comparison(run, question, a, b)
     if row is None:
         return not_testable("this run did not ask it")
-    return _adding(row, f"test accuracy over {row['seeds']:.0f} seeds, {row['question'].partition(':')[0]}")
+    return _adding(row, f"test accuracy over {_many(row)}, {row['question'].partition(':')[0]}")
 
 
 def _distillation_adds(run: Run) -> Measured:
@@ -265,7 +269,7 @@ def _released_is_cross_entropy(run: Run) -> Measured:
     row = _comparison(run, "all seeds", "student_released", "ce")
     if row is None:
         return not_testable("this run did not train the released loss")
-    return _of_seeds(row, partial(within, least=-EQUIVALENCE, most=EQUIVALENCE), f"test accuracy over {row['seeds']:.0f} seeds")
+    return _of_seeds(row, partial(within, least=-EQUIVALENCE, most=EQUIVALENCE), f"test accuracy over {_many(row)}")
 
 
 def _new_images(run: Run) -> Measured:
@@ -305,7 +309,7 @@ def _five_layers(run: Run) -> Measured:
     row = _comparison(run, "shape", "6 layers", "5 layers")
     if row is None:
         return not_testable("this run trained no students of other shapes")
-    what = f"test accuracy, six layers minus five, {row['seeds']:.0f} seeds"
+    what = f"test accuracy, six layers minus five, {_many(row)}"
     return _of_seeds(row, partial(below, threshold=NON_INFERIORITY), what)
 
 
@@ -314,7 +318,7 @@ def _max_pooling(run: Run) -> Measured:
     if row is None:
         return not_testable("this run trained no students of other shapes")
     turned = row.to_dict() | {"difference": -row["difference"], "lo": -row["hi"], "hi": -row["lo"]}
-    found = _adding(pd.Series(turned), f"test accuracy, average minus maximum, {row['seeds']:.0f} seeds")
+    found = _adding(pd.Series(turned), f"test accuracy, average minus maximum, {_many(row)}")
     return replace(found, value=-found.value, lo=-found.hi, hi=-found.lo)
 
 
@@ -629,7 +633,7 @@ def _evidence_row(run: Run, question: str, a: str, rule: Callable[..., Measured]
     if rows.empty:
         return not_testable("this run did not ask it" if run.has_table("tests_evidence") else "this run has no transparent students")
     row = rows.iloc[0]
-    return rule(row, f"test accuracy, {row['seeds']:.0f} seeds")
+    return rule(row, f"test accuracy, {_many(row)}")
 
 
 def _transparent_keeps_up(run: Run) -> Measured:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import log_softmax, xlogy
-from scipy.stats import binomtest, norm
+from scipy.stats import beta, binomtest, norm
 from scipy.stats import t as t_distribution
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import combine_effects
@@ -25,6 +25,7 @@ ECE_BINS = 15
 LEVELS = (2.5, 97.5)
 FEW = 30  # groups: fewer know their spread badly
 FEWEST = 6  # groups: of fewer not even the range of the values is a 95% interval
+FEW_DIFFER = 5  # groups: where no more of many differ from the rest, their number is what is uncertain
 NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so many standard deviations
 
 
@@ -106,6 +107,23 @@ def unseen(groups: int) -> float:
     return 1 - 0.025 ** (1 / groups)
 
 
+def ties(values: np.ndarray, groups: np.ndarray | None, bounds: tuple[float, float]) -> tuple[float, float]:
+    """How far the ends of an interval must at least lie below and above the mean of values ``(N,)`` where nearly all groups are alike.
+
+    Of 64 images of which one differs, the spread is that one's: as many as 12% of such draws would exclude the truth. How many of all
+    groups differ is binomial, so the ends lie as far as Clopper and Pearson's, each further one at the bound; with none this is
+    :func:`unseen`. 0 of fewer than 30 groups (:func:`levels`) and where more than five differ.
+    """
+    codes, count = _codes(groups, len(values))
+    means = np.bincount(codes, values, count) / np.bincount(codes, minlength=count)
+    kinds, many = np.unique(means.round(9), return_counts=True)
+    differ = count - many.max()
+    if count < FEW or differ > FEW_DIFFER:
+        return 0.0, 0.0
+    more, alike = float(beta.ppf(0.975, differ + 1, count - differ)) - differ / count, float(kinds[many.argmax()])
+    return more * (alike - bounds[0]), more * (bounds[1] - alike)
+
+
 def ends(resampled: np.ndarray, groups: int, bounds: tuple[float, float] | None = None) -> tuple[float, float]:
     """The 95% interval that resampled values ``(S,)`` of so many groups say; NaN of one group, which says nothing of others.
 
@@ -140,9 +158,13 @@ def bootstrap_mean(
     kept = ~np.isnan(values)
     if not kept.any():
         return float("nan"), float("nan"), float("nan")
-    groups = None if groups is None else np.asarray(groups)[kept]
-    resampled = _resampled_means(values[kept], groups, samples, seed)
-    return float(values[kept].mean()), *ends(resampled, _codes(groups, len(values[kept]))[1], bounds)
+    values, groups = values[kept], None if groups is None else np.asarray(groups)[kept]
+    mean = float(values.mean())
+    lo, hi = ends(_resampled_means(values, groups, samples, seed), _codes(groups, len(values))[1], bounds)
+    if bounds:
+        below, above = ties(values, groups, bounds)
+        lo, hi = min(lo, max(bounds[0], mean - below)), max(hi, min(bounds[1], mean + above))
+    return mean, lo, hi
 
 
 def known_and_new(
@@ -434,7 +456,8 @@ def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right
     if variance > 0:
         freedom = variance**2 / sum(part**2 / free for part, free in parts if free)
         half = t_distribution.ppf(0.975, freedom) * np.sqrt(variance)
-        lo, hi = max(-most, difference - half), min(most, difference + half)
+        below, above = ties(gap.mean(0), groups, (-most, most))
+        lo, hi = max(-most, difference - max(half, below)), min(most, difference + max(half, above))
         row |= {"lo": lo, "hi": hi, "p": t_test(difference, variance, freedom)}
     if of_images[0] > 0:
         row["p_images_only"] = t_test(difference, *of_images)
