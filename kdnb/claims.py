@@ -164,7 +164,7 @@ def _of_one_seed(found: Measured) -> Measured:
 
 
 def _many(row: pd.Series) -> str:
-    return f"{row['seeds']:.0f} seed{'s' * (row['seeds'] > 1)}"
+    return f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else "1 seed"
 
 
 def _adding(row: pd.Series, detail: str) -> Measured:
