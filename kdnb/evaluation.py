@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import log_softmax, xlogy
-from scipy.stats import binomtest, norm
+from scipy.stats import beta, binomtest, norm
 from scipy.stats import t as t_distribution
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.meta_analysis import combine_effects
-from statsmodels.stats.multitest import multipletests
 from torch import Tensor, nn
 
 from kdnb.device import device_of, put, to_float
@@ -26,6 +25,7 @@ ECE_BINS = 15
 LEVELS = (2.5, 97.5)
 FEW = 30  # groups: fewer know their spread badly
 FEWEST = 6  # groups: of fewer not even the range of the values is a 95% interval
+FEW_DIFFER = 5  # groups: where no more of many differ from the rest, their number is what is uncertain
 NORMAL = float(norm.ppf(0.975))  # 95% of a normal distribution lie within so many standard deviations
 
 
@@ -67,6 +67,23 @@ def _resamples(group_count: int, samples: int, seed: int) -> np.ndarray:
     return drawn
 
 
+@lru_cache(maxsize=8)
+def _resamples_within(strata: tuple[int, ...], samples: int, seed: int) -> np.ndarray:
+    """The same where groups are drawn within strata, so that no resample lacks one, ``(samples, G)``; ``strata`` says each group's.
+
+    Of the G of a stratum G - 1 are drawn and count for G (Rao and Wu 1988): drawing all would show a spread that is too small by
+    (G - 1) / G. A stratum of one group is in every resample once; it shows none.
+    """
+    rng, numbers = np.random.default_rng(seed), np.array(strata)
+    weights = np.empty((samples, len(numbers)))
+    for stratum in np.unique(numbers):
+        members = np.flatnonzero(numbers == stratum)
+        drawn = max(len(members) - 1, 1)
+        weights[:, members] = rng.multinomial(drawn, np.full(len(members), 1 / len(members)), size=samples) * (len(members) / drawn)
+    weights.flags.writeable = False
+    return weights
+
+
 def _resampled_means(values: np.ndarray, groups: np.ndarray | None, samples: int, seed: int) -> np.ndarray:
     codes, count = _codes(groups, len(values))
     drawn = _resamples(count, samples, seed)
@@ -88,6 +105,23 @@ def levels(groups: int) -> tuple[float, float]:
 def unseen(groups: int) -> float:
     """The largest share of all groups that may be otherwise where ``groups`` drawn ones are all alike, with 2.5% error (Hanley 1983)."""
     return 1 - 0.025 ** (1 / groups)
+
+
+def ties(values: np.ndarray, groups: np.ndarray | None, bounds: tuple[float, float]) -> tuple[float, float]:
+    """How far the ends of an interval must at least lie below and above the mean of values ``(N,)`` where nearly all groups are alike.
+
+    Of 64 images of which one differs, the spread is that one's: as many as 12% of such draws would exclude the truth. How many of all
+    groups differ is binomial, so the ends lie as far as Clopper and Pearson's, each further one at the bound; with none this is
+    :func:`unseen`. 0 of fewer than 30 groups (:func:`levels`) and where more than five differ.
+    """
+    codes, count = _codes(groups, len(values))
+    means = np.bincount(codes, values, count) / np.bincount(codes, minlength=count)
+    kinds, many = np.unique(means.round(9), return_counts=True)
+    differ = count - many.max()
+    if count < FEW or differ > FEW_DIFFER:
+        return 0.0, 0.0
+    more, alike = float(beta.ppf(0.975, differ + 1, count - differ)) - differ / count, float(kinds[many.argmax()])
+    return more * (alike - bounds[0]), more * (bounds[1] - alike)
 
 
 def ends(resampled: np.ndarray, groups: int, bounds: tuple[float, float] | None = None) -> tuple[float, float]:
@@ -124,9 +158,13 @@ def bootstrap_mean(
     kept = ~np.isnan(values)
     if not kept.any():
         return float("nan"), float("nan"), float("nan")
-    groups = None if groups is None else np.asarray(groups)[kept]
-    resampled = _resampled_means(values[kept], groups, samples, seed)
-    return float(values[kept].mean()), *ends(resampled, _codes(groups, len(values[kept]))[1], bounds)
+    values, groups = values[kept], None if groups is None else np.asarray(groups)[kept]
+    mean = float(values.mean())
+    lo, hi = ends(_resampled_means(values, groups, samples, seed), _codes(groups, len(values))[1], bounds)
+    if bounds:
+        below, above = ties(values, groups, bounds)
+        lo, hi = min(lo, max(bounds[0], mean - below)), max(hi, min(bounds[1], mean + above))
+    return mean, lo, hi
 
 
 def known_and_new(
@@ -245,18 +283,29 @@ def auc_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def classification_scores(
     labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier and AUC: the columns of ``classification.csv``."""
+    """Accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier and AUC: the columns of ``classification.csv``.
+
+    For accuracy all groups are resampled, for macro F1 those of each class among themselves (a group belongs to the class of most of its
+    images): a resample without a class, as every eighth is of one that has two groups, would have the mean F1 of the others.
+    """
     classes = logits.shape[1]
     probabilities = np.exp(log_softmax(logits.astype(float), axis=1))
     cells = np.eye(classes * classes)[labels * classes + logits.argmax(1)]
     codes, count = _codes(groups, len(labels))
     by_group = np.zeros((count, classes * classes))
     np.add.at(by_group, codes, cells)
-    drawn = (_resamples(count, samples, seed) @ by_group).reshape(-1, classes, classes)
+    of_class = by_group.reshape(count, classes, classes).sum(axis=2).argmax(axis=1)
+    drawn, within = (
+        (resamples @ by_group).reshape(-1, classes, classes)
+        for resamples in (_resamples(count, samples, seed), _resamples_within(tuple(of_class.tolist()), samples, seed))
+    )
     whole = by_group.sum(0).reshape(classes, classes)
     scores: dict[str, float] = {"n": len(labels)}
-    for name, measure in (("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1))), ("f1_macro", f1_macro)):
-        lo, hi = ends(measure(drawn), count, (0.0, 1.0))
+    for name, measure, resampled in (
+        ("accuracy", lambda m: np.trace(m, axis1=-2, axis2=-1) / m.sum((-2, -1)), drawn),
+        ("f1_macro", f1_macro, within),
+    ):
+        lo, hi = ends(measure(resampled), count, (0.0, 1.0))
         scores |= {name: float(measure(whole)), f"{name}_lo": lo, f"{name}_hi": hi}
     scores["balanced_accuracy"] = float(balanced_accuracy(whole))
     scores["ece"] = expected_calibration_error(labels, probabilities)
@@ -344,14 +393,16 @@ def power(sd_of_seeds: float, sd_of_groups: float, groups: int, seeds: int, *, e
 # -- comparisons --------------------------------------------------------------------------------------------------------
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down adjusted p values; NaN stays NaN and does not count as a test."""
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down adjusted p values, along the last axis ``(..., N)``; NaN stays NaN and does not count as a test.
+
+    Not statsmodels' ``multipletests``, which takes one family a call and collects garbage in each; the tests compare the two.
+    """
     p = np.asarray(p_values, dtype=float)
-    adjusted = np.full_like(p, np.nan)
-    kept = ~np.isnan(p)
-    if kept.any():
-        adjusted[kept] = multipletests(p[kept], method="holm")[1]
-    return adjusted
+    order = p.argsort(axis=-1)  # NaN last
+    left = (~np.isnan(p)).sum(axis=-1, keepdims=True) - np.arange(p.shape[-1])
+    stepped = np.maximum.accumulate(np.take_along_axis(p, order, axis=-1) * left, axis=-1)
+    return np.take_along_axis(np.minimum(stepped, 1), order.argsort(axis=-1), axis=-1)
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
@@ -428,7 +479,8 @@ def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right
     if variance > 0:
         freedom = variance**2 / sum(part**2 / free for part, free in parts if free)
         half = t_distribution.ppf(0.975, freedom) * np.sqrt(variance)
-        lo, hi = max(-most, difference - half), min(most, difference + half)
+        below, above = ties(gap.mean(0), groups, (-most, most))
+        lo, hi = max(-most, difference - max(half, below)), min(most, difference + max(half, above))
         row |= {"lo": lo, "hi": hi, "p": t_test(difference, variance, freedom)}
     if of_images[0] > 0:
         row["p_images_only"] = t_test(difference, *of_images)

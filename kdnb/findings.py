@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.claims import CLAIMS, NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, STATED_AFTER, UNDECIDED
+from kdnb.claims import CLAIMS, FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, UNDECIDED, stated
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.explain import CONTROLS
 from kdnb.figures.explain import method_name
@@ -25,7 +25,7 @@ from kdnb.sources import REPOSITORY
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
 PICTURE = MEASURED / "findings.png"
 NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
-_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
+_AGAINST = {FAILS: "against", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
 DATA_SETS = {"alzheimer": "Alzheimer MRI", "brain_tumor": "brain MRI", "eye_disease": "eye disease", "phantom": "generated images"}
 # What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
 GAINS = {
@@ -85,16 +85,16 @@ def _votes(claim: str, measured: Path) -> str:
     """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``."""
     tables = [pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()]
     claims = pd.concat(tables, ignore_index=True)
-    found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"])
+    found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"].map(MEANING))
     others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-    share = found[REPRODUCED] / max(1, found.total())
+    share = found[HOLDS] / max(1, found.total())
     word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom" if share else "not shown"
-    return f"{word} ({found[REPRODUCED]} of {found.total()} runs{'; ' * bool(others)}{others})"
+    return f"{word} ({found[HOLDS]} of {found.total()} runs{'; ' * bool(others)}{others})"
 
 
 def _points(row: pd.Series) -> str:
     """A difference in points with its 95% interval, ``**+4.8 points** [+0.5, +9.2]``."""
-    value, lo, hi = 100 * row[["difference", "lo", "hi"]].astype(float)
+    value, lo, hi = row[["difference", "lo", "hi"]].astype(float)
     return f"**{value:+z.1f} points** [{lo:+z.1f}, {hi:+z.1f}]"
 
 
@@ -112,7 +112,7 @@ def _knowledge(measured: Path) -> str:
     for run, table in tables_of("claims", measured).items():
         rows = table.rename(columns={"measured": "difference"}).set_index("claim")
         if "knowledge" in rows.index and pd.notna(rows.loc["knowledge", "difference"]):
-            gain = 100 * rows.loc["few_labels", "difference"]
+            gain = rows.loc["few_labels", "difference"]
             dataset = _called(run.partition("-")[0])
             said.append(f"of {gain:.1f} points gained on {dataset}, {_points(rows.loc['knowledge'])} are more than the best of them gives")
     return "; ".join(said) or "not yet asked"
@@ -184,7 +184,7 @@ def caveats(measured: Path = MEASURED) -> str:
     sides = runs["pixels"].dropna().astype(int)
     pixels = " to ".join(map(str, dict.fromkeys((sides.min(), sides.max()))))
     starts = ", ".join("random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"])))
-    after = len(STATED_AFTER & CLAIMS.keys())
+    after = sum("after" in stated(claim) for claim in CLAIMS)
     return (
         f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. Of "
         f"{len(CLAIMS)} rules of verdicts {after} were made or changed after runs had been seen ([chapter 10](notebooks/10_report.ipynb) "

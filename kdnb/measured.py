@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdnb import students
-from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, UNDECIDED
+from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
 from kdnb.datasets import phantom, slices
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
@@ -123,9 +123,10 @@ def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
 
 
 def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
-    """Run's folder -> its table ``name``, for each recorded run that has it."""
+    """Run's folder -> its table ``name``, for each recorded run that has it; claims in the units and words of today."""
     found = {folder.name: folder / f"{name}.csv" for folder, _ in _runs(measured)}
-    return {run: read_table(path) for run, path in found.items() if path.exists()}
+    read = {run: read_table(path) for run, path in found.items() if path.exists()}
+    return {run: as_today(table) for run, table in read.items()} if name == "claims" else read
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
@@ -139,11 +140,11 @@ def _verdict(claim: pd.Series) -> str:
     if pd.isna(claim["measured"]):
         return claim["verdict"]
     interval = f" [{claim['lo']:.3g}, {claim['hi']:.3g}]" if claim["lo"] < claim["hi"] else ""
-    return f"{claim['verdict']}: {claim['measured']:.3g}{interval}"
+    return f"{claim['verdict']}: {claim['measured']:.3g}{interval}{' points' * (claim['unit'] == POINTS)}"
 
 
 def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
-    """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
+    """The difference in points that ``claim`` is about in one recorded run of each data set, and in all of them together.
 
     Runs on the official split count; where a data set has several they share its test images, so the one of the longest profile stands
     for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects` over
@@ -191,7 +192,7 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     return "\n".join([*lines, "", NOTE])
 
 
-# The answer in three sentences: {claim} becomes in how many recorded runs that claim was reproduced.
+# The answer in three sentences: {claim} becomes in how many recorded runs that claim holds.
 _BRIEF = (
     "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher adds to what the labels "
     "teach is shown {distillation_adds} where all images are labelled, {long_training} where the students then train several times as "
@@ -204,41 +205,38 @@ _BRIEF = (
     "{teaching_explains_t2}), and that it does where the teacher's maps are taught too {maps_taught}.",
     "**Data:** {persons}; the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
-_AGAINST = {NOT_REPRODUCED: "against", NO_EFFECT: "without an effect beyond the margin", UNDECIDED: "undecided"}
-_ANSWERS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
-# Claim -> the question that it answers, and the factor and the unit of what was measured.
+_AGAINST = {FAILS: "against", NO_EFFECT: "without an effect beyond the margin", UNDECIDED: "undecided"}
+_ANSWERS = {HOLDS: "yes", FAILS: "no", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
+# Claim -> the question that it answers, and what the number is that was measured.
 _QUESTIONS = {
-    "student_against_teacher": ("Does the student keep up with its teacher?", 100, " points of accuracy"),
-    "distillation_adds": ("Does the teacher add to what the labels teach?", 100, " points of accuracy"),
-    "teacher_adds": ("The same with the loss with T²:", 100, " points of accuracy"),
-    "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", 100, " points of accuracy"),
-    "few_labels": ("Few labels, and a teacher that learned from many: does it add? The loss with T²:", 100, " points of accuracy"),
-    "few_labels_without_t2": ("The same with the paper's loss, without T²:", 100, " points of accuracy"),
+    "student_against_teacher": ("Does the student keep up with its teacher?", " points of accuracy"),
+    "distillation_adds": ("Does the teacher add to what the labels teach?", " points of accuracy"),
+    "teacher_adds": ("The same with the loss with T²:", " points of accuracy"),
+    "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", " points of accuracy"),
+    "few_labels": ("Few labels, and a teacher that learned from many: does it add? The loss with T²:", " points of accuracy"),
+    "few_labels_without_t2": ("The same with the paper's loss, without T²:", " points of accuracy"),
     "knowledge": (
         "Is that knowledge of the images? Against teachers with the same margin that know nothing of them:",
-        100,
         " points over the nearest of these",
     ),
-    "unlabelled_images": ("Does the teacher hand on what it knows of images that nobody labelled?", 100, " points of accuracy"),
-    "long_training": ("Does the teacher add where the students train several times as long? The loss with T²:", 100, " points of accuracy"),
-    "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", 100, " points"),
+    "unlabelled_images": ("Does the teacher hand on what it knows of images that nobody labelled?", " points of accuracy"),
+    "long_training": ("Does the teacher add where the students train several times as long? The loss with T²:", " points of accuracy"),
+    "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", " points"),
     "relatives": (
         "Add the images of validation to training: do test images that stay new gain as much as those that become known?",
-        100,
         " points",
     ),
-    "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", 100, " points by the nearest metric"),
-    "maps_as_shap": ("Are they as faithful as SHAP?", 100, " points by the nearest metric"),
-    "maps_as_integrated_gradients": ("Are they as faithful as integrated gradients?", 100, " points by the nearest metric"),
+    "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", " points by the nearest metric"),
+    "maps_as_shap": ("Are they as faithful as SHAP?", " points by the nearest metric"),
+    "maps_as_integrated_gradients": ("Are they as faithful as integrated gradients?", " points by the nearest metric"),
     "maps_over_controls": (
         "Do they show what was learned, more than random maps, the centre, edges, a uniform map or an untrained network's?",
-        100,
         " points over the nearest of these",
     ),
-    "teaching_explains": ("Does teaching make average maps better? The paper's loss:", 100, " points by the measure that decides"),
-    "teaching_explains_t2": ("The same with the loss with T²:", 100, " points by the measure that decides"),
-    "maps_taught": ("And where the teacher's maps are taught too?", 100, " points by the measure that decides"),
-    "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", 1, " times"),
+    "teaching_explains": ("Does teaching make average maps better? The paper's loss:", " points by the measure that decides"),
+    "teaching_explains_t2": ("The same with the loss with T²:", " points by the measure that decides"),
+    "maps_taught": ("And where the teacher's maps are taught too?", " points by the measure that decides"),
+    "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", " times"),
 }
 
 
@@ -295,24 +293,24 @@ def _over_all(claim: str, measured: Path) -> str:
     found = effects(claim, measured) if claim in TOGETHER else pd.DataFrame()
     if found.empty or found["run"].iloc[-1] != "together":
         return ""
-    mean, lo, hi = 100 * found[["difference", "lo", "hi"]].iloc[-1]
+    mean, lo, hi = found[["difference", "lo", "hi"]].iloc[-1]
     many = int((~found["run"].iloc[:-1].str.startswith("phantom")).sum())
     return f"; over the official splits of {many} real data sets {mean:+.1f} [{lo:+.1f}, {hi:+.1f}]"
 
 
 def _tested(measured: Path) -> pd.DataFrame:
-    """The claims that a recorded run can test, of all runs one below the other: the columns of ``claims.csv``."""
+    """The claims that a recorded run can test, of all runs one below the other: the columns of ``claims.csv``, whoever makes a claim."""
     claims = pd.concat([pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()], ignore_index=True)
-    return claims[claims["verdict"] != NOT_TESTABLE]
+    return claims[claims["verdict"] != NOT_TESTABLE].assign(verdict=lambda tested: tested["verdict"].map(MEANING))
 
 
 def in_brief(measured: Path = MEASURED) -> str:
-    """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim was reproduced."""
+    """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim holds."""
     tested, counts = _tested(measured), {}
     for claim in _QUESTIONS:
         found = Counter(tested.loc[tested["claim"] == claim, "verdict"])
         others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-        counts[claim] = f"in {found[REPRODUCED]} of {found.total()}" + f" ({others})" * bool(others)
+        counts[claim] = f"in {found[HOLDS]} of {found.total()}" + f" ({others})" * bool(others)
     counts["persons"] = persons_on_both_sides()
     return "\n\n".join(["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)])
 
@@ -332,12 +330,12 @@ def persons_on_both_sides() -> str:
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
     tested, lines = _tested(measured), []
-    for claim, (question, factor, unit) in _QUESTIONS.items():
+    for claim, (question, unit) in _QUESTIONS.items():
         rows = tested[tested["claim"] == claim]
         if len(rows):
-            values = factor * rows["measured"]
+            values = rows["measured"]
             said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common())
-            ends = dict.fromkeys(f"{value:+.1f}" if factor != 1 else f"{value:.0f}" for value in (values.min(), values.max()))
+            ends = dict.fromkeys(f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max()))
             runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
             lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
     return (

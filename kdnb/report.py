@@ -23,8 +23,9 @@ from kdnb.runs import again, atomic_write, file_hash, in_common, read_table
 TABLES = {
     "claims": (
         "Claims",
-        "one claim of the paper, with the released code beside it, what this run measured and the verdict of the claim's rule",
-        ("statement", "paper", "released_code", "measured", "lo", "hi", "detail", "verdict", "rule", "stated"),
+        "one claim of the paper or question of ours, with the released code beside it, what this run measured (in points, or a ratio) and "
+        "the verdict of the claim's rule",
+        ("statement", "origin", "paper", "released_code", "measured", "lo", "hi", "unit", "detail", "verdict", "rule", "stated"),
     ),
     "data_audit": ("Data", "one class in one part of the split", ()),
     "classification": (
@@ -262,7 +263,7 @@ def _signatures(found: dict[str, pd.DataFrame]) -> list[str]:
 def verdicts(found: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
     """Sentences made from the tables' rows, by heading."""
     made = {
-        "Claims of the paper": _claims(found),
+        "Claims of the paper and questions of ours": _claims(found),
         "Accuracy": _models(found),
         "Comparisons": _comparisons(found),
         "Failure signatures": _signatures(found),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
+from statsmodels.stats.multitest import multipletests
 
 from kdnb import evaluation, models
 
@@ -95,6 +96,32 @@ def test_images_that_are_all_right_leave_room_for_others():
     assert 0 < large["hi"] < 0.002
 
 
+@pytest.mark.parametrize("images", [24, 64, 100, 300])
+def test_near_ties_do_not_decide_at_the_margin(images):
+    # One network alone is wrong on 5% of the images, the other never: how often is it said to be less than five points behind?
+    worse = np.random.default_rng(3).random((400, images)) < 0.05
+    one = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
+    right = np.ones((3, images))
+    seeds = [evaluation.compare_over_seeds("q", "a", "b", right - draw, right, np.arange(images))["lo"] > -0.05 for draw in worse[:, None]]
+    assert np.mean(one) < 0.06 and np.mean(seeds) < 0.06  # 2.5% promised, 5 at most of so few differences; it was 12% of 64
+
+
+def test_no_resample_lacks_a_class_that_has_few_persons():
+    # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class: F1 of the last is always 0.
+    labels, persons = np.repeat([0] * 12 + [1] * 12 + [2] * 2, 4), np.repeat(np.arange(26), 4)
+    said = np.where((labels == 2) | (persons == 12), 0, labels)
+    scores = evaluation.classification_scores(labels, np.eye(3)[said], persons)
+    assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, "of resamples without the class it could be 1"
+
+
+def test_groups_drawn_within_strata_spread_as_much_as_they_are_few():
+    drawn = evaluation._resamples_within((0, 0, 1, 1, 1, 1, 2), 20000, 0)
+    for members in ([0, 1], [2, 3, 4, 5], [6]):
+        assert (drawn[:, members].sum(axis=1).round(9) == len(members)).all(), "every stratum counts for what it has"
+    values, few = np.array([0.0, 2.0, 5.0, 1.0]), drawn[:, 2:6]
+    assert (few @ values / 4).var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05), "the variance of a mean, not (G - 1) / G of it"
+
+
 def test_no_difference_of_accuracies_is_larger_than_one():
     a, b = np.array([[1, 1, 1, 1], [1, 0, 0, 1]], bool), np.zeros((2, 4), bool)
     row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
@@ -131,6 +158,12 @@ def test_holm_by_hand_and_with_undefined_tests():
     found = evaluation.holm([0.01, np.nan, 0.04])
     np.testing.assert_allclose(found[[0, 2]], [0.02, 0.04])
     assert np.isnan(found[1])
+
+
+def test_holm_of_many_families_at_once_is_that_of_statsmodels():
+    p = np.random.default_rng(0).random((20, 6)) ** 3
+    np.testing.assert_allclose(evaluation.holm(p), [multipletests(one, method="holm")[1] for one in p])
+    assert evaluation.holm([]).shape == (0,) and np.isnan(evaluation.holm([np.nan])).all()
 
 
 def test_holm_is_applied_within_a_question():

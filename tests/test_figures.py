@@ -124,7 +124,7 @@ def test_softened_draws_a_bar_a_class_and_model_at_every_temperature():
 
 
 def test_a_forest_gives_each_run_its_row_in_every_panel():
-    first = pd.DataFrame({"run": ["a", "c", "together"], "difference": [0.01, 0.03, 0.02], "lo": [0, 0.02, 0.01], "hi": [0.02, 0.04, 0.03]})
+    first = pd.DataFrame({"run": ["a", "c", "together"], "difference": [1, 3, 2], "lo": [0, 2, 1], "hi": [2, 4, 3]})
     figure = training.forest({"all": first.assign(run=["b", "c", "together"]), "fewer": first})
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c", "together"], "shared by both"
     drawn = [[line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1] for axes in figure.axes]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kdnb import findings
-from kdnb.claims import NO_EFFECT, NOT_REPRODUCED, REPRODUCED, UNDECIDED
+from kdnb.claims import FAILS, HOLDS, NO_EFFECT, UNDECIDED
 from kdnb.measured import answer, in_brief, readme_table
 
 CLAIMS = ["student_against_teacher", "distillation_adds", "few_labels", "knowledge", "maps_over_controls"]
@@ -19,7 +19,7 @@ CLAIMS = ["student_against_teacher", "distillation_adds", "few_labels", "knowled
 def records(tmp_path):
     """A folder of records, and a function that adds a run to it."""
 
-    def add(dataset="brain_tumor", split="official", accuracy=0.9, verdict=REPRODUCED, measured=0.05):
+    def add(dataset="brain_tumor", split="official", accuracy=0.9, verdict=HOLDS, measured=0.05):
         folder = tmp_path / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
         folder.mkdir()
         run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
@@ -72,10 +72,10 @@ def test_the_picture_changes_with_the_numbers(records):
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        ((REPRODUCED, REPRODUCED), "yes (2 of 2 runs)"),
-        ((REPRODUCED, REPRODUCED, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
-        ((REPRODUCED, NOT_REPRODUCED), "seldom (1 of 2 runs; 1 against)"),
-        ((NOT_REPRODUCED, NO_EFFECT), "not shown (0 of 2 runs; 1 against, 1 no effect beyond the margin)"),
+        ((HOLDS, HOLDS), "yes (2 of 2 runs)"),
+        ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
+        ((HOLDS, FAILS), "seldom (1 of 2 runs; 1 against)"),
+        ((FAILS, NO_EFFECT), "not shown (0 of 2 runs; 1 against, 1 no effect beyond the margin)"),
     ],
 )
 def test_an_answer_is_a_word_and_its_count(records, verdicts, said):

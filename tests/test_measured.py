@@ -95,10 +95,11 @@ def test_a_summary_is_the_mean_over_seeds(finished, tmp_path):
 def test_the_answer_counts_verdicts(finished, tmp_path):
     claims = {
         "claim": ["student_against_teacher", "distillation_adds", "new_images", "maps_over_shap"],
-        "verdict": ["reproduced", "undecided", "not testable here", "reproduced"],
+        "verdict": ["reproduced", "undecided", "not testable here", "holds"],
+        "unit": ["points", "points", "points", "ratio"],
     }
-    numbers = {"measured": [0.012, 0.001, None, 431.2], "lo": [0.004, -0.01, None, 431.2], "hi": [0.02, 0.012, None, 431.2]}
-    other = {"verdict": ["reproduced", "not reproduced", "not testable here", "reproduced"], "measured": [-0.002, -0.03, None, 431.3]}
+    numbers = {"measured": [1.2, 0.1, None, 431.2], "lo": [0.4, -1, None, 431.2], "hi": [2, 1.2, None, 431.2]}
+    other = {"verdict": ["holds", "does not hold", "not testable here", "holds"], "measured": [-0.2, -3, None, 431.3]}
     measured = tmp_path / "measured"
     for seed, table in enumerate([claims | numbers, claims | numbers | other]):
         folder = finished.with_name(f"brain_tumor-cpu-seed{seed}")
@@ -119,7 +120,7 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
 
 def _records(finished, measured, name, difference, **run):
     """A recorded run whose taught students are ``difference`` better than those of cross-entropy, give or take two points."""
-    numbers = {"measured": [difference], "lo": [difference - 0.02], "hi": [difference + 0.02]}
+    numbers = {"measured": [difference], "lo": [difference - 2], "hi": [difference + 2], "unit": "points"}
     folder = finished.with_name(name)
     if folder != finished:
         shutil.copytree(finished, folder)
@@ -131,25 +132,27 @@ def _records(finished, measured, name, difference, **run):
 
 def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(finished, tmp_path):
     measured = tmp_path / "measured"
-    _records(finished, measured, "brain_tumor-cpu-seed0", 0.005, dataset="brain_tumor")
+    _records(finished, measured, "brain_tumor-cpu-seed0", 0.5, dataset="brain_tumor")
     assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], "one is nothing to sum up"
     assert "over the official splits" not in answer(measured)
-    _records(finished, measured, "brain_tumor-smoke-seed0", 0.5, dataset="brain_tumor", profile="smoke")
-    _records(finished, measured, "brain_tumor-cpu-seed0-regrouped", -0.5, dataset="brain_tumor", split_protocol="regrouped")
-    _records(finished, measured, "alzheimer-cpu-seed0", -0.005, dataset="alzheimer")
+    _records(finished, measured, "brain_tumor-smoke-seed0", 50, dataset="brain_tumor", profile="smoke")
+    _records(finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped")
+    _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
     found = effects("distillation_adds", measured)
     assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
-    assert found["difference"].tolist() == pytest.approx([-0.005, 0.005, 0.0])
-    half = stats.t.ppf(0.975, 1) * 0.02 / NORMAL / 2**0.5
+    assert found["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
+    half = stats.t.ppf(0.975, 1) * 2 / NORMAL / 2**0.5
     assert found["hi"].iloc[-1] == pytest.approx(half)
-    _records(finished, measured, "phantom-quick-seed0", 0.3, dataset="phantom")
+    _records(finished, measured, "phantom-quick-seed0", 30, dataset="phantom")
     assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), "generated images weigh nothing"
-    shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-100 * half:.1f}, +{100 * half:.1f}]."
+    shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-half:.1f}, +{half:.1f}]."
     assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
-    claims = pd.DataFrame({"claim": ["distillation_adds"], "verdict": ["undecided"], "measured": [0.0], "lo": [0.0], "hi": [0.0]})
+    claims = pd.DataFrame(
+        {"claim": ["distillation_adds"], "verdict": ["undecided"], "measured": [0.0], "lo": [0.0], "hi": [0.0], "unit": "points"}
+    )
     every = pd.concat([claims.assign(claim=name) for name in _QUESTIONS], ignore_index=True)
     Run(resolve(run_dir=finished), "10_report").save_table("claims", every)
     record(finished, tmp_path / "measured")
@@ -199,15 +202,16 @@ def test_verdicts_stand_side_by_side_with_their_numbers(finished, tmp_path):
             "claim": ["distillation_adds", "flops_ratio", "fidelity"],
             "statement": ["it adds", "ratio", "faithful"],
             "verdict": ["undecided", "reproduced", "not testable here"],
-            "measured": [0.0012, 2.44, None],
-            "lo": [-0.01, 2.44, None],
-            "hi": [0.02, 2.44, None],
+            "measured": [0.12, 2.44, None],
+            "lo": [-1, 2.44, None],
+            "hi": [2, 2.44, None],
+            "unit": ["points", "ratio", "points"],
         }
     )
     Run(resolve(run_dir=finished), "10_report").save_table("claims", claims)
     record(finished, tmp_path / "measured")
     shown = verdicts(tmp_path / "measured")["brain_tumor-cpu-seed0"]
-    assert shown.tolist() == ["undecided: 0.0012 [-0.01, 0.02]", "reproduced: 2.44", "not testable here"]
+    assert shown.tolist() == ["undecided: 0.12 [-1, 2] points", "reproduced: 2.44", "not testable here"]
 
 
 def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished, tmp_path):

@@ -43,8 +43,8 @@ def _gains(axes: Axes, gains: pd.DataFrame) -> None:
     for shift, (what, colour) in enumerate(zip(whats, (_WITH, _WITHOUT, _T2), strict=False)):
         part = gains[gains["what"] == what]
         places = [names.index(name) + 0.22 * (shift - 1) for name in part["dataset"]]
-        bars = _whiskers(part, "difference", 100.0)
-        axes.errorbar(100 * part["difference"], places, xerr=bars, fmt="o", color=colour, label=what, capsize=2, markersize=6)
+        bars = _whiskers(part, "difference", 1.0)
+        axes.errorbar(part["difference"], places, xerr=bars, fmt="o", color=colour, label=what, capsize=2, markersize=6)
     axes.axvline(0, color="#333333", linewidth=1)
     _rows(axes, names)
     axes.set(title="b  What the teacher adds", xlabel="points of accuracy over labels alone")

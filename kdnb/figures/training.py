@@ -223,7 +223,7 @@ def forest(effects: dict[str, pd.DataFrame]) -> Figure:
     """Differences in points with their intervals: a panel for each question, a row for each run, and last what they say together.
 
     Args:
-        effects: title -> table with columns run, difference, lo, hi. The band marks one point either way.
+        effects: title -> table with columns run, difference, lo, hi, in points. The band marks one point either way.
     """
     theme()
     runs = sorted({run for table in effects.values() for run in table["run"]} - {"together"}) + ["together"]
@@ -235,8 +235,8 @@ def forest(effects: dict[str, pd.DataFrame]) -> Figure:
         for one in table.itertuples():
             row, last = runs.index(one.run), one.run == "together"
             colour = COLOURS["student_kd"] if last else "#333333"
-            axes.plot([100 * one.lo, 100 * one.hi], [row, row], color=colour, linewidth=2)
-            axes.scatter(100 * one.difference, row, marker="D" if last else "o", color=colour, zorder=3)
+            axes.plot([one.lo, one.hi], [row, row], color=colour, linewidth=2)
+            axes.scatter(one.difference, row, marker="D" if last else "o", color=colour, zorder=3)
         axes.set(title=title, xlabel="points of accuracy", yticks=range(len(runs)), yticklabels=runs)
         axes.set_ylim(len(runs) - 0.5, -0.5)
     return figure
