@@ -407,6 +407,7 @@ STATED_AFTER = frozenset(
         "evidence_cost",
         "teacher_pays",
         "teacher_pays_few",
+        "volumes_depth",
     ]
 )
 
@@ -612,6 +613,74 @@ CLAIMS |= {
         partial(_explains, way="attention too"),
     ),
 }
+
+
+# -- the third dimension (chapter 09) -----------------------------------------------------------------------------------
+# Stated when two students of generated volumes had been trained to see whether these can be learned, one with kernels in depth and one
+# without: so that depth pays there had been seen, no teacher, no map and no time.
+
+
+def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:
+    """A comparison of accuracies on volumes, judged by ``rule``."""
+    if not run.has_table("tests_volumes"):
+        return not_testable("this run has no volumes")
+    rows = run.load_table("tests_volumes").query("question == @question and a == @a and b == @b")
+    if rows.empty:
+        return not_testable("this run did not ask it")
+    row = rows.iloc[0]
+    if row["seeds"] < 2:  # its interval knows nothing of the luck of training
+        return Measured(row["difference"], row["lo"], row["hi"], UNDECIDED, "test accuracy; one seed only")
+    what = f"test accuracy on {row['n']:.0f} volumes, {row['seeds']:.0f} seeds, Holm p = {row['p_holm']:.3g}"
+    return rule(row["difference"], row["lo"], row["hi"], detail=what)
+
+
+def _volumes_maps(run: Run) -> Measured:
+    """Better than every control by every measure of truth and faithfulness."""
+    if not run.has_table("tests_volumes"):
+        return not_testable("this run has no volumes")
+    rows = run.load_table("tests_volumes").query("question.str.startswith('controls') and a == 'feature_maps_mean'")
+    if rows.empty or rows["seeds"].max() < 2:
+        return not_testable("one seed only, or no volume that all read rightly")
+    return over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} volumes, {seeds:.0f} seeds")
+
+
+def _volumes_cost(run: Run) -> Measured:
+    if not run.has_table("volumes_met"):
+        return not_testable("this run has no volumes")
+    times = run.load_table("volumes_met").set_index(["model", "method"])["ms_per_image_median"]
+    ratio = times["teacher", "shap"] / times["student", "feature_maps_mean"]
+    detail = f"SHAP with {run.budget.shap_samples} points a volume (its default: 200) on the teacher over average maps on the student"
+    return _without_interval(above(ratio, ratio, ratio, 200.0, detail))
+
+
+CLAIMS |= {
+    "volumes_keep_up": Claim(
+        "in volumes, too, the student keeps up with its teacher",
+        "paper's loss minus teacher above -1 point",
+        partial(
+            _volumes_row, question="all labels: does the student keep up?", a="paper's loss", b="teacher",
+            rule=partial(above, threshold=-NON_INFERIORITY),
+        ),
+    ),
+    "volumes_few": Claim(
+        "with few labelled volumes the teacher adds",
+        "loss with T^2 minus labels alone above 0",
+        partial(_volumes_row, question="few labels: what does the teacher add?", a="with T²", b="labels alone", rule=adds),
+    ),
+    "volumes_depth": Claim(
+        "kernels in depth are worth their operations: the student of volumes beats that of slices which costs as much",
+        "difference of the students of the labels alone above 0",
+        partial(_volumes_row, question="all labels: what does depth add?", a="labels alone", b="slices, labels alone", rule=adds),
+    ),
+    "volumes_maps": Claim(
+        "average maps of volumes show what was learned: they are better than every control that knows nothing of it",
+        "difference on the better side of 0 by each measure of truth (where masks are known) and faithfulness, for each control",
+        _volumes_maps,
+    ),
+    "volumes_cost": Claim(
+        "of volumes, too, average maps on the student are far cheaper than SHAP on the teacher", "ratio above 200", _volumes_cost
+    ),
+}  # fmt: skip
 
 
 SIMULATED = {"above 0, else no effect within a point": adds, "above -1 point": partial(above, threshold=-NON_INFERIORITY)}

@@ -5,10 +5,13 @@ images does so with volumes; it standardises each volume itself and returns logi
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from kdnb.cost import macs
 from kdnb.device import drawing_from
 from kdnb.errors import ModelError, ParameterError
 from kdnb.models import Standardise
@@ -31,7 +34,8 @@ def pool_sizes(spacing: Sequence[float], shape: Sequence[int], poolings: int) ->
     lengths, cells, found = list(spacing), list(shape), []
     for _ in range(poolings):
         size = tuple(
-            2 if length < TOO_COARSE * min(lengths) and many // 2 >= FEWEST_CELLS else 1 for length, many in zip(lengths, cells, strict=True)
+            2 if length < TOO_COARSE * min(lengths) and many // 2 >= FEWEST_CELLS else 1
+            for length, many in zip(lengths, cells, strict=True)
         )
         if size == (1, 1, 1):
             break
@@ -82,3 +86,110 @@ class VolumeStudent(nn.Module):
         # On a CPU a convolution in depth takes twice as long in bfloat16 as in float32.
         with torch.autocast(volumes.device.type, enabled=volumes.device.type != "cpu"):
             return self.classifier(self.features(standard).mean(dim=(2, 3, 4)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a set's volumes lie: ``shape`` is slices, rows and columns, ``spacing`` their distances in any one unit."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+
+# "slices" are the honest rival: the same network, but blind in depth.
+SHAPES: dict[str, dict] = {
+    "volume": {},
+    "volume_transparent": {"kernel_sizes": (3, 3, 3, 1, 1)},
+    "slices": {"depth_kernels": False},
+}
+POOLINGS = 4
+
+
+def student(shape: str, num_classes: int, widths: Sequence[int], grid: Grid, *, seed: int) -> VolumeStudent:
+    """The student of a named shape (:data:`SHAPES`) with weights drawn from ``seed``."""
+    if shape not in SHAPES:
+        raise ParameterError(f"shape is {shape!r}, but it must be one of: {', '.join(SHAPES)}.")
+    pooling = pool_sizes(grid.spacing, grid.shape, POOLINGS)
+    with drawing_from(seed):
+        return VolumeStudent(num_classes, widths, pooling=pooling, **SHAPES[shape]).to(memory_format=torch.channels_last_3d)
+
+
+def widths_at_equal_cost(widths: Sequence[int], num_classes: int, grid: Grid) -> tuple[int, ...]:
+    """Filters of a student of slices whose multiply-accumulates are nearest those of the student of volumes."""
+    depth, *plane = grid.shape
+    wanted = macs(student("volume", num_classes, widths, grid, seed=0), plane[-1], depth)
+
+    def distance(factor: float) -> int:
+        return abs(macs(student("slices", num_classes, wider(factor), grid, seed=0), plane[-1], depth) - wanted)
+
+    def wider(factor: float) -> tuple[int, ...]:
+        return tuple(max(1, round(factor * width)) for width in widths)
+
+    return wider(min((eighths / 8 for eighths in range(4, 33)), key=distance))
+
+
+def receptive_field(network: VolumeStudent) -> tuple[int, int]:
+    """How many slices, and how many pixels across, one place of the last layer can depend on."""
+    reach, step = [1, 1], [1, 1]
+    for module in network.features.modules():
+        if isinstance(module, (nn.Conv3d, nn.MaxPool3d)):
+            sizes = module.kernel_size[:1] + module.kernel_size[2:]
+            reach = [r + (size - 1) * s for r, size, s in zip(reach, sizes, step, strict=True)]
+            if isinstance(module, nn.MaxPool3d):
+                step = [s * size for s, size in zip(step, sizes, strict=True)]
+    return reach[0], reach[1]
+
+
+# -- teachers -----------------------------------------------------------------------------------------------------------
+
+TEACHERS = ("wide", "densenet121")
+WIDER = 2  # times the student's filters
+DENSENET_SIDE = 32  # voxels: five halvings leave one
+
+
+class DenseNet3D(nn.Module):
+    """MONAI's DenseNet121 (Huang et al. 2017, with kernels in depth) behind standardisation; a shorter axis is stretched to 32 voxels.
+
+    torchvision's video networks are installed already, but the lightest of them, of 18 layers, takes several times the operations.
+
+    Raises:
+        ModelError: MONAI is not installed.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        try:
+            from monai.networks.nets import DenseNet121
+        except ImportError as error:
+            raise ModelError("the teacher densenet121 of volumes needs MONAI: pip install 'kdnb[volumes]', or use 'wide'.") from error
+        self.standardise = Standardise()
+        self.network = DenseNet121(spatial_dims=3, in_channels=1, out_channels=num_classes)
+        for module in self.network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
+        self.feature_layers = [f"network.features.denseblock{depth}" for depth in range(1, 5)]
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        standard = self.standardise(volumes)[:, None]
+        size = [max(DENSENET_SIDE, length) for length in standard.shape[2:]]
+        if size != list(standard.shape[2:]):
+            standard = F.interpolate(standard, size=size, mode="trilinear", align_corners=False)
+        with torch.autocast(volumes.device.type, enabled=volumes.device.type != "cpu"):
+            return self.network(standard)
+
+
+def teacher(kind: str, num_classes: int, widths: Sequence[int], grid: Grid, *, seed: int, shape: str = "volume") -> nn.Module:
+    """A teacher before its training.
+
+    Args:
+        kind: ``"wide"``, a student of ``shape`` with twice its filters, or ``"densenet121"`` (:class:`DenseNet3D`), which always sees depth.
+
+    Raises:
+        ParameterError: another kind. ModelError: MONAI is not installed.
+    """
+    if kind not in TEACHERS:
+        raise ParameterError(f"volume_teacher is {kind!r}, but it must be one of: {', '.join(TEACHERS)}.")
+    if kind == "wide" or shape == "slices":
+        return student(shape, num_classes, [WIDER * width for width in widths], grid, seed=seed)
+    with drawing_from(seed):
+        return DenseNet3D(num_classes)

@@ -47,7 +47,8 @@ def read_folder(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.nda
     volumes = np.stack([to_bytes(resized(one.voxels, (depth, size, size))) for one in read])
     # A margin makes a slice square, so both sides of a pixel grow by the longer side's factor.
     spacings = [
-        (one.spacing[0] * one.voxels.shape[0] / depth, *(step * max(one.voxels.shape[1:]) / size for step in one.spacing[1:])) for one in read
+        (one.spacing[0] * one.voxels.shape[0] / depth, *(step * max(one.voxels.shape[1:]) / size for step in one.spacing[1:]))
+        for one in read
     ]
     names = np.array([name for name, _ in found])
     ids = np.array([path.relative_to(folder).as_posix() for _, path in found])
@@ -104,7 +105,9 @@ def read_series(folder: Path) -> Read:
             raise DataError(f"{folder} holds {len(slices)} slices of {len(series)} series: give each series a folder of its own.")
         heights = [_height(header) for header in slices]
         order = np.argsort(heights, kind="stable")
-        ordered = [slices[k].pixel_array * float(slices[k].get("RescaleSlope", 1)) + float(slices[k].get("RescaleIntercept", 0)) for k in order]
+        ordered = [
+            slices[k].pixel_array * float(slices[k].get("RescaleSlope", 1)) + float(slices[k].get("RescaleIntercept", 0)) for k in order
+        ]
         voxels = np.stack(ordered).astype(np.float32)
     except DataError:
         raise
