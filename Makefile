@@ -110,6 +110,7 @@ $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
 $(call done,07): $(call done,03) $(call code,transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
 $(call done,08): $(call done,03) $(call code,teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
+$(call done,09): $(call done,03) $(call code,third_dimension models3d explain/* fidelity/* figures/volumes figures/live) | $(call done,08)
 $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measured report) $(wildcard data/published/* data/measured/*)
 
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json

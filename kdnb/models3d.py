@@ -182,7 +182,7 @@ def teacher(kind: str, num_classes: int, widths: Sequence[int], grid: Grid, *, s
     """A teacher before its training.
 
     Args:
-        kind: ``"wide"``, a student of ``shape`` with twice its filters, or ``"densenet121"`` (:class:`DenseNet3D`), which always sees depth.
+        kind: ``"wide"``, a student of ``shape`` with twice its filters, or ``"densenet121"`` (:class:`DenseNet3D`), where it sees depth.
 
     Raises:
         ParameterError: another kind. ModelError: MONAI is not installed.

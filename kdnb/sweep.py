@@ -217,8 +217,8 @@ def _finished(
 def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
     """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none.
 
-    A student of one's own may hold what a stack cannot (dropout, say), one of volumes is large, and one that is taught to explain is hooked:
-    they train alone.
+    A student of one's own may hold what a stack cannot (dropout, say), one of volumes is large, and one that is taught to explain is
+    hooked: they train alone.
     """
     small = material.train.images.shape[1] <= STACKED_SIDE
     own = material.student == networks.OWN_STUDENT and material.volumes is None

@@ -78,7 +78,7 @@ def compared(cells: list[dict]) -> int:
     )
 
 
-def test_there_are_the_ten_notebooks(request):
+def test_there_are_the_eleven_notebooks(request):
     found = [path.stem for path in sorted(Path(request.config.getoption("--notebooks")).glob("[0-9]*.ipynb")) if path.stem.count(".") == 0]
     assert found == [
         "00_start_here",
@@ -90,6 +90,7 @@ def test_there_are_the_ten_notebooks(request):
         "06_fidelity_benchmark",
         "07_class_evidence",
         "08_taught_explanations",
+        "09_volumes",
         "10_report",
     ]
 

@@ -1,8 +1,8 @@
 """A phantom in depth: generated volumes with lesions that no single slice can tell apart.
 
 A vessel that is cut across looks like a nodule: which it is shows in the slices above and below. Here every volume with a lesion has one
-bright disc in each of :data:`LENGTH` neighbouring slices, in three pieces of two. Pieces at one place are a **tube**; pieces at three places
-are **balls**. Each slice alone shows the same in either case, a disc somewhere on a ring around the middle:
+bright disc in each of :data:`LENGTH` neighbouring slices, in three pieces of two. Pieces at one place are a **tube**, pieces at three
+places **balls**. Each slice alone shows the same in either case, a disc somewhere on a ring around the middle:
 
 =========  ==================================================
 class      the pieces
