@@ -23,7 +23,7 @@ from kdnb.datasets import load as load_images
 from kdnb.datasets import volume_phantom
 from kdnb.datasets.groups import ALZHEIMER_SUBJECTS, SLICES, alzheimer_number, persons_by_name
 from kdnb.datasets.splits import by_groups
-from kdnb.datasets.volume_files import read_folder
+from kdnb.datasets.volume_files import read_folder, resized
 from kdnb.errors import DataError, DownloadError, ParameterError
 from kdnb.sources import from_home, table
 
@@ -136,8 +136,7 @@ def _generated(size: int, count: int) -> VolumeSet:
 
 def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
     """The 200 subjects of the Alzheimer set as volumes of 32 slices, put in the order of the files' levels."""
-    side = -(-size // 16) * 16  # what the loader of images takes
-    data = load_images(name, max(32, side), data_dir)
+    data = load_images(name, max(32, -(-size // 16) * 16), data_dir)  # the sides that the loader of images takes
     persons, member = np.unique(data.groups, return_inverse=True)
     order = np.lexsort((levels(data.ids), member))
     counts = np.bincount(member)
@@ -145,6 +144,8 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
         wrong = persons[np.flatnonzero(counts != SLICES)[0]]
         raise DataError(f"subject {wrong} of {name} has not {SLICES} slices: the volumes need all 6,400 images as published.")
     slices = np.asarray(data.images[order, ..., 0]).reshape(len(persons), SLICES, *data.images.shape[1:3])
+    if size != slices.shape[-1]:
+        slices = np.stack([resized(one.astype(np.float32), (SLICES, size, size)) for one in slices]).round().astype(np.uint8)
     labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
     split = by_groups(labels, persons, SHARES)
     notes = {
