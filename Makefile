@@ -101,7 +101,7 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,device models networks cluster tensors training stack views evaluation losses cost sweep teachers explain/* figures/training) \
+$(call done,02): $(call done,01) $(call code,device models models3d networks cluster tensors training stack views evaluation losses cost sweep teachers explain/* figures/training) \
   $(wildcard data/measured/phantom_teacher.safetensors)
 $(call done,03): $(call done,02) $(call code,few_labels figures/statistics)
 $(call done,04): $(call done,03) $(call code,figures/live)
@@ -111,8 +111,9 @@ $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
 $(call done,07): $(call done,03) $(call code,transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
 $(call done,08): $(call done,03) $(call code,teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
+$(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/live) | $(call done,08)
 # The appendix simulates what it needs; behind the chapters that measure times.
-$(call done,A): $(call code,evaluation figures/__init__ figures/statistics) | $(call done,08)
+$(call done,A): $(call code,evaluation figures/__init__ figures/statistics) | $(call done,09)
 $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measured students report) $(wildcard data/published/* data/measured/*)
 
 $(ALL): $(OUT)/%.ipynb: $(FOLDER)/.stamps/% $(FOLDER)/.stamps/settings.json

@@ -505,9 +505,22 @@ BEFORE_DATA = frozenset(
 )
 # When other results had been seen and none of the comparison itself: known and new test images and few labels when the phantom and eye
 # disease had been; longer training when students of the labels alone had trained longer and none that a teacher taught; explanations of
-# taught students when a smoke run had been; the ensemble as a teacher before any run of it.
+# taught students when a smoke run had been; the ensemble as a teacher before any run of it; volumes when students of
+# them had been and no teacher, map or time.
 BEFORE_NUMBERS = frozenset(
-    ["new_images", "few_labels", "long_training", "teaching_explains", "teaching_explains_t2", "maps_taught", "better_teacher"]
+    [
+        "new_images",
+        "few_labels",
+        "long_training",
+        "teaching_explains",
+        "teaching_explains_t2",
+        "maps_taught",
+        "better_teacher",
+        "volumes_keep_up",
+        "volumes_few",
+        "volumes_maps",
+        "volumes_cost",
+    ]
 )
 # Those of both that are as they were. The others changed when numbers had been seen. Stricter: learned maps must beat every control and
 # not an untrained network alone; a rival that does not beat random ones is no yardstick; a large p of temperature decides nothing; a grid
@@ -515,7 +528,7 @@ BEFORE_NUMBERS = frozenset(
 # there may be no effect beyond the margin; few labels are judged at the most of them, since at five a class every student was near chance;
 # where labels are drawn, known images count by what is remembered of the draw; three families of metrics decide faithfulness in place of
 # agreement with the top 30% kept, which is saturated.
-UNCHANGED = frozenset(["flops_ratio", "fidelity", "better_teacher"])
+UNCHANGED = frozenset(["flops_ratio", "fidelity", "better_teacher", "volumes_keep_up", "volumes_few", "volumes_maps", "volumes_cost"])
 
 
 def stated(claim: str) -> str:
@@ -741,6 +754,75 @@ CLAIMS |= {
         partial(_explains, way="attention too"),
     ),
 }
+
+
+# -- the third dimension (chapter 09) -----------------------------------------------------------------------------------
+# Stated when two students of generated volumes had been trained to see whether these can be learned, one with kernels in depth and one
+# without: so that depth pays there had been seen, no teacher, no map and no time.
+
+
+def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:
+    """A comparison of accuracies on volumes, judged by ``rule``."""
+    if not run.has_table("tests_volumes"):
+        return not_testable("this run has no volumes")
+    rows = run.load_table("tests_volumes").query("question == @question and a == @a and b == @b")
+    if rows.empty:
+        return not_testable("this run did not ask it")
+    row = rows.iloc[0]
+    return rule(row, detail=f"test accuracy on {row['n']:.0f} volumes, {_many(row)}")
+
+
+def _volumes_maps(run: Run) -> Measured:
+    """Better than every control by every measure of truth and faithfulness."""
+    if not run.has_table("tests_volumes"):
+        return not_testable("this run has no volumes")
+    rows = run.load_table("tests_volumes").query("question.str.startswith('controls') and a == 'feature_maps_mean'")
+    if rows.empty:
+        return not_testable("no volume that all students read rightly")
+    found = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} volumes, {seeds:.0f} seeds")
+    return found if rows["seeds"].min() > 1 else _of_one_seed(found)
+
+
+def _volumes_cost(run: Run) -> Measured:
+    if not run.has_table("volumes_met"):
+        return not_testable("this run has no volumes")
+    times = run.load_table("volumes_met").set_index(["model", "method"])
+    points = f"SHAP with {run.budget.shap_samples} points a volume (its default: 200)"
+    detail = f"{points} on the teacher over average maps on the student, medians from quartile to quartile"
+    return above(*_faster(times.loc[("teacher", "shap")], times.loc[("student", "feature_maps_mean")]), 200.0, detail)
+
+
+CLAIMS |= {
+    "volumes_keep_up": Claim(
+        "in volumes, too, the student keeps up with its teacher",
+        "paper's loss minus teacher above -1 point",
+        partial(
+            _volumes_row, question="all labels: does the student keep up?", a="paper's loss", b="teacher",
+            rule=partial(_of_seeds, rule=partial(above, threshold=-NON_INFERIORITY)),
+        ),
+    ),
+    "volumes_few": Claim(
+        "with few labelled volumes the teacher adds",
+        f"loss with T^2 minus labels alone above 0{_TOLD}",
+        partial(_volumes_row, question="few labels: what does the teacher add?", a="with T²", b="labels alone", rule=_adding),
+    ),
+    "volumes_depth": Claim(
+        "kernels in depth are worth their operations: the student of volumes beats that of slices which costs as much",
+        f"difference of the students of the labels alone above 0{_TOLD}",
+        partial(_volumes_row, question="all labels: what does depth add?", a="labels alone", b="slices, labels alone", rule=_adding),
+    ),
+    "volumes_maps": Claim(
+        "average maps of volumes show what was learned: they are better than every control that knows nothing of it",
+        "difference on the better side of 0 by each measure of truth (where masks are known) and faithfulness, for each control",
+        _volumes_maps,
+    ),
+    "volumes_cost": Claim(
+        "of volumes, too, average maps on the student are far cheaper than SHAP on the teacher",
+        "ratio above 200",
+        _volumes_cost,
+        unit=RATIO,
+    ),
+}  # fmt: skip
 
 
 # -- a teacher that is better than its students (chapter 03) --------------------------------------------------------------

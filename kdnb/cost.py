@@ -23,8 +23,10 @@ SLOW = 0.1  # seconds; a call that takes longer is not warmed up again before ev
 VERY_SLOW = 1.0  # seconds; three measurements of such a call must do
 
 
-def macs(model: nn.Module, image_size: int) -> int:
+def macs(model: nn.Module, image_size: int, channels: int = 3) -> int:
     """Multiply-accumulates of one RGB image of ``image_size`` pixels: convolutions and matrix products, batch norm and pooling left out.
+
+    Of a volume ``channels`` are its slices; convolutions are counted in three dimensions as in two.
 
     One multiply-accumulate is two floating-point operations, so a paper's "FLOPs" may be twice or once this number.
     """
@@ -33,7 +35,7 @@ def macs(model: nn.Module, image_size: int) -> int:
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 3, image_size, image_size, device=device))
+            model(torch.zeros(1, channels, image_size, image_size, device=device))
     finally:
         for module in was_training:
             module.training = True

@@ -52,6 +52,15 @@ class Budget:
     shap_samples: int
     timing_repeats: int
     bootstrap_samples: int
+    volume_size: int  # voxels a side of a slice (chapter 09)
+    volume_count: int  # generated volumes, train, validation and test together
+    volume_widths: tuple[int, ...]  # filters of the five layers of its students
+    volume_epochs: int
+    volume_seeds: int  # of the seeds, how many
+    volume_teacher: str  # wide or densenet121 (MONAI's)
+    volume_teacher_epochs: int
+    volumes_per_class: int  # test volumes of each class whose explanations are judged
+    few_volumes: int  # labelled volumes a class of the students that know only a few
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,9 @@ _RULES = {
     "teacher_images": _COUNT,
     "student_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
     "few_per_class": (_POSITIVE[0], "a list of whole numbers of at least 1"),
+    "volume_size": (lambda v: isinstance(v, int) and 16 <= v <= 256 and v % 4 == 0, "a multiple of 4 from 16 to 256"),
+    "volume_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
+    "volume_teacher": (lambda v: v in ("wide", "densenet121"), "one of: wide, densenet121"),
     "student_learning_rate": (lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
     "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
     "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
@@ -91,7 +103,7 @@ _RULES = {
     "lesson_weights": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
     "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS) + " (which splits anew where it has to)"),
 }
-_LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights")
+_LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights", "volume_widths")
 
 
 def _number(value: Any) -> bool:

@@ -26,7 +26,7 @@ from statsmodels.stats.anova import anova_lm
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdnb import cluster, device, losses, models, networks, stack, tensors, training, views
+from kdnb import cluster, device, losses, models, models3d, networks, stack, tensors, training, views
 from kdnb.cost import macs, parameters
 from kdnb.datasets import ImageSet
 from kdnb.device import best_device, place
@@ -95,6 +95,7 @@ class Material:
     student: str = networks.OWN_STUDENT  # the network that learns, as :mod:`kdnb.networks` names it
     widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
     explained: Layout | None = None  # how the teacher's explanations lie in the bank, behind its logits, where they are taught
+    volumes: models3d.Grid | None = None  # how they lie, where the images are volumes: their students see in depth
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def widths(depth: int, of_five: tuple[int, ...] = models.WIDTHS) -> tuple[int, .
 def student(one: Cell, material: Material) -> torch.nn.Module:
     """The cell's student with the initial weights of its seed: the material's network, in the cell's widths, pooling and shape."""
     with _DRAWING:
+        if material.volumes is not None:
+            return models3d.student(one.shape, material.num_classes, one.widths or material.widths, material.volumes, seed=one.seed)
         if material.student != networks.OWN_STUDENT:
             what, size = networks.spec("student", material.student), material.train.images.shape[1]
             return models.initialised(networks.build, what, material.num_classes, size, material.widths, seed=one.seed)
@@ -214,10 +217,12 @@ def _finished(
 def stacked(cells: Sequence[Cell], material: Material) -> list[list[Cell]]:
     """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none.
 
-    A student of one's own may hold what a stack cannot (dropout, say), and one that is taught to explain is hooked: they train alone.
+    A student of one's own may hold what a stack cannot (dropout, say), one of volumes is large, and one that is taught to explain is
+    hooked: they train alone.
     """
     small = material.train.images.shape[1] <= STACKED_SIDE
-    if best_device().type == "cpu" or not small or material.student != networks.OWN_STUDENT or material.explained:
+    own = material.student == networks.OWN_STUDENT and material.volumes is None
+    if best_device().type == "cpu" or not small or not own or material.explained:
         return []
     shapes: dict[tuple, list[Cell]] = {}
     for one in sorted(cells, key=lambda one: (one.arm, one.alpha, one.temperature)):  # a loss at a time

@@ -623,3 +623,44 @@ def test_earlier_records_are_read_in_todays_words_and_units():
     assert read.loc["few_labels", ["lo", "hi", "unit"]].tolist() == [1, 2, "points"] and read.loc["flops_ratio", "hi"] == 0.02
     assert read.loc["few_labels", "statement"] == claims.CLAIMS["few_labels"].statement
     assert claims.as_today(read.reset_index()).equals(read.reset_index()), "what says its units is as it was"
+
+
+# -- the third dimension ------------------------------------------------------------------------------------------------
+
+
+def volumes_run(folder, difference: float, ratio: float) -> Run:
+    """A run whose comparisons on volumes all differ by so much, for the better, with intervals of three points either way."""
+    run = Run(resolve(profile="smoke", run_dir=folder), "test")
+    asked = [
+        ("all labels: does the student keep up?", "paper's loss", "teacher", "accuracy"),
+        ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
+        ("all labels: what does depth add?", "labels alone", "slices, labels alone", "accuracy"),
+        ("controls: is the average map better than what knows nothing?", "feature_maps_mean", "random", "pixel_auc"),
+        ("controls: is the average map better than what knows nothing?", "feature_maps_mean", "random", "deletion_blur"),
+    ]
+    rows = []
+    for question, a, b, metric in asked:
+        sign = -1 if metric == "deletion_blur" else 1
+        rows.append({**comparison(question, a, b, sign * difference, 0.03), "metric": metric, "n": 50})
+    run.save_table("tests_volumes", pd.DataFrame(rows))
+    times = {("teacher", "shap"): 2.0 * ratio, ("student", "shap"): 2.0, ("student", "feature_maps_mean"): 2.0}
+    met = [{"model": model, "method": method, "ms_per_image_median": ms, "ms_per_image_iqr": 0.0} for (model, method), ms in times.items()]
+    run.save_table("volumes_met", pd.DataFrame(met))
+    return run
+
+
+def volumes_verdicts(run: Run) -> dict[str, str]:
+    return {name: claim.measure(run).verdict for name, claim in claims.CLAIMS.items() if name.startswith("volumes")}
+
+
+def test_claims_on_volumes_follow_their_rules(tmp_path):
+    good, bad = (volumes_verdicts(volumes_run(tmp_path / name, *values)) for name, values in (("good", (0.1, 300)), ("bad", (-0.1, 100))))
+    assert len(good) == 5 and set(good.values()) == {claims.HOLDS}
+    assert set(bad.values()) == {claims.FAILS}
+
+
+def test_a_run_without_volumes_cannot_test_them(tmp_path):
+    assert set(volumes_verdicts(finished_run(tmp_path, 0.0)).values()) == {claims.NOT_TESTABLE}
+    run = volumes_run(tmp_path / "one", 0.1, 300)
+    run.save_table("tests_volumes", run.load_table("tests_volumes").assign(seeds=1))
+    assert volumes_verdicts(run)["volumes_keep_up"] == claims.UNDECIDED == volumes_verdicts(run)["volumes_maps"]

@@ -90,6 +90,7 @@ def test_there_are_the_chapters_in_order(request):
         "06_fidelity_benchmark",
         "07_class_evidence",
         "08_taught_explanations",
+        "09_volumes",
         "10_report",
         "A_statistics",
     ]

@@ -91,12 +91,13 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 FLOORS = [
     {"errors", "filesystems", "sources", "settings", "device", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
-    {"views", "training", "stack", "evaluation", "teachers", "students", "explain", "cost"},
+    {"views", "training", "stack", "evaluation", "teachers", "students", "explain", "cost", "models3d"},
     {
         "sweep",
         "few_labels",
         "transparency",
         "teaching",
+        "third_dimension",
         "fidelity",
         "figures",
         "claims",

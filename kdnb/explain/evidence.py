@@ -28,7 +28,7 @@ class ClassEvidence:
     """The evidence of a batch: ``maps.sum(dim=(2, 3)) / (h * w) + bias`` are the logits.
 
     Attributes:
-        maps: ``(N, C, h, w)``, in units of the logit; above 0 speaks for the class, below 0 against it.
+        maps: ``(N, C, h, w)``, of volumes ``(N, C, d, h, w)``, in units of the logit; above 0 speaks for the class, below 0 against it.
         bias: ``(C,)``, what each class starts with before anything is seen.
     """
 
@@ -38,7 +38,7 @@ class ClassEvidence:
     @property
     def logits(self) -> Tensor:
         """``(N, C)``, added up from the evidence."""
-        return self.maps.mean(dim=(2, 3)) + self.bias
+        return _over_places(self.maps) + self.bias
 
 
 def class_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> ClassEvidence:
@@ -78,7 +78,7 @@ def layer_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
             hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output})))
         hooks.enter_context(linear.register_forward_hook(lambda m, inputs, output: seen.update(pooled=inputs[0], logits=output)))
         answer = model(images)
-        if set(maps) != set(pooled_names) or not seen or not all(isinstance(f, Tensor) and f.ndim == 4 for f in maps.values()):
+        if set(maps) != set(pooled_names) or not seen or not all(isinstance(f, Tensor) and f.ndim in (4, 5) for f in maps.values()):
             raise ModelError(_refusal(model))
         # torchvision's DenseNet applies a ReLU outside its modules, between the maps and their pooling.
         pooled_maps = next((f for f in (list(maps.values()), [f.relu() for f in maps.values()]) if _pools(f, seen["pooled"])), None)
@@ -86,7 +86,7 @@ def layer_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
             raise ModelError(_refusal(model))
         weights = linear.weight.split([f.shape[1] for f in pooled_maps], dim=1)
         evidence = {
-            name: torch.einsum("ck,nkhw->nchw", weight, f) for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
+            name: torch.einsum("ck,nk...->nc...", weight, f) for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
         }
         bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias.detach().clone()
     return evidence, bias
@@ -128,7 +128,12 @@ def _refusal(model: nn.Module) -> str:
 
 def _pools(maps: Sequence[Tensor], pooled: Tensor) -> bool:
     """Whether ``pooled`` are the means of the maps; one image shows it."""
-    return _close(torch.cat([f[:1].mean(dim=(2, 3)) for f in maps], dim=1), pooled[:1])
+    return _close(torch.cat([_over_places(f[:1]) for f in maps], dim=1), pooled[:1])
+
+
+def _over_places(maps: Tensor) -> Tensor:
+    """The mean over all places of maps of images or of volumes, ``(N, C, ...)`` -> ``(N, C)``."""
+    return maps.mean(dim=tuple(range(2, maps.ndim)))
 
 
 def _close(rebuilt: Tensor, computed: Tensor) -> bool:

@@ -1,0 +1,225 @@
+"""Volumes: generated, put together from a set's slices, from a package or from files; one :class:`VolumeSet` whatever the source.
+
+::
+
+    data = kdnb.datasets.volumes.load("phantom", 24, count=400)
+    data.volumes[data.index("train")]   # (n, D, H, W) uint8
+
+``images`` are the same voxels with the slices where an image has its channels, ``(N, H, W, D)``: so whatever trains, explains or judges
+networks of images takes volumes as they are. Splits are by whole persons always, and never depend on a run's seed.
+"""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnb.datasets import load as load_images
+from kdnb.datasets import volume_phantom
+from kdnb.datasets.groups import ALZHEIMER_SUBJECTS, SLICES, alzheimer_number, persons_by_name
+from kdnb.datasets.splits import by_groups
+from kdnb.datasets.volume_files import read_folder, resized
+from kdnb.errors import DataError, DownloadError, ParameterError
+from kdnb.sources import from_home, table
+
+SHARES = {"test": 0.3, "val": 0.1}  # of persons, where no split is published
+GENERATED_SHARES = {"test": 0.5, "val": 0.1}  # testing costs little, and of generated volumes there are as many as one likes
+MEDMNIST_SIDES = (28, 64)
+
+
+@dataclass(frozen=True)
+class VolumeSet:
+    """Volumes with what belongs to them, as :class:`kdnb.datasets.ImageSet` has images.
+
+    Attributes:
+        volumes: ``(N, D, H, W)`` uint8, slices from one end to the other. labels: ``(N,)`` int64. classes: names in label order.
+        groups, ids, split: ``(N,)`` str. masks: ``(N, D, H, W)`` bool or ``None``. posterior: ``(N, C)`` float64 or ``None``.
+        spacing: distance of slices, rows and columns, in the unit of the second.
+        notes: what is known of the source, in words.
+    """
+
+    name: str
+    volumes: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    groups: np.ndarray
+    ids: np.ndarray
+    split: np.ndarray
+    masks: np.ndarray | None = None
+    posterior: np.ndarray | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> np.ndarray:
+        """The volumes as images of D channels, ``(N, H, W, D)``; no copy."""
+        return np.moveaxis(self.volumes, 1, -1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows and columns of each volume."""
+        return tuple(self.volumes.shape[1:])
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of volumes, labels, split and spacing."""
+        found = hashlib.sha256(repr((self.volumes.shape, self.spacing, self.split.tolist())).encode())
+        found.update(np.ascontiguousarray(self.volumes).data)
+        found.update(self.labels.tobytes())
+        return found.hexdigest()[:16]
+
+    def index(self, split: str) -> np.ndarray:
+        """Positions of the volumes of one split, ``(n,)`` int64."""
+        return np.flatnonzero(self.split == split)
+
+
+def source_of(dataset: str) -> str:
+    """The volumes that belong to a run's data set; the phantom's where its images are no slices of volumes.
+
+    >>> source_of("alzheimer"), source_of("brain_tumor")
+    ('alzheimer:3', 'phantom')
+    """
+    kind, _, rest = dataset.partition(":")
+    if kind == "alzheimer":
+        return f"alzheimer:{rest or 3}"  # two of 200 subjects are of the fourth class
+    return "phantom"
+
+
+def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int = 400) -> VolumeSet:
+    """Load volumes, split by persons.
+
+    Args:
+        name: ``"phantom"``, ``"alzheimer"`` (also ``":3"`` and ``":2"``), ``"medmnist:<flag>"`` of a three-dimensional set, or
+            ``"folder:<path>"`` (:func:`kdnb.datasets.volume_files.read_folder`).
+        size: voxels a side of a slice. data_dir: where downloaded sets lie.
+        count: how many volumes of the phantom.
+
+    Raises:
+        ParameterError: another name or size. DataNotFoundError, DataError: as the source has it.
+    """
+    kind, _, rest = name.partition(":")
+    if not isinstance(size, int) or not 16 <= size <= 256 or size % 4:
+        raise ParameterError(f"volume_size is {size!r}, but it must be a multiple of 4 from 16 to 256.")
+    if name == "phantom":
+        return _generated(size, count)
+    if kind == "alzheimer" and (not rest or rest in table()["alzheimer"]["tasks"]):
+        return _alzheimer(name, size, data_dir)
+    if kind == "medmnist" and rest.endswith("3d"):
+        return _medmnist(rest, size, from_home(data_dir) if data_dir else Path("data/raw"))
+    if kind == "folder" and rest:
+        return _folder(name, from_home(rest), size)
+    raise ParameterError(
+        f"volumes is {name!r}, but it must be one of: phantom, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>3d, folder:<path>."
+    )
+
+
+def _generated(size: int, count: int) -> VolumeSet:
+    made = volume_phantom.generate(count, size)
+    ids = np.array([f"{volume_phantom.CLASSES[label]}/volume_{number:05d}" for number, label in enumerate(made.labels)])
+    persons = np.array([f"subject_{number:05d}" for number in range(count)])
+    split = by_groups(made.labels, persons, GENERATED_SHARES)
+    notes = {"persons": f"{count} subjects with one volume each, generated", "spacing": "as generated"}
+    known = (made.masks, made.posterior, volume_phantom.spacing(size), notes)
+    return VolumeSet("phantom", made.volumes, made.labels, volume_phantom.CLASSES, persons, ids, split, *known)
+
+
+# -- slices of a set of images ------------------------------------------------------------------------------------------
+
+
+def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
+    """The 200 subjects of the Alzheimer set as volumes of 32 slices, put in the order of the files' levels."""
+    data = load_images(name, max(32, -(-size // 16) * 16), data_dir)  # the sides that the loader of images takes
+    persons, member = np.unique(data.groups, return_inverse=True)
+    order = np.lexsort((levels(data.ids), member))
+    counts = np.bincount(member)
+    if (counts != SLICES).any():
+        wrong = persons[np.flatnonzero(counts != SLICES)[0]]
+        raise DataError(f"subject {wrong} of {name} has not {SLICES} slices: the volumes need all 6,400 images as published.")
+    slices = np.asarray(data.images[order, ..., 0]).reshape(len(persons), SLICES, *data.images.shape[1:3])
+    if size != slices.shape[-1]:
+        slices = np.stack([resized(one.astype(np.float32), (SLICES, size, size)) for one in slices]).round().astype(np.uint8)
+    labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
+    split = by_groups(labels, persons, SHARES)
+    notes = {
+        "persons": f"{len(persons)} subjects, recovered from {data.notes.get('persons', 'names and images')}",
+        "spacing": "not published; every voxel taken for as long as wide",
+    }
+    return VolumeSet(name, slices, labels, data.classes, persons, persons, split, notes=notes)
+
+
+def levels(ids: np.ndarray) -> np.ndarray:
+    """Which slice of its subject each image of the Alzheimer set is, ``(N,)`` int64, by the file's number.
+
+    See :func:`kdnb.datasets.groups.alzheimer_subjects` for the order of the files.
+    """
+    found = []
+    for identity in ids:
+        subjects = ALZHEIMER_SUBJECTS[Path(identity).parent.name]
+        count = SLICES * subjects
+        found.append((alzheimer_number(identity) - 1 - count // 5) % count // subjects)
+    return np.array(found, np.int64)
+
+
+# -- MedMNIST -----------------------------------------------------------------------------------------------------------
+
+
+def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
+    """A three-dimensional set of MedMNIST, downloaded by its package or put by hand where the package looks for it."""
+    import medmnist
+
+    if flag not in medmnist.INFO:
+        known = ", ".join(sorted(name for name in medmnist.INFO if name.endswith("3d")))
+        raise ParameterError(f"volumes is {'medmnist:' + flag!r}, but the flag must be one of: {known}.")
+    info, side = medmnist.INFO[flag], next((known for known in MEDMNIST_SIDES if known >= size), MEDMNIST_SIDES[-1])
+    folder = data_dir / "medmnist"
+    file = folder / (f"{flag}.npz" if side == 28 else f"{flag}_{side}.npz")
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                getattr(medmnist, info["python_class"])(split="train", download=True, size=side, root=str(folder))
+        except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
+            url = info["url" if side == 28 else f"url_{side}"]
+            raise DownloadError(f"{flag} could not be downloaded: fetch it from {url} by hand and put it at {file}.") from error
+    with _opened(file) as held:
+        parts = {split: (held[f"{split}_images"], held[f"{split}_labels"].reshape(-1)) for split in ("train", "val", "test")}
+    volumes, labels = (np.concatenate([part[k] for part in parts.values()]) for k in (0, 1))
+    split = np.concatenate([np.full(len(part[1]), name) for name, part in parts.items()])
+    ids = np.array([f"{name}/{number:05d}" for name, part in parts.items() for number in range(len(part[1]))])
+    classes = tuple(info["label"][str(number)] for number in range(len(info["label"])))
+    notes = {"persons": "no persons known: every volume counts as a person of its own", "spacing": "made equal by the publisher"}
+    return VolumeSet(f"medmnist:{flag}", volumes, labels.astype(np.int64), classes, ids, ids, split, notes=notes)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with np.load(file, allow_pickle=False) as held:
+            yield held
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{file} is damaged or not the published file ({type(error).__name__}): delete it and fetch it again.") from error
+
+
+# -- files --------------------------------------------------------------------------------------------------------------
+
+
+def _folder(name: str, folder: Path, size: int) -> VolumeSet:
+    """A folder of class folders, each of NIfTI files or folders of one DICOM series."""
+    volumes, names, ids, patients, spacing = read_folder(folder, size)
+    classes, labels = np.unique(names, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own.")
+    told, how = persons_by_name(ids, names)
+    persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), told)
+    how = "DICOM's PatientID" if (patients != "").any() else how or "no persons found: every volume counts as one"
+    split = by_groups(labels, persons, SHARES)
+    notes = {"persons": f"{len(np.unique(persons))} persons ({how})", "spacing": "the median of the files"}
+    return VolumeSet(name, volumes, labels.astype(np.int64), tuple(map(str, classes)), persons, ids, split, spacing=spacing, notes=notes)

@@ -1,0 +1,140 @@
+"""Explanations in depth, behind one signature: ``method(model, volumes, targets) -> (N, D, H, W)`` float32, larger is more relevant.
+
+``volumes`` are ``(N, D, H, W)`` float32 in [0, 1], ``targets`` ``(N,)`` class indices. Class evidence is that of images
+(:func:`kdnb.explain.class_evidence`), which is exact in three dimensions, too; Grad-CAM is captum's, SHAP that of images.
+"""
+
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdnb.explain.evidence import class_evidence
+from kdnb.explain.maps import as_found
+from kdnb.explain.methods import Method, control_seed, reinitialised, shap
+
+CONTROLS = ("random", "centre", "edges", "uniform", "untrained")  # maps that know nothing of what was learned
+RANDOM_CELLS = (4, 6, 6)  # of a random map: about as coarse as the maps of deep layers
+DRAWS = 3  # of the random map and of the untrained network
+
+
+def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, d, h, w)`` -> ``(N, D, H, W)``, trilinear; no value leaves the range of the map it came from."""
+    maps = maps.float()
+    fine = F.interpolate(maps[:, None], size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
+    return fine.clamp(maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True))
+
+
+def rescaled(maps: Tensor) -> Tensor:
+    """Each map to [0, 1] by its own minimum and maximum; a constant map becomes zero."""
+    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+def feature_maps(model: nn.Module, volumes: Tensor, *, average: bool = True) -> list[Tensor]:
+    """What every layer of ``model.feature_layers`` computes, first layer first, in one forward pass.
+
+    Args:
+        average: whether over the filters, ``(N, d, h, w)`` each (the paper's map in three dimensions), or all, ``(N, K, d, h, w)``.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        found[name] = output.mean(dim=1) if average else output
+
+    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+        for name in model.feature_layers:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(keep, name)))
+        model(volumes)
+    return [found[name] for name in model.feature_layers]
+
+
+def average_layer(model: nn.Module, volumes: Tensor, targets: Tensor, *, depth: int) -> Tensor:
+    """The average map of one layer (``depth`` 1 is the first)."""
+    return upsampled(feature_maps(model, volumes)[depth - 1], volumes.shape[1:])
+
+
+def average_mean(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """The mean of all layers' average maps, each brought to [0, 1] first."""
+    return torch.stack([rescaled(upsampled(maps, volumes.shape[1:])) for maps in feature_maps(model, volumes)]).mean(dim=0)
+
+
+def one_filter(model: nn.Module, volumes: Tensor, targets: Tensor, *, layer: int, number: int) -> Tensor:
+    """The map of a single filter (``layer`` 1 is the first, ``number`` 0 its first filter)."""
+    return upsampled(feature_maps(model, volumes, average=False)[layer - 1][:, number], volumes.shape[1:])
+
+
+def evidence(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """What each place adds to the target's logit, with its sign (:func:`kdnb.explain.class_evidence`)."""
+    maps = class_evidence(model, volumes).maps
+    return upsampled(maps[torch.arange(len(volumes), device=volumes.device), targets], volumes.shape[1:])
+
+
+def grad_cam(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017) at the last layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over all places."""
+    from captum.attr import LayerGradCam
+
+    with as_found(model), torch.enable_grad():
+        heat = LayerGradCam(model, model.get_submodule(model.feature_layers[-1])).attribute(volumes, targets, relu_attributions=True)
+    return upsampled(heat[:, 0].detach(), volumes.shape[1:])
+
+
+# -- controls -----------------------------------------------------------------------------------------------------------
+
+
+def random_map(model: nn.Module, volumes: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
+    """Smooth noise from a seed that the volume's own voxels fix: the same volume gets the same map in any batch."""
+    coarse = torch.empty(len(volumes), *RANDOM_CELLS)
+    for position, volume in enumerate(volumes):
+        key = zlib.crc32((volume * 255).round().to(torch.uint8).cpu().contiguous().numpy().tobytes(), seed)
+        coarse[position] = torch.rand(RANDOM_CELLS, generator=torch.Generator().manual_seed(key))
+    return upsampled(coarse, volumes.shape[1:]).to(volumes.device)
+
+
+def centre(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """A Gaussian in the middle, a quarter of each side wide."""
+    squares = torch.zeros((), device=volumes.device)
+    for dimension, length in enumerate(volumes.shape[1:]):
+        side = torch.linspace(-2, 2, length, device=volumes.device)
+        squares = squares + side.square().view([-1 if d == dimension else 1 for d in range(3)])
+    return torch.exp(-0.5 * squares).expand_as(volumes).clone()
+
+
+def edges(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """Edges: the length of the gradient by central differences, in all three directions."""
+    return torch.stack(torch.gradient(volumes, dim=(1, 2, 3))).square().sum(dim=0).sqrt()
+
+
+def uniform(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
+    """The same everywhere: no explanation at all."""
+    return torch.ones_like(volumes)
+
+
+def untrained(model: nn.Module, volumes: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
+    """The average map of the same network with random weights: what the architecture shows before it learns anything."""
+    return average_mean(reinitialised(model, seed), volumes, targets)
+
+
+def methods(layers: int) -> dict[str, Method]:
+    """Average maps of each layer and of all, class evidence and Grad-CAM, by name."""
+    of_layers = {f"feature_maps_layer{depth}": partial(average_layer, depth=depth) for depth in range(1, layers + 1)}
+    return of_layers | {"feature_maps_mean": average_mean, "class_evidence": evidence, "grad_cam": grad_cam}
+
+
+def shap_of(background: Tensor, samples: int, seed: int = 0) -> Method:
+    """SHAP's magnitudes with ``background`` ``(B, D, H, W)``; hundreds of passes a volume."""
+    return partial(shap, background=background, samples=samples, seed=seed, join=torch.abs)
+
+
+def controls(seed: int) -> list[dict[str, Method]]:
+    """The controls, those that hang on a draw in :data:`DRAWS` draws; the others are in the first."""
+    drawn = [
+        {"random": partial(random_map, seed=one), "untrained": partial(untrained, seed=one)}
+        for one in (control_seed(seed, draw) for draw in range(DRAWS))
+    ]
+    drawn[0] |= {"centre": centre, "edges": edges, "uniform": uniform}
+    return drawn

@@ -1,0 +1,89 @@
+"""Explanations of volumes judged: against true masks in three dimensions and by depth alone, and by the network itself."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+
+from kdnb.fidelity.localise import localisation, pixel_auc, pointing_game
+from kdnb.fidelity.perturb import SHARES, area_under, of_target, probabilities, relevance_rank
+from kdnb.fidelity.tables import Sample, long_rows
+
+TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")  # of all voxels
+DEPTH = ("slice_pointing", "slice_auc")  # of the slices alone
+FAITHFULNESS = {"insertion_blur": 1, "deletion_blur": -1}  # +1 where more is better
+
+
+def flat(volumes: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """``(N, D, H, W)`` as images of D times H rows, for measures to which places are all alike."""
+    return volumes.reshape(len(volumes), -1, volumes.shape[-1])
+
+
+def rank_of(maps: Tensor) -> Tensor:
+    """The share of the volume that is more relevant than each voxel, ``(N, D, H, W)`` in [0, 1); ties are broken at random."""
+    return relevance_rank(flat(maps)).view_as(maps)
+
+
+def by_slice(maps: np.ndarray) -> np.ndarray:
+    """How much of a map lies in each slice, ``(N, D)``: sums of its values above the least one, as shares of all; equal if constant."""
+    shifted = maps - maps.min(axis=(1, 2, 3), keepdims=True)
+    mass = shifted.sum(axis=(2, 3), dtype=np.float64)
+    total = mass.sum(axis=1, keepdims=True)
+    return np.where(total > 0, mass / np.where(total > 0, total, 1), 1 / maps.shape[1])
+
+
+def truth(maps: np.ndarray, ranks: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
+    """A map against the lesion's mask, ``(N, D, H, W)`` each: values ``(N,)``, NaN without a lesion.
+
+    :data:`TRUTH` are those of images over all voxels. ``slice_pointing`` is 1 if the slice of most mass holds some of the lesion (chance:
+    the share of such slices), ``slice_auc`` the probability that a slice of the lesion has more mass than another (chance: 1/2), and
+    ``hidden`` the share of the lesion outside the one slice of most mass: what is not seen where only that is shown.
+    """
+    found = {name: values for name, values in localisation(flat(maps), flat(ranks), flat(masks)).items() if name in TRUTH}
+    mass, there = by_slice(maps)[:, :, None], masks.any(axis=(2, 3))[:, :, None]
+    found |= {"slice_pointing": pointing_game(mass, there), "slice_auc": pixel_auc(mass, there)}
+    area = masks.sum(axis=(2, 3))
+    shown = area[np.arange(len(area)), mass[:, :, 0].argmax(axis=1)]
+    total = area.sum(axis=1)
+    return found | {"hidden": np.where(total > 0, 1 - shown / np.maximum(total, 1), np.nan)}
+
+
+def blurred(volumes: Tensor) -> Tensor:
+    """Volumes ``(N, D, H, W)`` without their details: a Gaussian blur of an eighth of each side."""
+    widths = [side / 8 for side in volumes.shape[1:]]
+    return torch.from_numpy(gaussian_filter(volumes.cpu().numpy(), [0, *widths], mode="nearest")).to(volumes.device)
+
+
+@torch.no_grad()
+def faithfulness(model: nn.Module, volumes: Tensor, targets: Tensor, ranks: Tensor) -> dict[str, Tensor]:
+    """Insertion and deletion (Petsiuk et al. 2018) of voxels, the most relevant first, in front of the blurred volume; ``(N,)`` each."""
+    empty, found = blurred(volumes), {}
+    whole, nothing = probabilities(model, volumes), probabilities(model, empty)
+    for name, front, back, ends in (
+        ("insertion_blur", volumes, empty, (nothing, whole)),
+        ("deletion_blur", empty, volumes, (whole, nothing)),
+    ):
+        between = [probabilities(model, torch.where(ranks < share, front, back)) for share in SHARES[1:-1]]
+        found[name] = area_under(of_target(torch.stack([ends[0], *between, ends[1]], dim=1), targets))
+    return found
+
+
+def rows(model: nn.Module, name: str, sample: Sample, maps: dict[str, Tensor], faithful: Sequence[str] = ()) -> pd.DataFrame:
+    """Every map judged: rows as of ``fidelity.csv`` and ``localisation.csv``, ``image_id`` naming the volume.
+
+    Args:
+        name: of the model. faithful: methods whose faithfulness is asked, too; it costs 14 passes a volume and map.
+    """
+    tables = []
+    for method, of_method in maps.items():
+        ranks, values = rank_of(of_method), {}
+        if sample.masks is not None:
+            values |= truth(of_method.cpu().numpy(), ranks.cpu().numpy(), sample.masks)
+        if method in faithful:
+            told = faithfulness(model, sample.images, sample.targets, ranks)
+            values |= {metric: value.cpu().numpy() for metric, value in told.items()}
+        tables.append(long_rows(sample, name, method, pd.DataFrame(values, index=range(len(sample)))))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,337 @@
+"""Does distillation with averaged maps carry over to volumes? Students, comparisons and costs of chapter 09.
+
+Students learn from the same volumes in several ways (:data:`WAYS`); one kind of them sees slices alone, at as many operations, and one kind
+of teacher does. Comparisons of accuracy are paired by seed and volume, those of explanations on the same volumes where every student is
+right (:func:`kdnb.fidelity.paired_over_seeds`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
+from kdnb.datasets.volumes import VolumeSet
+from kdnb.evaluation import compare_over_seeds, expected_hits, predict, with_holm
+from kdnb.explain import Method, explain_all
+from kdnb.explain import volumes as explain
+from kdnb.fidelity import depth as judge
+from kdnb.runs import Run, content_key, source_key
+from kdnb.sweep import Cell, Material, Trained
+
+BATCH = 8  # many steps in few volumes
+FEW_SEEN = 80  # volumes an epoch of students that know only a few
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a student learns: its loss (:data:`kdnb.losses.ARMS`), its shape (:data:`kdnb.models3d.SHAPES`), and what its teacher sees."""
+
+    arm: str
+    shape: str = "volume"
+    teacher: str = "volumes"
+
+
+ALONE, PAPER, TAUGHT, BY_SLICES = "labels alone", "paper's loss", "with T²", "with T², by a teacher of slices"
+SLICES_ALONE, SLICES_TAUGHT, TRANSPARENT = "slices, labels alone", "slices, with T²", "transparent, with T²"
+WAYS = {
+    ALONE: Way("ce"),
+    PAPER: Way("kd"),
+    TAUGHT: Way("kd_t2"),
+    BY_SLICES: Way("kd_t2", teacher="slices"),
+    SLICES_ALONE: Way("ce", "slices"),
+    SLICES_TAUGHT: Way("kd_t2", "slices"),
+    TRANSPARENT: Way("kd_t2", "volume_transparent"),
+}
+WITH_FEW = (ALONE, PAPER, TAUGHT, BY_SLICES)
+ALL, FEW = "all labels", "few labels"
+# Whose explanations are judged: all of the paper's student, and the two that can be compared on others.
+EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean", "class_evidence"), TRANSPARENT: ("feature_maps_mean", "class_evidence")}
+AVERAGE = "feature_maps_mean"
+BEST_FILTER = "best_filter"
+
+
+# -- students and teachers ----------------------------------------------------------------------------------------------
+
+
+def train_teachers(run: Run, data: VolumeSet) -> dict[str, nn.Module]:
+    """The teacher of volumes and the teacher of slices, trained on all labels or loaded from the run."""
+    budget, found = run.budget, {}
+    train, validation = (sweep.examples(data, split) for split in ("train", "val"))
+    for sees, shape in (("volumes", "volume"), ("slices", "slices")):
+        options = {"seed": run.settings.seed, "shape": shape}
+        teacher = models3d.teacher(budget.volume_teacher, len(data.classes), budget.volume_widths, grid_of(data), **options)
+        recipe = training.Recipe(budget.volume_teacher_epochs, BATCH, budget.views, budget.student_learning_rate)
+        key = content_key(_key(data), budget.volume_teacher, sees, vars(recipe), tuple(budget.volume_widths), run.settings.seed)
+        sweep.train_teacher(run, f"teacher_of_{sees}", teacher, train, validation, recipe, key, run.settings.seed)
+        found[sees] = teacher.eval()
+    return found
+
+
+def grid_of(data: VolumeSet) -> models3d.Grid:
+    """How the set's volumes lie."""
+    return models3d.Grid(data.shape, tuple(data.spacing))
+
+
+def _key(data: VolumeSet) -> str:
+    return content_key(data.data_hash, source_key(device, models3d, losses, training, views))
+
+
+def materials(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Material]:
+    """What students learn from, by how many labels there are and what the teacher sees."""
+    budget, found = run.budget, {}
+    train, validation, test = (sweep.examples(data, split) for split in ("train", "val", "test"))
+    count = min(budget.views, budget.volume_epochs)
+    recipe = training.Recipe(budget.volume_epochs, BATCH, count, budget.student_learning_rate)
+    widths = tuple(budget.volume_widths)
+    for sees, teacher in teachers.items():
+        bank = views.teacher_bank(teacher, train.images, count, batch_size=BATCH)
+        options = {"folder": f"cells_volumes_{sees}", "widths": widths, "volumes": grid_of(data)}
+        whole = Material(train, validation, test, bank, recipe, len(data.classes), _key(data), **options)
+        found[ALL, sees], found[FEW, sees] = whole, with_few(whole, teacher, budget.few_volumes)
+    return found
+
+
+def with_few(whole: Material, teacher: nn.Module, per_class: int) -> Material:
+    """The material with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
+    chosen = np.random.default_rng(per_class).permutation(sweep.few_labelled(whole, per_class))
+    where = np.resize(chosen, min(len(whole.train), FEW_SEEN))
+    posterior = None if whole.train.posterior is None else whole.train.posterior[where]
+    train = training.Examples(whole.train.images[where], whole.train.labels[where], posterior)
+    bank = views.teacher_bank(teacher, train.images, whole.recipe.views, batch_size=BATCH)
+    return replace(whole, train=train, bank=bank, key=content_key(whole.key, per_class), folder=f"{whole.folder}_few_{per_class}")
+
+
+def cells(ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, material: Material) -> dict[str, list[Cell]]:
+    """Way -> its students. Those of slices have filters for as many operations as those of volumes."""
+    at_equal_cost = models3d.widths_at_equal_cost(material.widths, material.num_classes, material.volumes)
+    found = {}
+    for name in ways:
+        way = WAYS[name]
+        options = {"shape": way.shape, "widths": at_equal_cost if way.shape == "slices" else None}
+        found[name] = [sweep.cell(way.arm, seed, alpha, temperature, **options) for seed in seeds]
+    return found
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The students of one number of labels: cells and results by way, and how right each is on each test volume, ``(S, n)``."""
+
+    cells: dict[str, list[Cell]]
+    results: dict[str, dict[Cell, Trained]]
+    hits: dict[str, np.ndarray]
+
+
+def teach(run: Run, by_teacher: dict[str, Material], ways: dict[str, list[Cell]], scheduler: str | None = None) -> Taught:
+    """Train the students of every way.
+
+    Args:
+        by_teacher: what they learn from, by what the teacher sees.
+    """
+    results = {}
+    for sees, material in by_teacher.items():
+        of_teacher = {name: of_way for name, of_way in ways.items() if WAYS[name].teacher == sees}
+        asked = list(dict.fromkeys(one for of_way in of_teacher.values() for one in of_way))
+        trained = sweep.run_cells(run, asked, material, scheduler=scheduler)
+        results |= {name: {one: trained[one] for one in of_way} for name, of_way in of_teacher.items()}
+    test = next(iter(by_teacher.values())).test
+    hits = {
+        name: np.stack([expected_hits(results[name][one].test_logits, test.labels, test.posterior) for one in ways[name]]).astype(float)
+        for name in ways
+    }
+    return Taught(ways, results, hits)
+
+
+def network(run: Run, name: str, one: Cell, by_teacher: dict[str, Material]) -> nn.Module:
+    """The trained student of one cell of a way."""
+    return sweep.trained_student(run, one, by_teacher[WAYS[name].teacher])
+
+
+# -- accuracy -----------------------------------------------------------------------------------------------------------
+
+
+def teacher_hits(teachers: dict[str, nn.Module], test: training.Examples) -> dict[str, np.ndarray]:
+    """How right each teacher is on each test volume, ``(1, n)``."""
+    names = {"volumes": "teacher", "slices": "teacher of slices"}
+    return {
+        names[sees]: expected_hits(predict(model, test.images), test.labels, test.posterior)[None].astype(float)
+        for sees, model in teachers.items()
+    }
+
+
+def accuracies(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], material: Material) -> pd.DataFrame:
+    """A row a network: ``labels``, ``way``, ``seed``, ``accuracy``, and of students ``macs`` and ``parameters``."""
+    rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in of_teachers.items()]
+    depth, _, side = material.volumes.shape
+    for labels, found in taught.items():
+        for name, of_way in found.cells.items():
+            built = sweep.student(of_way[0], material)
+            what = {"labels": labels, "way": name, "macs": cost.macs(built, side, depth), "parameters": cost.parameters(built)}
+            rows += [what | {"seed": one.seed, "accuracy": float(found.hits[name][k].mean())} for k, one in enumerate(of_way)]
+    return pd.DataFrame(rows)
+
+
+def accuracy_tests(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
+    """Rows of ``tests.csv``: students against their teacher, taught against not taught, depth against slices, and the smaller field.
+
+    Args:
+        groups: ``(n,)``, the persons of the test volumes.
+    """
+    rows = []
+    for labels, found in taught.items():
+        asked = [("does the student keep up?", name, "teacher") for name in (PAPER, TAUGHT) if labels == ALL and name in found.hits]
+        asked += [("what does the teacher add?", name, ALONE) for name in (PAPER, TAUGHT, BY_SLICES)]
+        asked += [("what does depth add?", ALONE, SLICES_ALONE), ("what does depth add?", TAUGHT, SLICES_TAUGHT)]
+        asked += [("does a teacher of volumes add to a student of slices?", SLICES_TAUGHT, SLICES_ALONE)]
+        asked += [("what does a smaller field cost?", TRANSPARENT, TAUGHT)]
+        both = found.hits | of_teachers
+        for question, a, b in asked:
+            if a in both and b in both:
+                right = np.broadcast_to(both[b], both[a].shape)
+                rows.append(compare_over_seeds(f"{labels}: {question}", a, b, both[a], right, groups))
+    return with_holm(rows)
+
+
+# -- explanations -------------------------------------------------------------------------------------------------------
+
+
+def explanation_rows(
+    students: dict[tuple[str, int], nn.Module], data: VolumeSet, per_class: int, few: int, shap_background: int, shap_samples: int
+) -> pd.DataFrame:
+    """Truth and faithfulness of the explanations of :data:`EXPLAINED` and of the controls: rows with columns ``way`` and ``seed``.
+
+    Truth only where the student is right.
+
+    Args:
+        students: (way, seed) -> network. per_class: test volumes of each class. few: of these, how many for SHAP.
+    """
+    tables = []
+    for (way, seed), model in students.items():
+        sample = fidelity.draw_sample(model, data, per_class)
+        chosen: dict[str, Method] = explain.methods(len(model.feature_layers))
+        chosen = chosen if EXPLAINED[way] is None else {name: chosen[name] for name in EXPLAINED[way]}
+        faithful = (AVERAGE, "class_evidence", "grad_cam", BEST_FILTER)
+        if way == PAPER and (picked := best_filter(model, data)):
+            chosen[BEST_FILTER] = lambda m, v, t, picked=picked: explain.one_filter(m, v, t, layer=picked[0], number=picked[1])
+        parts = [judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful)]
+        if way == PAPER:
+            parts.append(control_rows(model, way, sample, seed))
+            train = data.index("train")
+            background = fidelity_tensor(data, train[:: max(1, len(train) // shap_background)][:shap_background], model)
+            some = sample.head(few)
+            shap = {"shap": explain.shap_of(background, shap_samples, seed)}
+            parts.append(judge.rows(model, way, some, explain_all(shap, model, some.images, some.targets), ("shap",)))
+        tables.append(pd.concat(parts, ignore_index=True).assign(way=way, seed=seed))
+    rows = pd.concat(tables, ignore_index=True).dropna(subset="value")
+    return rows[rows["correct"] | rows["metric"].isin(judge.FAITHFULNESS)]
+
+
+def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int) -> pd.DataFrame:
+    """The controls judged as explanations are; of those that are drawn, the mean over the draws."""
+    tables = []
+    for drawn in explain.controls(seed):
+        maps = explain_all(drawn, model, sample.images, sample.targets)
+        tables.append(judge.rows(model, way, sample, maps, explain.CONTROLS))
+    return fidelity.over_draws(tables)
+
+
+def fidelity_tensor(data: VolumeSet, where: np.ndarray, model: nn.Module) -> Tensor:
+    """Volumes ``(n, D, H, W)`` float32 from 0 to 1 where ``model`` is."""
+    return torch.from_numpy(data.volumes[where]).float().div(255).to(device.device_of(model))
+
+
+@torch.no_grad()
+def best_filter(model: nn.Module, data: VolumeSet) -> tuple[int, int] | None:
+    """Layer (1 is the first) and number of the filter that marks lesions best in *validation* volumes, by the area under the ROC curve of
+    its cells; ``None`` without masks. Whoever may look at the truth can choose it: an average over filters cannot be better than it knows.
+    """
+    where = data.index("val")
+    where = where if data.masks is None else where[data.masks[where].any(axis=(1, 2, 3))]
+    if data.masks is None or not len(where):
+        return None
+    masks, scores = torch.from_numpy(data.masks[where]).float(), {}
+    for layer, maps in enumerate(explain.feature_maps(model, fidelity_tensor(data, where, model), average=False), start=1):
+        there = F.adaptive_max_pool3d(masks[:, None], maps.shape[2:])[:, 0].bool().numpy()
+        for number in range(maps.shape[1]):
+            values = fidelity.pixel_auc(judge.flat(maps[:, number].cpu().numpy()), judge.flat(there))
+            scores[layer, number] = float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
+    return max(scores, key=scores.get)
+
+
+def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``tests.csv``: the paper's average map against controls and rivals, and what other students' explanations are worth."""
+    metrics = {"controls": [*judge.TRUTH, *judge.FAITHFULNESS]}
+    metrics |= {"rivals": [*judge.TRUTH, *judge.DEPTH, *judge.FAITHFULNESS], "depth": judge.DEPTH}
+    asked = [("controls", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
+    asked += [("depth", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
+    asked += [("rivals", PAPER, AVERAGE, PAPER, name) for name in ("class_evidence", "grad_cam", "shap", BEST_FILTER)]
+    asked += [("rivals", TRANSPARENT, "class_evidence", PAPER, AVERAGE), ("rivals", SLICES_ALONE, AVERAGE, PAPER, AVERAGE)]
+    words = {
+        "controls": "controls: is the average map better than what knows nothing?",
+        "depth": "depth: does the average map find the slices?",
+        "rivals": "rivals: whose explanation is better?",
+    }
+    found = []
+    for kind, way_a, a, way_b, b in asked:
+        sides = [rows[(rows["way"] == way) & (rows["method"] == method)] for way, method in ((way_a, a), (way_b, b))]
+        names = [method if way == PAPER else f"{method}, {way}" for way, method in ((way_a, a), (way_b, b))]
+        for metric in metrics[kind]:
+            pair = [side[side["metric"] == metric] for side in sides]
+            row = fidelity.paired_over_seeds(words[kind], *names, *pair, metric) if all(map(len, pair)) else None
+            found += [row] if row is not None else []
+    return with_holm(found) if found else pd.DataFrame()
+
+
+# -- cost ---------------------------------------------------------------------------------------------------------------
+
+
+def kept_bytes(model: nn.Module, volumes: Tensor) -> int:
+    """How many bytes one step of training keeps for the way back: what autograd saves, each block of memory once."""
+    blocks: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        blocks[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(volumes)
+        total = sum(size for place, size in blocks.items() if place not in own)
+    del logits
+    return total
+
+
+def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4) -> pd.DataFrame:
+    """What average maps and training cost as a volume grows: one axis doubled, then all three.
+
+    Returns:
+        ``doubled``, ``slices``, ``side`` (rows by columns), and over the volume as it is ``macs_ratio`` (counted), ``memory_ratio`` (bytes
+        kept in a step, counted) and ``time_ratio`` of the average maps (measured); ``macs``, ``mib`` and ``ms`` themselves, a volume.
+    """
+    depth, height, width = shape
+    rows = []
+    for name, factors in {"nothing": (1, 1, 1), "slices": (2, 1, 1), "rows": (1, 2, 1), "columns": (1, 1, 2), "all": (2, 2, 2)}.items():
+        size = tuple(side * factor for side, factor in zip((depth, height, width), factors, strict=True))
+        volumes = torch.rand(batch, *size, device=device.device_of(model))
+        targets = torch.zeros(batch, dtype=torch.int64, device=volumes.device)
+        time = cost.measure(lambda v=volumes, t=targets: explain.average_mean(model, v, t), repeats)
+        # Counted on the volume itself: rows and columns may differ.
+        row = {"doubled": name, "slices": size[0], "side": f"{size[1]} x {size[2]}", "macs": _macs_of(model, volumes) / batch}
+        rows.append(row | {"mib": kept_bytes(model, volumes) / batch / 2**20, "ms": 1e3 * time.median / batch})
+    table = pd.DataFrame(rows)
+    for name, column in (("macs_ratio", "macs"), ("memory_ratio", "mib"), ("time_ratio", "ms")):
+        table[name] = table[column] / table[column].iloc[0]
+    return table
+
+
+def _macs_of(model: nn.Module, volumes: Tensor) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(volumes)
+    return counter.get_total_flops() / 2

@@ -1,0 +1,243 @@
+"""Explanations in depth and their measures, on maps whose score is known beforehand; chapter 09's comparisons on tables of known answer."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kdnb import fidelity, models3d, third_dimension
+from kdnb.explain import volumes as explain
+from kdnb.explain.maps import as_found
+from kdnb.fidelity import depth
+from kdnb.fidelity.tables import Sample
+from kdnb.figures import volumes as figures
+from kdnb.models3d import Grid
+from kdnb.third_dimension import ALONE, AVERAGE, PAPER, SLICES_ALONE, TAUGHT
+
+SHAPE = (8, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def network() -> models3d.VolumeStudent:
+    return models3d.student("volume", 3, (4, 6, 8, 8, 12), Grid(SHAPE, (2.0, 1.0, 1.0)), seed=0).eval()
+
+
+@pytest.fixture
+def volumes() -> torch.Tensor:
+    return torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def lesion() -> np.ndarray:
+    """Slices 2 and 3 of eight, a square of 16 voxels."""
+    masks = np.zeros((2, *SHAPE), bool)
+    masks[:, 2:4, 4:8, 4:8] = True
+    return masks
+
+
+def judged(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    ranks = depth.rank_of(torch.from_numpy(maps.astype(np.float32))).numpy()
+    return {name: float(np.nanmean(values)) for name, values in depth.truth(maps, ranks, masks).items()}
+
+
+# -- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
+    found = judged(lesion().astype(float), lesion())
+    assert found == {"pointing_game": 1, "rank_accuracy": 1, "pixel_auc": 1, "slice_pointing": 1, "slice_auc": 1, "hidden": 0.5}
+
+
+def test_the_right_place_in_the_wrong_slices_is_found_out():
+    moved = np.roll(lesion(), 4, axis=1).astype(float)
+    found = judged(moved, lesion())
+    assert found["pointing_game"] == found["slice_pointing"] == 0 and found["slice_auc"] < 0.5 and found["hidden"] == 1
+    assert judged(lesion().any(axis=1, keepdims=True).repeat(8, axis=1).astype(float), lesion())["slice_auc"] == 0.5
+
+
+def test_a_constant_map_is_at_chance_and_no_lesion_is_undefined():
+    found = judged(np.ones((2, *SHAPE)), lesion())
+    assert found["pixel_auc"] == found["slice_auc"] == 0.5 and found["slice_pointing"] == 0.25
+    empty = np.zeros((2, *SHAPE), bool)
+    ranks = depth.rank_of(torch.ones(2, *SHAPE)).numpy()
+    assert all(np.isnan(values).all() for values in depth.truth(np.ones((2, *SHAPE)), ranks, empty).values())
+
+
+def test_mass_by_slice_sums_to_one_whatever_the_sign():
+    maps = np.random.default_rng(0).normal(size=(5, *SHAPE))
+    assert np.allclose(depth.by_slice(maps).sum(axis=1), 1) and (depth.by_slice(maps) >= 0).all()
+    assert np.allclose(depth.by_slice(np.full((1, *SHAPE), -3.0)), 1 / 8)
+
+
+class Middle(torch.nn.Module):
+    """Class 1 as much as the voxels of the lesion are bright, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.from_numpy(lesion()[:1].astype(np.float32)))
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        bright = 4 * (volumes * self.weight).sum(dim=(1, 2, 3)) / self.weight.sum()
+        return torch.stack([torch.full_like(bright, 2.0), bright], dim=1)
+
+
+def test_faithfulness_rewards_the_voxels_that_decide():
+    volumes, targets = torch.zeros(2, *SHAPE), torch.ones(2, dtype=torch.int64)
+    volumes[:, 2:4, 4:8, 4:8] = 1
+    model, masks = Middle(), torch.from_numpy(lesion())
+    good, bad = (depth.faithfulness(model, volumes, targets, depth.rank_of(maps)) for maps in (masks.float(), 1 - masks.float()))
+    assert (good["insertion_blur"] > bad["insertion_blur"] + 0.2).all() and (good["deletion_blur"] < bad["deletion_blur"] - 0.2).all()
+
+
+def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
+    assert torch.allclose(depth.blurred(torch.full((1, *SHAPE), 0.3)), torch.full((1, *SHAPE), 0.3), atol=1e-5)
+    point = torch.zeros(1, 8, 16, 16)
+    point[0, 4, 8, 8] = 1
+    assert depth.blurred(point)[0, 5, 8, 8] > 0 and depth.blurred(point)[0, 4, 8, 9] > 0
+
+
+# -- methods ----------------------------------------------------------------------------------------------------------
+
+
+def test_average_maps_are_the_mean_over_filters(network, volumes):
+    with as_found(network), torch.no_grad():
+        by_hand = network.features[0](network.standardise(volumes)[:, None]).mean(dim=1)
+    maps = explain.feature_maps(network, volumes)
+    assert torch.allclose(maps[0], by_hand, atol=1e-5) and len(maps) == 5
+    whole = explain.feature_maps(network, volumes, average=False)
+    assert all(torch.allclose(a.mean(dim=1), b, atol=1e-5) for a, b in zip(whole, maps, strict=True))
+    one = explain.one_filter(network, volumes, None, layer=1, number=2)
+    assert torch.allclose(one, explain.upsampled(whole[0][:, 2], SHAPE), atol=1e-6)
+
+
+def test_every_method_and_control_gives_a_map_of_the_volume_s_size(network, volumes):
+    targets = torch.tensor([0, 1, 2])
+    every = explain.methods(5) | {name: one for drawn in explain.controls(0) for name, one in drawn.items()}
+    every["shap"] = explain.shap_of(volumes[:2], samples=4)
+    assert set(explain.CONTROLS) < set(every)
+    for name, method in every.items():
+        maps = method(network, volumes, targets)
+        assert maps.shape == volumes.shape and torch.isfinite(maps).all() and maps.dtype == torch.float32, name
+
+
+def test_grad_cam_is_positive_evidence(network, volumes):
+    """Of a network that ends in a mean and a linear layer, as in two dimensions."""
+    targets = torch.tensor([0, 1, 2])
+    from kdnb.explain import class_evidence
+
+    maps = class_evidence(network, volumes).maps
+    cells = maps[torch.arange(3), targets].clamp_min(0) / maps[0, 0].numel()
+    assert torch.allclose(explain.grad_cam(network, volumes, targets), explain.upsampled(cells, SHAPE), atol=1e-6)
+
+
+def test_a_random_map_hangs_on_the_volume_and_the_draw_alone(network, volumes):
+    whole = explain.random_map(network, volumes, None)
+    assert torch.equal(whole[1:2], explain.random_map(network, volumes[1:2], None))
+    assert not torch.allclose(whole, explain.random_map(network, volumes, None, seed=1))
+
+
+# -- chapter 09 -------------------------------------------------------------------------------------------------------
+
+
+def explained(better: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Rows of 24 volumes and three seeds: each method scores 0.5, more or less by ``better``, with a little luck."""
+    rng, rows = np.random.default_rng(0), []
+    pairs = [(PAPER, name) for name in (AVERAGE, "class_evidence", *explain.CONTROLS)]
+    for way, method in pairs:
+        for seed in range(3):
+            for k in range(24):
+                for metric in (*depth.TRUTH, *depth.DEPTH, *depth.FAITHFULNESS):
+                    sign = depth.FAITHFULNESS.get(metric, 1)
+                    value = 0.5 + sign * better.get((way, method), 0) + rng.normal(0, 0.01)
+                    rows.append((f"v{k}", f"v{k}", way, method, metric, value, seed))
+    return pd.DataFrame(rows, columns=["image_id", "group", "way", "method", "metric", "value", "seed"])
+
+
+def test_the_average_map_is_compared_with_every_control_by_every_measure():
+    tests = third_dimension.explanation_tests(explained({(PAPER, AVERAGE): 0.2, (PAPER, "class_evidence"): 0.3}))
+    controls = tests[tests["question"].str.startswith("controls")]
+    assert len(controls) == 5 * 5 and (controls["better"] == AVERAGE).all() and (controls["p_holm"] < 0.01).all()
+    evidence = tests[tests["b"] == "class_evidence"].set_index("metric")["better"]
+    assert (evidence == "class_evidence").all() and "deletion_blur" in evidence.index
+
+
+def test_accuracies_are_paired_as_the_questions_say():
+    hits = {ALONE: 0.6, PAPER: 0.7, TAUGHT: 0.8, SLICES_ALONE: 0.4}
+    taught = {"all labels": third_dimension.Taught({}, {}, {way: np.full((3, 50), value) for way, value in hits.items()})}
+    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str))
+    found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
+    assert found == {
+        ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
+        ("all labels: does the student keep up?", TAUGHT, "teacher"): -0.1,
+        ("all labels: what does the teacher add?", PAPER, ALONE): 0.1,
+        ("all labels: what does the teacher add?", TAUGHT, ALONE): 0.2,
+        ("all labels: what does depth add?", ALONE, SLICES_ALONE): 0.2,
+    }
+
+
+def test_cost_grows_with_the_number_of_voxels(network):
+    table = third_dimension.growth(network, SHAPE, repeats=1, batch=2).set_index("doubled")
+    assert table.loc["nothing", ["macs_ratio", "memory_ratio", "time_ratio"]].tolist() == [1, 1, 1]
+    for column in ("macs_ratio", "memory_ratio"):
+        assert table.loc[["slices", "rows", "columns"], column].between(1.9, 2.1).all()
+        assert table.loc["all", column] == pytest.approx(8, rel=0.1)
+
+
+def test_what_training_keeps_is_counted_once(network, volumes):
+    one, three = (third_dimension.kept_bytes(network, some) for some in (volumes[:1], volumes))
+    assert one > 4 * 4 * volumes[0].numel(), "at least the first layer's four maps"
+    assert 2.5 < three / one < 3.5
+
+
+def test_the_best_filter_is_chosen_where_masks_are_known(network):
+    """One filter of the first layer is made to be the lesion's brightness: it must be found."""
+    import copy
+
+    from kdnb.datasets.volumes import VolumeSet
+
+    model = copy.deepcopy(network)
+    weight = model.features[0][0].weight
+    with torch.no_grad():
+        weight.zero_()
+        weight[3, 0, 1, 1, 1] = 1
+        model.features[0][2].weight.fill_(1.0)
+    masks = lesion()
+    data = VolumeSet(
+        "x", (200 * masks).astype(np.uint8), np.zeros(2, np.int64), ("a",), *(np.array(["a", "b"]),) * 2, np.array(["val", "val"]), masks
+    )
+    layer, number = third_dimension.best_filter(model, data)
+    maps = explain.feature_maps(model, third_dimension.fidelity_tensor(data, np.arange(2), model), average=False)
+    cells = torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[layer - 1].shape[2:])[:, 0].bool()
+    chosen = fidelity.pixel_auc(depth.flat(maps[layer - 1][:, number].numpy()), depth.flat(cells.numpy()))
+    first = fidelity.pixel_auc(
+        depth.flat(maps[0][:, 3].numpy()),
+        depth.flat(
+            torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[0].shape[2:])[:, 0].bool().numpy()
+        ),
+    )
+    assert chosen.mean() >= first.mean() == 1
+    assert third_dimension.best_filter(model, VolumeSet(*list(vars(data).values())[:7])) is None
+
+
+def test_rows_hold_each_measure_once(network, volumes):
+    names = np.array(["a", "b", "c"])
+    masks = np.concatenate([lesion(), np.zeros((1, *SHAPE), bool)])
+    sample = Sample(volumes, torch.tensor([0, 1, 2]), names, names, names, np.array([True, True, False]), masks)
+    rows = depth.rows(network, "student", sample, {"uniform": torch.ones_like(volumes)}, ("uniform",))
+    assert set(rows["metric"]) == {*depth.TRUTH, *depth.DEPTH, "hidden", *depth.FAITHFULNESS} and len(rows) == 3 * 8
+    without = depth.rows(network, "student", sample, {"uniform": torch.ones_like(volumes)})
+    assert set(without["metric"]) == {*depth.TRUTH, *depth.DEPTH, "hidden"}
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_show_every_slice_method_and_way():
+    volume = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
+    figure = figures.montage({"volume": volume, "evidence": volume - 100.0}, [lesion()[0], None], signed=("evidence",))
+    assert len(figure.axes) == 16 and figures.shown_slices(32).tolist()[::9] == [0, 31]
+    assert len(figures.one_slice(volume, {"a": volume * 1.0}, lesion()[0], 2).axes) == 3
+    table = pd.DataFrame({"labels": ["all", "all", "few"], "way": ["a", "b", "a"], "seed": 0, "accuracy": [0.5, 0.6, 0.4]})
+    assert [axis.get_title() for axis in figures.accuracies(table, 0.9).axes] == ["all", "few"]
+    summary = explained({}).groupby(["way", "method", "metric"])["value"].mean().rename("mean").reset_index()
+    names = [text.get_text() for text in figures.measures(summary, PAPER, explain.CONTROLS).axes[0].get_yticklabels()]
+    assert len(names) == 7 and names[:2] == ["class evidence", "average map, mean of layers"]
