@@ -142,6 +142,11 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         8,
         "not read: labels.csv, about.csv beside",
     ),
+    "the folder around two data sets": (
+        lambda root: (put(root, "bones/broken", "bones/whole", "skin/pics"), touch(root, "bones/about.csv", "skin/labels.csv")),
+        6,
+        "not read: skin/labels.csv, bones/about.csv in class folders: if these are data sets of their own, give one of them",
+    ),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
     "a wrapper beside code": (lambda root: (put(root, "images/cat", "images/dog"), touch(root, "code/train.py")), 4, ""),
     "left and right in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("left", "right"))), 8, ""),
@@ -268,7 +273,7 @@ def test_the_loaded_set_and_make_data_say_how_the_folder_was_understood(tmp_path
     assert data.notes["left_out"] == {"unlabelled images in test": 3}
     assert {part: len(data.index(part)) > 0 for part in ("train", "val", "test")} == {"train": True, "val": True, "test": True}
     assert fetch.main(["--dataset", f"folder:{tmp_path / 'set'}"]) == 0
-    assert line in capsys.readouterr().out
+    assert f"{line}; the classes are {', '.join(data.classes)}.\n" in capsys.readouterr().out
     assert describe(load("phantom", 32, phantom_images=40)).startswith("phantom: generated; ")
 
 

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from kdnb.datasets.folders import first
 from kdnb.datasets.tables import listing
 from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, exit_status
 from kdnb.runs import atomic_folder
@@ -32,7 +33,8 @@ def fetch(dataset: str, data_dir: Path) -> str:
         return f"{dataset} is in {medmnist_folder(rest, 64, data_dir)}."
     try:
         folder = locate(dataset, data_dir)
-        return f"{dataset} is in {folder}: {listing(dataset, folder).understood()}."
+        found = listing(dataset, folder)
+        return f"{dataset} is in {folder}: {found.understood()}; the classes are {first(found.classes, 10)}."
     except DataNotFoundError:
         if kind in OPTIONS or "kaggle" not in table()[kind]:
             raise

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Listing:
         masks: paths of the masks of each image, or empty where no image has one.
         persons: whose image it is (``""``: not known), or empty where nothing but names may tell. persons_from: what told.
         found_by: what told the classes, in a few words; ``""`` for class folders. tables: that lie beside these, and are not read.
+        tables_inside: that lie in class folders, and are not read.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Listing:
     persons_from: str = ""
     found_by: str = ""
     tables: list[Path] = field(default_factory=list)
+    tables_inside: list[Path] = field(default_factory=list)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,10 +55,18 @@ class Listing:
         masked = sum(map(bool, self.masks))
         line += f", {'a mask of 1 image' if masked == 1 else f'masks of {masked} images'}" if masked else ""
         if self.tables:
-            names = ", ".join(printable(path.name) for path in self.tables[:3]) + (", ..." if len(self.tables) > 3 else "")
+            names = first([printable(path.name) for path in self.tables], 3)
             line += f"; not read: {names} beside the class folders (DATASET=table:PATH reads a table of labels, persons and masks)"
+        if self.tables_inside:
+            names = first([printable(f"{path.parent.name}/{path.name}") for path in self.tables_inside], 3)
+            line += f"; not read: {names} in class folders: if these are data sets of their own, give one of them"
         left = "; ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items()))
         return line + (f"; left out: {left}" if left else "")
+
+
+def first(names: Sequence[str], most: int) -> str:
+    """The first of some names, and whether there are more."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def scan(folder: Path, test: str = "") -> Listing:
@@ -67,7 +78,7 @@ def scan(folder: Path, test: str = "") -> Listing:
         DataError: no class folders, one class, a class without images, or a split with a class that training does not have.
     """
     layout = layouts.understand(folder, test)
-    found, beside = Listing(skipped=layout.skipped, tables=layout.tables), []
+    found, beside = Listing(skipped=layout.skipped, tables=layout.tables, tables_inside=layout.tables_inside), []
     for place, label, split in layout.places:
         beside += _add_class(found, folder, place, label, split, layout)
     found.masks, lost = pair(found.files, beside, layout.masks)

@@ -62,7 +62,7 @@ class Layout:
     Attributes:
         places: (folder, class name, split as published or ``""``) of every class folder. left_out: what is no sample -> how many files.
         skipped: folder -> reason. masks: (folder below which the images lie, folder of their masks).
-        tables: that lie beside the class folders, and are not read.
+        tables: that lie beside the class folders, and are not read. tables_inside: that lie in class folders, and are not read.
     """
 
     places: list[tuple[Path, str, str]] = field(default_factory=list)
@@ -70,6 +70,7 @@ class Layout:
     skipped: dict[str, str] = field(default_factory=dict)
     masks: list[tuple[Path, Path]] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
+    tables_inside: list[Path] = field(default_factory=list)
 
 
 def understand(folder: Path, test: str = "") -> Layout:
@@ -95,6 +96,7 @@ def understand(folder: Path, test: str = "") -> Layout:
         _add_classes(root, "", layout)
     _count_loose(root, layout)
     layout.tables = _tables(*dict.fromkeys([folder, root, *(place.parent for place, _, _ in layout.places)]))
+    layout.tables_inside = _tables(*(place for place, _, _ in layout.places))
     return layout
 
 
