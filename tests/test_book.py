@@ -22,6 +22,7 @@ from playwright.sync_api import sync_playwright
 
 from kdnb.book import PAGES, REFERENCE, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
 from kdnb.errors import ArtefactError
+from kdnb.slides import write as write_slides
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -214,6 +215,28 @@ def test_tables_in_markdown_are_tables(book):
     for path in book.glob("*.html"):
         assert not re.search(r"<p>\s*\|", path.read_text(encoding="utf-8")), f"{path.name}: the bars of a table are printed"
     assert (book / "10_report.html").read_text(encoding="utf-8").count("<table") >= 3
+
+
+def test_every_slide_of_the_talk_fits_its_screen_and_keys_turn_the_pages(repository, tmp_path, browser):
+    path = write_slides(repository / "notebooks", tmp_path / "slides.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    faults = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else faults.append(request.url))
+    page.goto(path.as_uri())
+    for number in range(page.evaluate("slides.length")):
+        assert page.evaluate("location.hash") == f"#{number + 1}"
+        title = page.locator("section.now :is(h1, h2)").inner_text()
+        assert page.evaluate("slides[now].scrollHeight <= slides[now].clientHeight"), title
+        if page.locator("section.now img").count():
+            assert page.evaluate("slides[now].querySelector('img').getBoundingClientRect().height") > 200, title
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Home")
+    assert page.evaluate("now") == 0 and not page.locator("section.now .notes").is_visible()
+    page.keyboard.press("n")
+    assert page.locator("section.now .notes").is_visible() and faults == []
+    page.close()
 
 
 # -- without a browser ----------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
-"""The talk: made from the chapters' own figures and words, one page that needs no network and fits its screen."""
+"""The talk: made from the chapters' own figures and words, one page that needs no network.
+
+How a browser shows it is in test_book.py, where the browser is.
+"""
 
 import json
 import re
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import sync_playwright
-from test_book import BROWSER, FLAGS
 
 from kdnb.errors import ArtefactError
 from kdnb.slides import TALK, WORDS, _named, beginning, html, main, of_chapter, talk, write
@@ -75,29 +76,3 @@ def test_the_page_has_no_remote_address(repository, tmp_path, capsys):
     words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text).replace("http://www.w3.org/1998/Math/MathML", "")
     assert not re.search(r"https?:|\bwss?:|//[a-z]+\.", words)
     assert main(["--run", str(tmp_path)]) == 2 and "there are no notebooks" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
-def test_every_slide_fits_its_screen_and_keys_turn_the_pages(repository, tmp_path):
-    path = write(repository / "notebooks", tmp_path / "slides.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 720})
-        faults = []
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else faults.append(request.url))
-        page.goto(path.as_uri())
-        count = page.evaluate("slides.length")
-        for number in range(count):
-            assert page.evaluate("location.hash") == f"#{number + 1}"
-            title = page.locator("section.now :is(h1, h2)").inner_text()
-            assert page.evaluate("slides[now].scrollHeight <= slides[now].clientHeight"), title
-            if page.locator("section.now img").count():
-                assert page.evaluate("slides[now].querySelector('img').getBoundingClientRect().height") > 200, title
-            page.keyboard.press("ArrowRight")
-        page.keyboard.press("Home")
-        assert page.evaluate("now") == 0 and not page.locator("section.now .notes").is_visible()
-        page.keyboard.press("n")
-        assert page.locator("section.now .notes").is_visible() and faults == []
-        browser.close()
