@@ -204,7 +204,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     left.set(xscale="log", xlabel="labelled images a class", ylabel=score.replace("_", " ") + ", mean and range of seeds")
     left.set_xticks(ticks, [f"{tick}" for tick in ticks[:-1]] + [f"all ({ticks[-1]})"])
     left.minorticks_off()
-    left.legend(fontsize=8, loc="lower right")
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
     few = table[table["images_per_class"] == table["images_per_class"].max()]
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
     gains = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore").sub(wide["labels alone"], axis=0)
