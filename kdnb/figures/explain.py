@@ -207,6 +207,19 @@ def _with_counts(part: pd.DataFrame, methods: Sequence[str]) -> list[str]:
     return [method_name(m) + (f" (n = {counts[m]:.0f})" if counts[m] < counts.max() else "") for m in methods]
 
 
+def agreement(orders: pd.DataFrame) -> Figure:
+    """Kendall's tau between the orders of methods by each pair of metrics (:func:`kdnb.fidelity.order_agreement`), lower triangle."""
+    side = 0.55 * len(orders) + 1.6
+    figure, axis = plt.subplots(figsize=(side + 0.6, side * 0.85), layout="constrained")
+    names = [_METRICS.get(metric, metric).split("(")[0].replace("\n", " ").strip() for metric in orders]
+    shown = orders.set_axis(names).set_axis(names, axis=1)
+    above = np.triu(np.ones(orders.shape, bool))
+    bar = {"label": "Kendall's \N{GREEK SMALL LETTER TAU}", "shrink": 0.7}
+    sns.heatmap(shown, mask=above, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".1f", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
+    axis.tick_params(labelsize=8)
+    return figure
+
+
 def cascade(table: pd.DataFrame) -> Figure:
     """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method.
 
