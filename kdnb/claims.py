@@ -960,7 +960,7 @@ def as_today(table: pd.DataFrame) -> pd.DataFrame:
     """A recorded ``claims.csv`` in today's units, words and statements; one that says its units already is as it was.
 
     Earlier records have shares and no units, say *reproduced* of our own questions too, went by intervals where Holm's p (in their details)
-    was not below 5%, and called *undecided* what was no measure or no yardstick.
+    was not below 5%, took the best cell for certain, and called *undecided* what was no measure or no yardstick.
     """
     if "unit" in table:
         return table
@@ -969,7 +969,8 @@ def as_today(table: pd.DataFrame) -> pd.DataFrame:
     scale = np.where((units == POINTS) & ~of["detail"].str.startswith("points "), 100, 1)
     verdict = table["verdict"].map(MEANING)
     holm_p = of["detail"].str.extract(r"Holm p = ([-+.0-9e]+)")[0].astype(float)
-    contradicted = verdict.isin([HOLDS, FAILS]) & of["rule"].str.endswith("above 0") & (holm_p >= LEVEL)
+    by_luck = (of["rule"].str.endswith("above 0") & (holm_p >= LEVEL)) | (table["claim"] == "best_cell")
+    contradicted = verdict.isin([HOLDS, FAILS]) & by_luck
     useless = (verdict == UNDECIDED) & of["detail"].str.contains("so it cannot tell$|no yardstick$")
     verdict = verdict.mask(contradicted, UNDECIDED).mask(useless, NOT_TESTABLE)
     words = verdict.where(of["paper"] == "", verdict.replace(OF_THE_PAPER))
