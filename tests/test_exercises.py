@@ -32,6 +32,9 @@ def execute(notebook: str, run: Path, **parameters) -> None:
 def test_with_alpha_1_four_arms_are_one_student(run):
     execute("03_distillation", run, alpha=1.0)
     assert set(pd.read_csv(run / "results" / "classification.csv")["model"]) == {"teacher", "student_ce", "student_ls"}
+    execute("10_report", run)
+    judged = pd.read_csv(run / "results" / "claims.csv").set_index("claim")["verdict"]
+    assert judged[["student_against_teacher", "distillation_adds", "few_labels"]].eq("not testable here").all()
 
 
 def test_further_temperatures_train_only_their_own_students(run):
