@@ -758,7 +758,8 @@ CLAIMS |= {
 
 # -- the third dimension (chapter 09) -----------------------------------------------------------------------------------
 # Stated when two students of generated volumes had been trained to see whether these can be learned, one with kernels in depth and one
-# without: so that depth pays there had been seen, no teacher, no map and no time.
+# without: so that depth pays there had been seen, no teacher, no map and no time. The rules have not changed since; the generated
+# volumes have, after a first run, in which every lesion held the middle slices, so that a map of the centre knew all there is of depth.
 
 
 def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:

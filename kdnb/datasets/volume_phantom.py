@@ -1,11 +1,11 @@
 """A phantom in depth: generated volumes with lesions that no single slice can tell apart.
 
 A vessel that is cut across looks like a nodule: which it is shows in the slices above and below. Here every volume with a lesion has one
-bright disc in each of :data:`LENGTH` neighbouring slices, in three pieces of two. Pieces at one place are a **tube**, pieces at three
-places **balls**. Each slice alone shows the same in either case, a disc somewhere on a ring around the middle:
+bright disc in each of three neighbouring slices, wherever in depth. Discs at one place are a **tube**, discs at three places **balls**.
+Each slice alone shows the same in either case, a disc somewhere on a ring around the middle:
 
 =========  ==================================================
-class      the pieces
+class      the discs
 =========  ==================================================
 ``none``   there are none
 ``balls``  stand at three places, as far apart as can be
@@ -29,8 +29,7 @@ import numpy as np
 CLASSES = ("none", "balls", "tube")
 DEPTH = 10  # slices
 GAP = 1 / 6  # between slices, in half image widths
-LENGTH = 6  # slices with a piece of the lesion
-PIECES = 3
+LENGTH = 3  # slices with a disc
 HEALTHY = 0.25  # share of volumes without a lesion
 BETWEEN = 1 / 2  # share of lesions that are neither quite balls nor quite a tube
 RADIUS = 0.2  # of a disc, in half image widths
@@ -117,14 +116,13 @@ def _discs(rng: np.random.Generator, straightness: float, size: int) -> np.ndarr
     """Distance of each voxel from the middle of its slice's disc, over the radius, ``(D, H, W)`` float32; large where there is none."""
     axis, found = _axis(size), np.full((DEPTH, size, size), 9, np.float32)
     first, start, distance = rng.integers(1, DEPTH - LENGTH), rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.5)
-    turn = rng.choice([-1, 1]) * 2 * np.pi / PIECES
+    turn = rng.choice([-1, 1]) * 2 * np.pi / LENGTH
     if np.isnan(straightness):
         return found
-    for piece in range(PIECES):
+    for number in range(LENGTH):
         # Along the ring and not across: wherever between balls and tube, a disc is as likely here as there.
-        x, y = _around(start + (1 - straightness) * piece * turn, distance)
-        across = np.sqrt((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / np.float32(RADIUS)
-        found[first + 2 * piece : first + 2 * piece + 2] = across
+        x, y = _around(start + (1 - straightness) * number * turn, distance)
+        found[first + number] = np.sqrt((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / np.float32(RADIUS)
     return found
 
 

@@ -52,7 +52,9 @@ def montage(rows: dict[str, np.ndarray], masks: Sequence[np.ndarray | None], sig
             its title is among the ``signed``, with zero in the middle. masks: of each row, ``(D, H, W)`` bool or ``None``.
     """
     at = shown_slices(len(next(iter(rows.values()))))
-    figure, axes = plt.subplots(len(rows), len(at), figsize=(0.95 * len(at) + 1.2, 1.0 * len(rows) + 0.3), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), len(at), figsize=(0.95 * len(at) + 1.2, 1.0 * len(rows) + 0.3), squeeze=False, layout="constrained"
+    )
     for line, mask, (title, values) in zip(axes, masks, rows.items(), strict=True):
         options = {"cmap": "gray", "vmin": 0, "vmax": 255}
         if values.dtype != np.uint8:
@@ -76,7 +78,7 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     Args:
         volume: ``(D, H, W)`` uint8. maps: title -> ``(D, H, W)``. mask: ``(D, H, W)`` bool or ``None``. number: of the slice, from 0.
     """
-    figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3))
+    figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
         axis.imshow(values[number], cmap="gray" if title == "volume" else "viridis", vmin=values.min(), vmax=values.max())
         if mask is not None and mask[number].any():
@@ -109,21 +111,21 @@ def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
     Args:
         table: columns ``labels``, ``way``, ``seed``, ``accuracy``. best: what the Bayes classifier would have, where it is known.
     """
-    panels = list(dict.fromkeys(table["labels"]))
-    rows = table.groupby("labels")["way"].nunique().max()
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 0.34 * rows + 1.1), sharex=True, squeeze=False)
+    panels, order = (list(dict.fromkeys(table[name])) for name in ("labels", "way"))
+    size = (4.0 * len(panels) + 1.5, 0.3 * len(order) + 1.1)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     for axis, labels in zip(axes[0], panels, strict=True):
-        part = table[table["labels"] == labels]
-        order = list(dict.fromkeys(part["way"]))
-        means = part.groupby("way")["accuracy"].mean()
-        for place, way in enumerate(order):
-            axis.plot(part.loc[part["way"] == way, "accuracy"], np.full((part["way"] == way).sum(), -place), "o", color="0.5", markersize=3)
-            axis.plot(means[way], -place, "|", color="#0072B2", markersize=14, markeredgewidth=2)
+        for way, part in table[table["labels"] == labels].groupby("way", sort=False):
+            place = -order.index(way)
+            axis.plot(part["accuracy"], np.full(len(part), place), "o", color="0.5", markersize=3)
+            axis.plot(part["accuracy"].mean(), place, "|", color="#0072B2", markersize=14, markeredgewidth=2)
         if best is not None:
             axis.axvline(best, color="black", linestyle="--", linewidth=1)
-            axis.text(best, 0.55, " Bayes", fontsize=7, va="center", ha="right")
+            axis.text(best, 0.6, "Bayes ", fontsize=7, va="bottom", ha="right")
         axis.set_yticks([-place for place in range(len(order))], order, fontsize=8)
+        axis.set_ylim(-len(order) + 0.4, 0.9)
         axis.set_xlabel("test accuracy", fontsize=8)
+        axis.tick_params(labelsize=8)
         axis.set_title(labels, fontsize=9)
         axis.grid(alpha=0.3)
     sns.despine(figure)
@@ -139,7 +141,9 @@ def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure
     part = summary[summary["way"] == way]
     panels = [name for name in _MEASURES if name in set(part["metric"])]
     order = [name for name in dict.fromkeys(part["method"]) if name not in controls] + [c for c in controls if c in set(part["method"])]
-    figure, axes = plt.subplots(1, len(panels), figsize=(1.75 * len(panels) + 1.8, 0.28 * len(order) + 1.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(1.75 * len(panels) + 1.8, 0.28 * len(order) + 1.2), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, metric in zip(axes[0], panels, strict=True):
         values = part[part["metric"] == metric].set_index("method")["mean"].reindex(order)
         colours = ["0.6" if name in controls else "#0072B2" for name in order]
