@@ -143,7 +143,7 @@ def errors_page() -> str:
 
 def linked(page: str, chapters: list[str]) -> str:
     """A page of the repository as the book has it: links lead to chapters and pages of the book, to other files of the repository not."""
-    known = {f"{name}.ipynb" for name in chapters} | {Path(name).name for name in PAGES}
+    known = {f"{name}.ipynb" for name in chapters} | {Path(name).name for name in PAGES} | {f"{name}.md" for name in REFERENCE}
 
     def link(found: re.Match[str]) -> str:
         text, target = found.groups()
@@ -243,7 +243,8 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
     for name, text in ({"errors": errors_page()} | (more or {})).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     for name in REFERENCE:
-        shutil.copy(REPOSITORY / "notebooks" / f"{name}.md", folder)
+        page = (REPOSITORY / "notebooks" / f"{name}.md").read_text(encoding="utf-8")
+        (folder / f"{name}.md").write_text(linked(page, chapters), encoding="utf-8")
     for path in found:
         book, described = chapter(path)
         alternatives |= described
