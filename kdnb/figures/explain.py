@@ -237,7 +237,7 @@ def cascade(table: pd.DataFrame) -> Figure:
     axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(lowest, 1.05))
     axis.set_xticks(range(len(stages)), [_stage_name(stage) for stage in stages])
     axis.axhline(0, color="0.6", linewidth=1)
-    axis.legend(title=None, frameon=False, fontsize=8)
+    axis.legend(title=None, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.tick_params(axis="x", labelsize=8)
     sns.despine(figure)
     return figure
