@@ -76,4 +76,4 @@ def test_no_check_passes_a_blank(name):
 def test_links_lead_to_chapters_and_the_solution_is_named(name):
     prose = "\n".join(source(cell) for cell in cells(name) if cell["cell_type"] == "markdown")
     assert all((EXERCISES / target).exists() for target in re.findall(r"\]\(([^)]+)\)", prose))
-    assert f"solutions/{name}.py" in prose
+    assert f"solutions/{name}.py" in prose and "\\\\" not in prose
