@@ -826,6 +826,29 @@ CLAIMS |= {
 }  # fmt: skip
 
 
+# -- lesions that are known (chapter 06) ----------------------------------------------------------------------------------
+# Stated when the phantom's maps had been seen, before any run with the masks of patients.
+
+
+def _maps_mark(run: Run) -> Measured:
+    """Against the best of the controls by this very measure, which is the strictest comparison and needs no correction."""
+    tests = run.load_table("tests_explanations")
+    rows = tests.query("question.str.startswith('truth') and a == 'feature_maps_mean' and metric == 'pixel_auc'")
+    if rows.empty:
+        return not_testable("no masks of lesions, or too few that the student reads rightly")
+    row = rows.iloc[0]
+    return above(row["difference"], row["lo"], row["hi"], 0.0, f"pixel AUC minus that of {row['b']}, {row['n']:.0f} images")
+
+
+CLAIMS |= {
+    "maps_mark": Claim(
+        "average maps mark the lesion better than every control, where lesions usually lie included",
+        "pixel AUC minus that of the best control above 0",
+        _maps_mark,
+    )
+}
+
+
 # -- a teacher that is better than its students (chapter 03) --------------------------------------------------------------
 # Stated before any run of it.
 
