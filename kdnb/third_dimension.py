@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
 from kdnb.datasets.volumes import VolumeSet
-from kdnb.evaluation import compare_over_seeds, expected_hits, predict, with_holm
+from kdnb.evaluation import balanced_accuracy, compare_over_seeds, expected_hits, predict, with_holm
 from kdnb.explain import Method, explain_all
 from kdnb.explain import volumes as explain
 from kdnb.fidelity import depth as judge
@@ -164,14 +165,18 @@ def teacher_hits(teachers: dict[str, nn.Module], test: training.Examples) -> dic
 
 
 def accuracies(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], material: Material) -> pd.DataFrame:
-    """A row a network: ``labels``, ``way``, ``seed``, ``accuracy``, and of students ``macs`` and ``parameters``."""
+    """A row a network: ``labels``, ``way``, ``seed``, ``accuracy`` (expected, where the true posterior is known), and of students
+    ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and ``parameters``."""
     rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in of_teachers.items()]
     depth, _, side = material.volumes.shape
     for labels, found in taught.items():
         for name, of_way in found.cells.items():
             built = sweep.student(of_way[0], material)
             what = {"labels": labels, "way": name, "macs": cost.macs(built, side, depth), "parameters": cost.parameters(built)}
-            rows += [what | {"seed": one.seed, "accuracy": float(found.hits[name][k].mean())} for k, one in enumerate(of_way)]
+            for k, one in enumerate(of_way):
+                confusion = confusion_matrix(material.test.labels, found.results[name][one].test_logits.argmax(axis=1))
+                scores = {"accuracy": float(found.hits[name][k].mean()), "balanced_accuracy": float(balanced_accuracy(confusion))}
+                rows.append(what | {"seed": one.seed} | scores)
     return pd.DataFrame(rows)
 
 

@@ -12,7 +12,9 @@ from kdnb.fidelity import depth
 from kdnb.fidelity.tables import Sample
 from kdnb.figures import volumes as figures
 from kdnb.models3d import Grid
+from kdnb.sweep import Material, Trained
 from kdnb.third_dimension import ALONE, AVERAGE, PAPER, SLICES_ALONE, TAUGHT
+from kdnb.training import Examples, Recipe
 
 SHAPE = (8, 16, 16)
 
@@ -241,3 +243,22 @@ def test_figures_show_every_slice_method_and_way():
     summary = explained({}).groupby(["way", "method", "metric"])["value"].mean().rename("mean").reset_index()
     names = [text.get_text() for text in figures.measures(summary, PAPER, explain.CONTROLS).axes[0].get_yticklabels()]
     assert len(names) == 7 and names[:2] == ["class evidence", "average map, mean of layers"]
+
+
+def test_the_table_of_accuracies_knows_networks_operations_and_balance():
+    """Of 60 volumes of classes of 40, 10, 10 a student that always says the first has two thirds right, balanced a third."""
+    labels = np.repeat([0, 1, 2], [40, 10, 10])
+    part = Examples(np.zeros((60, 16, 16, 8), np.uint8), labels)
+    grid = Grid(SHAPE, (2.0, 1.0, 1.0))
+    material = Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k", widths=(4, 6, 8, 8, 12), volumes=grid)
+    ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, material)
+    logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
+    results = {way: {one: Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way} for way, of_way in ways.items()}
+    hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}
+    taught = {"all labels": third_dimension.Taught(ways, results, hits)}
+    table = third_dimension.accuracies(taught, {"teacher": np.ones((1, 60))}, material)
+    assert table["way"].tolist() == ["teacher", ALONE, ALONE, SLICES_ALONE, SLICES_ALONE]
+    students = table[table["way"] != "teacher"]
+    assert np.allclose(students["accuracy"], 2 / 3) and np.allclose(students["balanced_accuracy"], 1 / 3)
+    macs = students.groupby("way")["macs"].first()
+    assert abs(macs[SLICES_ALONE] / macs[ALONE] - 1) < 0.15

@@ -149,7 +149,7 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
     labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
     split = by_groups(labels, persons, SHARES)
     notes = {
-        "persons": f"{len(persons)} subjects, recovered from {data.notes.get('persons', 'names and images')}",
+        "persons": f"{len(persons)} subjects with {SLICES} slices each ({data.notes.get('persons', 'recovered')})",
         "spacing": "not published; every voxel taken for as long as wide",
     }
     return VolumeSet(name, slices, labels, data.classes, persons, persons, split, notes=notes)
