@@ -832,6 +832,8 @@ CLAIMS |= {
 
 def _maps_mark(run: Run) -> Measured:
     """Against the best of the controls by this very measure, which is the strictest comparison and needs no correction."""
+    if not run.has_table("tests_explanations"):
+        return not_testable("this run did not ask it")
     tests = run.load_table("tests_explanations")
     rows = tests.query("question.str.startswith('truth') and a == 'feature_maps_mean' and metric == 'pixel_auc'")
     if rows.empty:

@@ -213,6 +213,7 @@ _QUESTIONS = {
     "distillation_adds": ("Does the teacher add to what the labels teach?", " points of accuracy"),
     "teacher_adds": ("The same with the loss with T²:", " points of accuracy"),
     "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", " points of accuracy"),
+    "better_teacher": ("And a teacher that is better than its students, their own ensemble?", " points of accuracy"),
     "few_labels": ("Few labels, and a teacher that learned from many: does it add? The loss with T²:", " points of accuracy"),
     "few_labels_without_t2": ("The same with the paper's loss, without T²:", " points of accuracy"),
     "knowledge": (
@@ -233,6 +234,7 @@ _QUESTIONS = {
         "Do they show what was learned, more than random maps, the centre, edges, a uniform map or an untrained network's?",
         " points over the nearest of these",
     ),
+    "maps_mark": ("Do they mark the lesion better than every control, where lesions usually lie included?", " points of pixel AUC"),
     "teaching_explains": ("Does teaching make average maps better? The paper's loss:", " points by the measure that decides"),
     "teaching_explains_t2": ("The same with the loss with T²:", " points by the measure that decides"),
     "maps_taught": ("And where the teacher's maps are taught too?", " points by the measure that decides"),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kdnb import claims, transparency
+from kdnb.few_labels import ENSEMBLE
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -666,3 +667,32 @@ def test_a_run_without_volumes_cannot_test_them(tmp_path):
     run = volumes_run(tmp_path / "one", 0.1, 300)
     run.save_table("tests_volumes", run.load_table("tests_volumes").assign(seeds=1))
     assert volumes_verdicts(run)["volumes_keep_up"] == claims.UNDECIDED == volumes_verdicts(run)["volumes_maps"]
+
+
+# -- lesions that are known ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(0.1, claims.HOLDS), (-0.1, claims.FAILS), (0.01, claims.UNDECIDED)])
+def test_maps_mark_the_lesion_if_they_beat_the_best_control(tmp_path, difference, verdict):
+    run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
+    mark = claims.CLAIMS["maps_mark"].measure
+    assert mark(run).verdict == claims.NOT_TESTABLE
+    row = comparison("truth: method against the best control", "feature_maps_mean", "mean_mask", difference, 0.05)
+    other = comparison("truth: method against the best control", "shap", "mean_mask", 0.9, 0.05)
+    ratio = {**row, "metric": "mass_ratio", "difference": 9.0, "lo": 8.0}
+    table = pd.DataFrame([other | {"metric": "pixel_auc"}, ratio, row | {"metric": "pixel_auc"}]).assign(n=40)
+    run.save_table("tests_explanations", table)
+    assert mark(run).verdict == verdict and mark(run).detail == "pixel AUC minus that of mean_mask, 40 images"
+    run.save_table("tests_explanations", table.assign(question="average map against controls"))
+    assert mark(run).verdict == claims.NOT_TESTABLE, "no masks"
+
+
+def test_a_better_teacher_is_said_with_how_much_better_it_is(tmp_path):
+    run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
+    own = comparison("all labels: is the ensemble better than its members?", ENSEMBLE, "one student", 0.02, 0.01)
+    taught = comparison("all labels: does it differ from the labels alone?", ENSEMBLE, "labels alone", 0.03, 0.01)
+    run.save_table("tests", pd.DataFrame([own, taught]))
+    found = claims.CLAIMS["better_teacher"].measure(run)
+    assert found.verdict == claims.HOLDS and found.detail.endswith("the teacher itself against one student +2.0 points [+1.0, +3.0]")
+    run.save_table("tests", pd.DataFrame([own]))
+    assert claims.CLAIMS["better_teacher"].measure(run).verdict == claims.NOT_TESTABLE
