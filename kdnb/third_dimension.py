@@ -5,6 +5,7 @@ of teacher does. Comparisons of accuracy are paired by seed and volume, those of
 right (:func:`kdnb.fidelity.paired_over_seeds`).
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -226,7 +227,7 @@ def explanation_rows(
         if way == PAPER:
             parts.append(control_rows(model, way, sample, seed))
             train = data.index("train")
-            background = fidelity_tensor(data, train[:: max(1, len(train) // shap_background)][:shap_background], model)
+            background = tensor_of(data, train[:: max(1, len(train) // shap_background)][:shap_background], model)
             some = sample.head(few)
             shap = {"shap": explain.shap_of(background, shap_samples, seed)}
             parts.append(judge.rows(model, way, some, explain_all(shap, model, some.images, some.targets), ("shap",)))
@@ -244,7 +245,7 @@ def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int)
     return fidelity.over_draws(tables)
 
 
-def fidelity_tensor(data: VolumeSet, where: np.ndarray, model: nn.Module) -> Tensor:
+def tensor_of(data: VolumeSet, where: np.ndarray, model: nn.Module) -> Tensor:
     """Volumes ``(n, D, H, W)`` float32 from 0 to 1 where ``model`` is."""
     return torch.from_numpy(data.volumes[where]).float().div(255).to(device.device_of(model))
 
@@ -259,7 +260,7 @@ def best_filter(model: nn.Module, data: VolumeSet) -> tuple[int, int] | None:
     if data.masks is None or not len(where):
         return None
     masks, scores = torch.from_numpy(data.masks[where]).float(), {}
-    for layer, maps in enumerate(explain.feature_maps(model, fidelity_tensor(data, where, model), average=False), start=1):
+    for layer, maps in enumerate(explain.feature_maps(model, tensor_of(data, where, model), average=False), start=1):
         there = F.adaptive_max_pool3d(masks[:, None], maps.shape[2:])[:, 0].bool().numpy()
         for number in range(maps.shape[1]):
             values = fidelity.pixel_auc(judge.flat(maps[:, number].cpu().numpy()), judge.flat(there))
@@ -319,7 +320,7 @@ def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4)
         kept in a step, counted) and ``time_ratio`` of the average maps (measured); ``macs``, ``mib`` and ``ms`` themselves, a volume.
     """
     depth, height, width = shape
-    rows = []
+    on_host, rows = copy.deepcopy(model).cpu(), []  # memory is counted there: every block has an address
     for name, factors in {"nothing": (1, 1, 1), "slices": (2, 1, 1), "rows": (1, 2, 1), "columns": (1, 1, 2), "all": (2, 2, 2)}.items():
         size = tuple(side * factor for side, factor in zip((depth, height, width), factors, strict=True))
         volumes = torch.rand(batch, *size, device=device.device_of(model))
@@ -327,7 +328,7 @@ def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4)
         time = cost.measure(lambda v=volumes, t=targets: explain.average_mean(model, v, t), repeats)
         # Counted on the volume itself: rows and columns may differ.
         row = {"doubled": name, "slices": size[0], "side": f"{size[1]} x {size[2]}", "macs": _macs_of(model, volumes) / batch}
-        rows.append(row | {"mib": kept_bytes(model, volumes) / batch / 2**20, "ms": 1e3 * time.median / batch})
+        rows.append(row | {"mib": kept_bytes(on_host, volumes[:1].cpu()) / 2**20, "ms": 1e3 * time.median / batch})
     table = pd.DataFrame(rows)
     for name, column in (("macs_ratio", "macs"), ("memory_ratio", "mib"), ("time_ratio", "ms")):
         table[name] = table[column] / table[column].iloc[0]

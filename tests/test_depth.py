@@ -207,7 +207,7 @@ def test_the_best_filter_is_chosen_where_masks_are_known(network):
         "x", (200 * masks).astype(np.uint8), np.zeros(2, np.int64), ("a",), *(np.array(["a", "b"]),) * 2, np.array(["val", "val"]), masks
     )
     layer, number = third_dimension.best_filter(model, data)
-    maps = explain.feature_maps(model, third_dimension.fidelity_tensor(data, np.arange(2), model), average=False)
+    maps = explain.feature_maps(model, third_dimension.tensor_of(data, np.arange(2), model), average=False)
     cells = torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[layer - 1].shape[2:])[:, 0].bool()
     chosen = fidelity.pixel_auc(depth.flat(maps[layer - 1][:, number].numpy()), depth.flat(cells.numpy()))
     first = fidelity.pixel_auc(
