@@ -108,8 +108,10 @@ def test_three_figures_come_first_and_no_figure_twice(folder):
 
 def test_the_first_page_says_question_answer_figures_and_caveats_and_folds_the_rest(folder):
     claims = {"claim": ["few_labels", "maps_over_shap", "new_images"], "statement": ["it <adds>", "cheaper", "holds"]}
-    claims |= {"verdict": ["reproduced"] * 3, "measured": [0.078, 431.2, None], "lo": [0.033, 431.2, None], "hi": [0.124, 431.2, None]}
-    table = pd.DataFrame(claims | {"stated": ["after seeing data", "before", "before"]})
+    claims |= {"verdict": ["reproduced"] * 3, "measured": [7.8, 431.2, None], "lo": [3.3, 431.2, None], "hi": [12.4, 431.2, None]}
+    table = pd.DataFrame(
+        claims | {"unit": ["points", "ratio", "points"], "stated": ["after seeing data", "before any data", "before its numbers"]}
+    )
     assert answers({"claims": table}) == [
         ("it <adds>", "reproduced", "+7.8 points [+3.3, +12.4]"),
         ("cheaper", "reproduced", "431 times"),
