@@ -40,8 +40,8 @@ def precision(device: torch.device | None = None) -> torch.dtype:
     """What the layers of a network in training compute in: bfloat16 where the device is faster in it, else float32.
 
     Weights, losses, averages and every evaluation are float32 everywhere. A CPU's matrix unit (AMX) makes it worth while: a student's step
-    takes about 0.6 of the time. Intel's AVX-512 instructions for it alone do not: there a step of the student or the teacher takes 1.2 times
-    as long as in float32. AMD's, which do twice the work a cycle, were not measured.
+    takes about 0.6 of the time. Intel's AVX-512 instructions for it alone do not: there a step of the student or the teacher takes 1.2
+    times as long as in float32. AMD's, which do twice the work a cycle, were not measured.
 
     Raises:
         ParameterError: ``KDNB_PRECISION`` is neither empty, ``auto`` nor ``float32``.
