@@ -114,7 +114,8 @@ def _knowledge(measured: Path) -> str:
         if "knowledge" in rows.index and pd.notna(rows.loc["knowledge", "difference"]):
             gain = rows.loc["few_labels", "difference"]
             dataset = _called(run.partition("-")[0])
-            said.append(f"of {gain:.1f} points gained on {dataset}, {_points(rows.loc['knowledge'])} are more than the best of them gives")
+            beyond = _points(rows.loc["knowledge"])
+            said.append(f"on {dataset} {gain:+.1f} points over the labels alone, and {beyond} over the best of these teachers")
     return "; ".join(said) or "not yet asked"
 
 
@@ -166,7 +167,7 @@ def findings(measured: Path = MEASURED) -> str:
             f"with T², {votes('long_training')}.",
             f"3. **When does a teacher help?** Where few images are labelled and T² is in the loss, {votes('few_labels')}: it adds "
             f"{_over_real('few_labels', measured)}. Without T², as the paper has it, {votes('few_labels_without_t2')}.",
-            f"4. **Is that knowledge of the images, or just a softer target?** Against teachers that know nothing of the images: "
+            f"4. **Is that knowledge of the images, or just a softer target?** Beside teachers that know nothing of the images: "
             f"{_knowledge(measured)}.",
             f"5. **Which map to use?** An average map is cheap but one for all classes: what the network responds to, not why it says "
             f"*this* class. As faithful as Grad-CAM, which costs as little: {votes('maps_as_grad_cam')}; more faithful than maps that "
