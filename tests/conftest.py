@@ -1,15 +1,27 @@
 """Options and fixtures that more than one test file uses."""
 
+import shutil
 from pathlib import Path
 
 import hypothesis
 import pytest
+from playwright.sync_api import sync_playwright
 
 # The same examples every time: what a search finds is written down as an @example.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def pytest_addoption(parser):
@@ -19,3 +31,14 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The one Chromium of all tests: Playwright does not start twice in a session."""
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()

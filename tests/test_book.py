@@ -18,22 +18,11 @@ from urllib.parse import urldefrag, urljoin
 import pandas as pd
 import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import sync_playwright
 
 from kdnb.book import PAGES, REFERENCE, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
 from kdnb.errors import ArtefactError
 from kdnb.slides import write as write_slides
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 # The words of a page without its code and its formulas: where dollars are left, a formula was not understood.
 PROSE = """() => {
   const page = document.querySelector('article, main').cloneNode(true);
@@ -72,16 +61,6 @@ def site(book):
 class _Silent(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         """Say nothing."""
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -11,10 +11,8 @@ import urllib.error
 import urllib.request
 
 import pytest
-from playwright.sync_api import sync_playwright
-from test_book import BROWSER, FLAGS
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)")]
+pytestmark = pytest.mark.slow
 
 CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.toJSON()).filter(c => c.cell_type === 'code')"
 
@@ -58,23 +56,19 @@ def test_it_listens_on_this_machine_only_and_asks_for_the_token(lab, repository)
         assert [item["name"] for item in json.load(answer)["content"] if item["type"] == "directory"] == ["notebooks"]
 
 
-def test_notebook_00_runs_to_the_end_and_its_slider_changes_the_figure(lab, tmp_path):
+def test_notebook_00_runs_to_the_end_and_its_slider_changes_the_figure(lab, browser):
     address, token = lab
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 2400})
-        page.goto(f"{address}/lab/tree/notebooks/00_start_here.ipynb?token={token}")
-        page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000)
-        page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000
-        )
-        page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        done = f"({CELLS})().every(c => !c.source.length || c.execution_count > 0)"
-        page.wait_for_function(f"() => {done}", timeout=180_000)
-        outputs = [output for cell in page.evaluate(CELLS) for output in cell["outputs"]]
-        assert not [output for output in outputs if output["output_type"] == "error"]
-        _move_the_slider(page)
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 2400})
+    page.goto(f"{address}/lab/tree/notebooks/00_start_here.ipynb?token={token}")
+    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000)
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    done = f"({CELLS})().every(c => !c.source.length || c.execution_count > 0)"
+    page.wait_for_function(f"() => {done}", timeout=180_000)
+    outputs = [output for cell in page.evaluate(CELLS) for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    _move_the_slider(page)
+    page.close()
 
 
 def _move_the_slider(page) -> None:

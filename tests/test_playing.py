@@ -20,8 +20,8 @@ import pytest
 import torch
 from nbformat.v4 import nbjson, new_markdown_cell, new_notebook
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
-from test_book import BROWSER, FLAGS, built
+from playwright.sync_api import expect
+from test_book import built
 
 from kdnb import models, playing, runs
 from kdnb.book import write_sources
@@ -186,16 +186,6 @@ def address(players, tmp_path_factory):
     path = tmp_path_factory.mktemp("site") / "playing.html"
     playing.write(players, path)
     return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
