@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdnb import models, networks, tensors
@@ -46,9 +47,8 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
     for name, shape in KEPT.items() if own in models.SHAPES else ():
         student = of_run(run, name, num_classes)
         if student is not None and parameters(student) <= LARGEST:
-            halves = {part: value.half() if value.is_floating_point() else value for part, value in student.state_dict().items()}
             key = tensors_metadata(run.model_path(name)).get("key", "")
-            tensors.save(_path(folder, name), halves, key)
+            tensors.save(_path(folder, name), tensors.in_type(student.state_dict(), torch.float16), key)
             signed = info["artefacts"][f"models/{name}.safetensors"]["sha256"]
             kept[name] = {"cell": info.get("students", {}).get(name, ""), "shape": shape or own, "key": key, "sha256": signed}
     for path in (folder / "students").glob("*.safetensors"):
@@ -69,7 +69,7 @@ def recorded(folder: Path, name: str) -> nn.Module | None:
     found = tensors.load(_path(folder, name), told["key"])
     if found is None:
         raise ArtefactError(f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew.")
-    weights = {part: value.float() if value.is_floating_point() else value for part, value in found[0].items()}
+    weights = tensors.in_type(found[0], torch.float32)
     depth = len({part.split(".")[1] for part in weights if part.startswith("features.")})
     widths = [weights[f"features.{block}.0.weight"].shape[0] for block in range(depth)]
     student = models.student(told["shape"], len(weights["classifier.bias"]), widths)

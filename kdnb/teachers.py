@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import softmax
 from torch import nn
 
@@ -124,7 +125,7 @@ def load(teacher: nn.Module, key: str, path: Path = RECORDED) -> dict[str, Any] 
     if found is None:
         return None
     weights, facts = found
-    teacher.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+    teacher.load_state_dict(tensors.in_type(weights, torch.float32))
     return facts
 
 
@@ -139,7 +140,7 @@ def record(folder: Path, path: Path = RECORDED) -> Path:
     if not taught.get("task") or not taught["made"].startswith("trained"):
         raise ArtefactError(f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=...")
     teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=taught["head"]), taught["key"])
-    halves = {name: value.half() if value.is_floating_point() else value for name, value in teacher.state_dict().items()}
+    halves = tensors.in_type(teacher.state_dict(), torch.float16)
     history = run.load_table("teacher_history")
     facts = {"history": history.to_dict("list"), "minutes": round(float(history["seconds"].sum()) / 60, 1)}
     facts |= {"command": "make reproduce TRAIN_TEACHER=1", "recipe": taught["recipe"]}

@@ -37,6 +37,11 @@ def load(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
         return None
 
 
+def in_type(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights with all that are floating point as ``dtype``; counters stay whole numbers."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+
+
 def _content(tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, value in sorted(tensors.items()):

@@ -49,20 +49,21 @@ def _smoothing(side: int, sigma: float) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(N, h, w)`` -> ``(N, H, W)``, bilinear.
+def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, h, w)`` -> ``(N, H, W)``, bilinear; of volumes ``(N, d, h, w)`` -> ``(N, D, H, W)``, trilinear.
 
     Rounding would leave a pattern in a constant map (a single cell, say), and whatever ranks or rescales the map would take it for
     relevance. So no value may leave the range of the map it came from.
     """
-    maps = maps.float()
-    fine = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-    return fine.clamp(maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True))
+    maps, places = maps.float(), tuple(range(1, maps.ndim))
+    fine = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)[:, 0]
+    return fine.clamp(maps.amin(dim=places, keepdim=True), maps.amax(dim=places, keepdim=True))
 
 
 def rescaled(maps: Tensor) -> Tensor:
-    """Each map to [0, 1] by its own minimum and maximum; a constant map becomes zero."""
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    """Each map ``(N, ...)`` to [0, 1] by its own minimum and maximum; a constant map becomes zero."""
+    places = tuple(range(1, maps.ndim))
+    low, high = maps.amin(dim=places, keepdim=True), maps.amax(dim=places, keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 

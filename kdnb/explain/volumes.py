@@ -5,34 +5,19 @@
 """
 
 import zlib
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.explain.evidence import class_evidence
 from kdnb.explain.maps import as_found
-from kdnb.explain.methods import Method, control_seed, reinitialised, shap
+from kdnb.explain.methods import Method, control_seed, reinitialised, rescaled, shap, upsampled
 
 CONTROLS = ("random", "centre", "edges", "uniform", "untrained")  # maps that know nothing of what was learned
 RANDOM_CELLS = (4, 6, 6)  # of a random map: about as coarse as the maps of deep layers
 DRAWS = 3  # of the random map and of the untrained network
-
-
-def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """``(N, d, h, w)`` -> ``(N, D, H, W)``, trilinear; no value leaves the range of the map it came from."""
-    maps = maps.float()
-    fine = F.interpolate(maps[:, None], size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
-    return fine.clamp(maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True))
-
-
-def rescaled(maps: Tensor) -> Tensor:
-    """Each map to [0, 1] by its own minimum and maximum; a constant map becomes zero."""
-    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(1e-12)
 
 
 def feature_maps(model: nn.Module, volumes: Tensor, *, average: bool = True) -> list[Tensor]:
