@@ -40,12 +40,14 @@ class Way:
     others: bool = False
 
 
-def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: bool, knows_truth: bool) -> dict[str, Way]:
+def plan(alpha: float, temperature: float, *, few: bool, controls: bool, successor: Way | None, knows_truth: bool) -> dict[str, Way]:
     """The ways by name, in the order of figures.
 
     Args:
+        few: labels for few images: the teacher may speak of the others, too. With all labels the students' own ensemble teaches instead,
+            which knows more the more labels its members had.
+        controls: with T = 1, the successor, and the teachers that know nothing of an image.
         successor: a younger loss with the alpha and T that validation chose for it, if any.
-        thorough: with it, with T = 1, with the teachers that know nothing of an image, and with the students' own ensemble.
         knows_truth: with the oracle, whose logits are the true posterior's.
     """
     mix = (alpha, temperature)
@@ -53,14 +55,13 @@ def plan(alpha: float, temperature: float, *, successor: Way | None, thorough: b
     if alpha == 1:  # no teacher is heard
         return ways
     ways |= {"paper's loss": Way("kd", *mix), "with T²": Way("kd_t2", *mix)}
-    if thorough:
+    if controls:
         ways["T = 1"] = Way("kd_t2", alpha, 1.0)
         ways |= {"successor": successor} if successor else {}
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
-        ways[ENSEMBLE] = Way("kd_t2", *mix, teacher="ensemble")
     if knows_truth:
         ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")
-    return ways | {"with T², all images": Way("kd_t2", *mix, others=True)}
+    return ways | ({"with T², all images": Way("kd_t2", *mix, others=True)} if few else {ENSEMBLE: Way("kd_t2", *mix, teacher="ensemble")})
 
 
 @dataclass(frozen=True)

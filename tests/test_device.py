@@ -233,7 +233,7 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
     with second_device():
         teacher = device.place(models.initialised(models.StudentCNN, 4, (4, 8, 8, 8), seed=9)).eval()
         material = sweep.material(run, whole, teacher)
-        ways = few_labels.plan(0.4, 4.0, successor=few_labels.Way("dkd", 0.4, 4.0), thorough=True, knows_truth=False)
+        ways = few_labels.plan(0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False)
         taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0])
         cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
         results = sweep.run_cells(run, cells, material)

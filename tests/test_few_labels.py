@@ -43,18 +43,21 @@ def test_the_same_few_images_keep_their_labels_and_no_others(material):
 
 def test_the_plan_has_controls_and_the_oracle_where_asked():
     successor = few_labels.Way("dkd", 0.4, 4.0)
-    whole = few_labels.plan(0.4, 10.0, successor=successor, thorough=True, knows_truth=True)
+    whole = few_labels.plan(0.4, 10.0, few=True, controls=True, successor=successor, knows_truth=True)
     assert set(teachers.WITHOUT_KNOWLEDGE) <= set(whole) and whole["successor"] is successor and whole["oracle, T = 1"].teacher == "oracle"
-    brief = few_labels.plan(0.4, 10.0, successor=successor, thorough=False, knows_truth=False)
+    brief = few_labels.plan(0.4, 10.0, few=True, controls=False, successor=successor, knows_truth=False)
     assert list(brief) == ["labels alone", "label smoothing", "paper's loss", "with T²", "with T², all images"]
+    every = few_labels.plan(0.4, 10.0, few=False, controls=False, successor=successor, knows_truth=False)
+    assert list(every) == [*list(brief)[:4], few_labels.ENSEMBLE] and every[few_labels.ENSEMBLE].teacher == "ensemble"
     assert [name for name, way in whole.items() if way.others] == ["with T², all images"]
-    assert list(few_labels.plan(1.0, 10.0, successor=None, thorough=True, knows_truth=True)) == ["labels alone", "label smoothing"]
+    assert list(few_labels.plan(1.0, 10.0, few=True, controls=True, successor=None, knows_truth=True)) == ["labels alone", "label smoothing"]
 
 
 def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(material, tmp_path):
     run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     teacher, groups = models.initialised(models.StudentCNN, 4, (4, 8), seed=9).eval(), np.arange(64) // 4
-    ways = few_labels.plan(0.4, 4.0, successor=None, thorough=True, knows_truth=True)
+    ways = few_labels.plan(0.4, 4.0, few=True, controls=True, successor=None, knows_truth=True)
+    ways |= few_labels.plan(0.4, 4.0, few=False, controls=False, successor=None, knows_truth=False)
     taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0, 1])
     assert {name: right.shape for name, right in taught.hits.items()} == dict.fromkeys(ways, (2, 64))
     assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
