@@ -22,6 +22,7 @@ import pandas as pd
 from scipy.special import ndtri, stdtr, stdtrit
 
 from kdnb import networks
+from kdnb.datasets import volumes
 from kdnb.evaluation import NORMAL, equivalent, holm, t_test
 from kdnb.few_labels import ENSEMBLE
 from kdnb.fidelity import FAMILIES, paired
@@ -762,10 +763,19 @@ CLAIMS |= {
 # volumes have, after a first run, in which every lesion held the middle slices, so that a map of the centre knew all there is of depth.
 
 
-def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:
-    """A comparison of accuracies on volumes, judged by ``rule``."""
+def _without_volumes(run: Run) -> Measured | None:
+    """Why nothing can be said of volumes, if so: generated ones answer in runs of generated images alone, once."""
     if not run.has_table("tests_volumes"):
         return not_testable("this run has no volumes")
+    if volumes.stand_in(run.settings.dataset, run.info().get("volumes", {}).get("source")):
+        return not_testable("these images are no slices of volumes; the default run asks generated ones")
+    return None
+
+
+def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:
+    """A comparison of accuracies on volumes, judged by ``rule``."""
+    if (nothing := _without_volumes(run)) is not None:
+        return nothing
     rows = run.load_table("tests_volumes").query("question == @question and a == @a and b == @b")
     if rows.empty:
         return not_testable("this run did not ask it")
@@ -775,8 +785,8 @@ def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Me
 
 def _volumes_maps(run: Run) -> Measured:
     """Better than every control by every measure of truth and faithfulness."""
-    if not run.has_table("tests_volumes"):
-        return not_testable("this run has no volumes")
+    if (nothing := _without_volumes(run)) is not None:
+        return nothing
     rows = run.load_table("tests_volumes").query("question.str.startswith('controls') and a == 'feature_maps_mean'")
     if rows.empty:
         return not_testable("no volume that all students read rightly")
@@ -785,8 +795,8 @@ def _volumes_maps(run: Run) -> Measured:
 
 
 def _volumes_cost(run: Run) -> Measured:
-    if not run.has_table("volumes_met"):
-        return not_testable("this run has no volumes")
+    if (nothing := _without_volumes(run)) is not None:
+        return nothing
     times = run.load_table("volumes_met").set_index(["model", "method"])
     points = f"SHAP with {run.budget.shap_samples} points a volume (its default: 200)"
     detail = f"{points} on the teacher over average maps on the student, medians from quartile to quartile"

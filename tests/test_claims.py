@@ -631,9 +631,9 @@ def test_earlier_records_are_read_in_todays_words_and_units():
 # -- the third dimension ------------------------------------------------------------------------------------------------
 
 
-def volumes_run(folder, difference: float, ratio: float) -> Run:
+def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom") -> Run:
     """A run whose comparisons on volumes all differ by so much, for the better, with intervals of three points either way."""
-    run = Run(resolve(profile="smoke", run_dir=folder), "test")
+    run = Run(replace(resolve(profile="smoke", run_dir=folder), dataset=dataset), "test")
     asked = [
         ("all labels: does the student keep up?", "paper's loss", "teacher", "accuracy"),
         ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
@@ -667,6 +667,13 @@ def test_a_run_without_volumes_cannot_test_them(tmp_path):
     run = volumes_run(tmp_path / "one", 0.1, 300)
     run.save_table("tests_volumes", run.load_table("tests_volumes").assign(seeds=1))
     assert volumes_verdicts(run)["volumes_keep_up"] == claims.UNDECIDED == volumes_verdicts(run)["volumes_maps"]
+
+
+@pytest.mark.parametrize(("source", "verdict"), [("phantom", claims.NOT_TESTABLE), ("folder:scans", claims.HOLDS)])
+def test_generated_volumes_say_nothing_of_real_images(tmp_path, source, verdict):
+    run = volumes_run(tmp_path, 0.1, 300, "brain_tumor")
+    run.record("volumes", {"source": source})
+    assert set(volumes_verdicts(run).values()) == {verdict}
 
 
 # -- lesions that are known ---------------------------------------------------------------------------------------------

@@ -50,7 +50,10 @@ def test_the_plan_has_controls_and_the_oracle_where_asked():
     every = few_labels.plan(0.4, 10.0, few=False, controls=False, successor=successor, knows_truth=False)
     assert list(every) == [*list(brief)[:4], few_labels.ENSEMBLE] and every[few_labels.ENSEMBLE].teacher == "ensemble"
     assert [name for name, way in whole.items() if way.others] == ["with T², all images"]
-    assert list(few_labels.plan(1.0, 10.0, few=True, controls=True, successor=None, knows_truth=True)) == ["labels alone", "label smoothing"]
+    assert list(few_labels.plan(1.0, 10.0, few=True, controls=True, successor=None, knows_truth=True)) == [
+        "labels alone",
+        "label smoothing",
+    ]
 
 
 def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(material, tmp_path):

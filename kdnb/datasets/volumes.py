@@ -93,6 +93,15 @@ def source_of(dataset: str) -> str:
     return "phantom"
 
 
+def stand_in(dataset: str, source: str | None) -> bool:
+    """Whether volumes of ``source`` only show the chapter, being generated beside images that are not.
+
+    >>> stand_in("brain_tumor", "phantom"), stand_in("phantom", "phantom"), stand_in("alzheimer", "alzheimer:3")
+    (True, False, False)
+    """
+    return source == "phantom" and dataset.partition(":")[0] != "phantom"
+
+
 def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int = 400) -> VolumeSet:
     """Load volumes, split by persons.
 
