@@ -123,14 +123,17 @@ $(FOLDER)/report.html: $(ALL) $(call code,report) $(wildcard kdnb/pages/*)
 	@$(PY) -m kdnb.report $(FOLDER)
 endif
 
+# A test file on each of two cores.
+SIDE_BY_SIDE = -n 2 --dist loadfile
+
 test: setup ## unit tests, every notebook in the smoke profile, and those notebooks again under nbval
-	@$(PY) -m pytest -q -m "not slow"
+	@$(PY) -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
 	@rm -rf runs/test
 	@$(MAKE) -s --no-print-directory reproduce DATASET=phantom PROFILE=smoke SEED=0 SPLIT=official DATA_DIR= RUNS=runs/test
 	@$(PY) -m kdnb.pipeline verify runs/test/phantom-smoke-seed0
 
 test-slow: setup ## the tests that kill, fill disks and soak
-	@$(PY) -m pytest -q -m slow
+	@$(PY) -m pytest -q -m slow $(SIDE_BY_SIDE)
 
 explain: setup ## explain one image with a finished run (IMAGE=path RUN=runs/...): a page with maps, probabilities and a manifest
 	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN"
