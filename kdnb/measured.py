@@ -22,7 +22,7 @@ from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write, in_common, opened, read_table
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
-from kdnb.third_dimension import ALL, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TEACHER
+from kdnb.third_dimension import ALIKE, ALL, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT, TEACHER
 
 MEASURED = REPOSITORY / "data" / "measured"
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
@@ -306,7 +306,7 @@ def _in_volumes(measured: Path) -> list[str]:
     Volumes are split by persons whatever the split of the images, so one run of the longest profile speaks for a data set. Generated ones
     beside images of another kind answer no claim, and have no line.
     """
-    networks, claims, explained = (tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained"))
+    networks, claims, explained, tests = (tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained", "tests_volumes"))
     lengths, found = list(profiles()), {}
     for folder, provenance in sorted(_runs(measured), key=lambda run: lengths.index(run[1]["run"]["profile"])):
         run = folder.name
@@ -321,6 +321,9 @@ def _in_volumes(measured: Path) -> list[str]:
             value = f"{row['measured']:+.1f} points [{row['lo']:+.1f}, {row['hi']:+.1f}]"
             value = f"{row['measured']:.0f} times" if claim == "volumes_cost" else value
             said.append(f"{_IN_VOLUMES[claim]} {value} (*{_ANSWERS[MEANING[row['verdict']]]}*)")
+            if claim == "volumes_few" and run in tests:
+                alike = tests[run][(tests[run]["metric"] == "balanced_accuracy") & (tests[run]["a"] == TAUGHT)]
+                said += [f"{ALIKE} {100 * one.difference:+.1f} [{100 * one.lo:+.1f}, {100 * one.hi:+.1f}]" for one in alike.itertuples()]
         said += _in_depth(explained[run]) if run in explained else []
         found[provenance["run"]["dataset"]] = "; ".join(said)
     return [f"- **Does it carry over to volumes, by persons?** `{dataset}`: {found[dataset]}." for dataset in sorted(found)]

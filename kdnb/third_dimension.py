@@ -54,7 +54,7 @@ ALL, FEW = "all labels", "few labels"
 EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean",), TRANSPARENT: ("class_evidence",)}
 TEACHER, SLICES_TEACHER, CONSTANT = "teacher", "teacher of slices", "always the most frequent class"
 AVERAGE = "feature_maps_mean"
-BEST_FILTER = "best_filter"
+BEST_FILTER, ALIKE = "best_filter", "where every class counts alike"
 RIVALS = ("class_evidence", "grad_cam", "integrated_gradients", "shap", BEST_FILTER)  # of the average map, on the same student
 
 
@@ -186,14 +186,19 @@ def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], materia
     return pd.DataFrame(rows)
 
 
-def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
+def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
     """Rows of ``tests.csv``: networks against a constant answer, students against their teacher, taught against not taught, depth against
     slices, and the smaller field.
 
+    A teacher also hands on how frequent classes are, which students of a few labels of each cannot know: so what it adds to these is asked
+    once more where every class counts alike, of ``balanced_accuracy``.
+
     Args:
-        beside: of :func:`yardsticks`. groups: ``(n,)``, the persons of the test volumes.
+        beside: of :func:`yardsticks`. groups, classes: ``(n,)``, the persons and the labels of the test volumes.
     """
     rows = []
+    _, member, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    weights = len(classes) / len(counts) / counts[member]
     for labels, found in taught.items():
         asked = []
         if labels == ALL:
@@ -206,6 +211,9 @@ def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], gro
             if a in both and b in both:
                 right = np.broadcast_to(both[b], both[a].shape)
                 rows.append(compare_over_seeds(f"{labels}: {question}", a, b, both[a], right, groups))
+                if labels == FEW and b == ALONE:
+                    row = compare_over_seeds(f"{labels}: {question[:-1]}, {ALIKE}?", a, b, weights * both[a], weights * right, groups)
+                    rows.append(row | {"metric": "balanced_accuracy"})
     return with_holm(rows)
 
 

@@ -176,7 +176,7 @@ def test_the_average_map_is_compared_with_every_control_by_every_measure():
 def test_accuracies_are_paired_as_the_questions_say():
     hits = {ALONE: 0.6, PAPER: 0.7, TAUGHT: 0.8, SLICES_ALONE: 0.4}
     taught = {"all labels": third_dimension.Taught({}, {}, {way: np.full((3, 50), value) for way, value in hits.items()})}
-    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str))
+    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2)
     found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
     assert found == {
         ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
@@ -191,9 +191,20 @@ def test_what_is_learned_is_more_than_the_most_frequent_class():
     hits = {ALONE: np.tile(np.arange(60) < 45, (3, 1)).astype(float)}
     taught = {"all labels": third_dimension.Taught({}, {}, hits)}
     beside = {"teacher": np.ones((1, 60)), CONSTANT: (np.arange(60) < 30)[None].astype(float)}
-    tests = third_dimension.accuracy_tests(taught, beside, np.arange(60).astype(str)).set_index(["question", "a"])
+    tests = third_dimension.accuracy_tests(taught, beside, np.arange(60).astype(str), np.arange(60) % 3).set_index(["question", "a"])
     learned = tests.loc["all labels: is anything learned?"]
     assert learned["difference"].round(6).to_dict() == {"teacher": 0.5, ALONE: 0.25} and (learned["lo"] > 0).all()
+
+
+def test_a_teacher_that_hands_on_how_frequent_classes_are_adds_nothing_where_they_count_alike():
+    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all, the other each class in turn."""
+    classes = np.repeat([0, 1, 2], [40, 10, 10])
+    hits = {ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float), TAUGHT: np.tile(classes == 0, (3, 1)).astype(float)}
+    tests = third_dimension.accuracy_tests({"few labels": third_dimension.Taught({}, {}, hits)}, {}, np.arange(60).astype(str), classes)
+    plain, alike = (tests[tests["metric"] == name].iloc[0] for name in ("accuracy", "balanced_accuracy"))
+    assert plain["difference"] > 0.25 and plain["lo"] > 0
+    balanced = 1 / 3 - np.mean([hits[ALONE][0][classes == c].mean() for c in range(3)])
+    assert alike["difference"] == pytest.approx(balanced) and alike["lo"] < 0 < alike["hi"] and alike["question"] != plain["question"]
 
 
 def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():

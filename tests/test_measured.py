@@ -26,7 +26,7 @@ from kdnb.measured import (
 )
 from kdnb.runs import Run
 from kdnb.settings import resolve
-from kdnb.third_dimension import CONSTANT, PAPER, SLICES_ALONE
+from kdnb.third_dimension import CONSTANT, PAPER, SLICES_ALONE, TAUGHT
 
 SCORES = pd.DataFrame(
     {
@@ -286,6 +286,16 @@ def with_volumes(measured, dataset: str, split: str = "official", student: float
     names = ["volumes_keep_up", "volumes_few", "volumes_depth", "volumes_maps", "volumes_cost"]
     claims = {"claim": names, "verdict": verdict, "measured": [5.0] * 4 + [250.0], "lo": 1.0, "hi": 9.0, "unit": "points"}
     pd.DataFrame(claims).to_csv(folder / "claims.csv", index=False)
+    alike = {
+        "question": "few",
+        "a": TAUGHT,
+        "b": "labels alone",
+        "metric": "balanced_accuracy",
+        "difference": 0.02,
+        "lo": -0.01,
+        "hi": 0.05,
+    }
+    pd.DataFrame([alike]).to_csv(folder / "tests_volumes.csv", index=False)
     metrics = ["pointing_game", "hidden"] if lesion else ["insertion_blur"]
     rows = [(PAPER, name, metric, 0.7) for name in ("feature_maps_mean", "integrated_gradients") for metric in metrics]
     pd.DataFrame(rows, columns=["way", "method", "metric", "mean"]).to_csv(folder / "volumes_explained.csv", index=False)
@@ -296,6 +306,7 @@ def test_volumes_have_a_line_for_each_data_set_that_has_them(tmp_path):
     with_volumes(tmp_path, "eye_disease", verdict=NOT_TESTABLE)
     (line,) = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
     assert "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always" in line
+    assert "counts alike +2.0 [-1.0, +5.0]" in line
     assert "student minus teacher +5.0 points [+1.0, +9.0] (*yes*)" in line and "250 times (*yes*)" in line
     assert "lies in the lesion in 70% (average map), 70% (integrated gradients); 70% of it" in line and "eye_disease" not in line
 
