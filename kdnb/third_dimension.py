@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
+from kdnb.claims import LEVEL
 from kdnb.datasets.volumes import VolumeSet
 from kdnb.evaluation import balanced_accuracy, bootstrap_mean, compare_over_seeds, expected_hits, predict, with_holm
 from kdnb.explain import Method, explain_all
@@ -322,6 +323,14 @@ def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
             row = fidelity.paired_over_seeds(words[kind], *names, *pair, metric) if all(map(len, pair)) else None
             found += [row] if row is not None else []
     return with_holm(found) if found else pd.DataFrame()
+
+
+def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
+    """The comparisons whose question begins so: a row a pair, a column a measure, each difference with a star where Holm's p < 0.05."""
+    part = tests[tests["question"].str.startswith(question)]
+    said = [f"{difference:+.2f}{'*' * (p < LEVEL)}" for difference, p in zip(part["difference"], part["p_holm"], strict=True)]
+    pair = part["a"] + " minus " + part["b"]
+    return part.assign(said=said, pair=pair).set_index(["pair", "metric"])["said"].unstack("metric", sort=False).rename_axis(columns=None)
 
 
 # -- cost ---------------------------------------------------------------------------------------------------------------
