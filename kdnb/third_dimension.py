@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
-from kdnb.claims import LEVEL
 from kdnb.datasets.volumes import VolumeSet
 from kdnb.evaluation import balanced_accuracy, bootstrap_mean, compare_over_seeds, expected_hits, predict, with_holm
 from kdnb.explain import Method, explain_all
@@ -28,6 +27,7 @@ from kdnb.sweep import Cell, Material, Trained
 
 BATCH = 8  # many steps in few volumes
 FEW_SEEN = 80  # volumes an epoch of students that know only a few
+LEVEL = 0.05  # Holm's p below which a table marks a difference
 
 
 @dataclass(frozen=True)
