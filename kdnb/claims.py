@@ -779,8 +779,12 @@ def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Me
     rows = run.load_table("tests_volumes").query("question == @question and a == @a and b == @b")
     if rows.empty:
         return not_testable("this run did not ask it")
-    row = rows.iloc[0]
-    return rule(row, detail=f"test accuracy on {row['n']:.0f} volumes, {_many(row)}")
+    row, detail = rows.iloc[0], ""
+    known = run.load_table("tests_volumes").query("question == 'all labels: is anything learned?' and a == 'teacher'")
+    if len(known):  # whoever learns nothing keeps up with a teacher who does not, either
+        points = 100 * known.iloc[0][["difference", "lo", "hi"]]
+        detail = "; teacher minus the most frequent class {:+.1f} points [{:+.1f}, {:+.1f}]".format(*points)
+    return rule(row, detail=f"test accuracy on {row['n']:.0f} volumes, {_many(row)}{detail}")
 
 
 def _volumes_maps(run: Run) -> Measured:

@@ -22,6 +22,7 @@ from kdnb.report import TABLES, tables
 from kdnb.runs import atomic_write, in_common, opened, read_table
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
+from kdnb.third_dimension import ALIKE, ALL, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT, TEACHER
 
 MEASURED = REPOSITORY / "data" / "measured"
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
@@ -63,7 +64,7 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
     for path in kept.glob("*.csv"):
         if path.stem not in found:  # an earlier record of this run had it
             path.unlink()
-    provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher")}
+    provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher", "volumes")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
     if info["run"]["dataset"].startswith("phantom"):  # of no real images, so that anybody may have them
         provenance["students"] = students.record(opened(folder, "record"), len(phantom.CLASSES), kept)
@@ -240,6 +241,14 @@ _QUESTIONS = {
     "maps_taught": ("And where the teacher's maps are taught too?", " points by the measure that decides"),
     "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", " times"),
 }
+# Claim on volumes -> what its number is.
+_IN_VOLUMES = {
+    "volumes_keep_up": "student minus teacher",
+    "volumes_few": "few labels, what the teacher adds by the loss with T²",
+    "volumes_depth": "what kernels in depth add at equal operations",
+    "volumes_maps": "average maps over the nearest map that knows nothing",
+    "volumes_cost": "SHAP on the teacher over average maps on the student",
+}
 
 
 def _line(what: str, found: list[str]) -> list[str]:
@@ -289,6 +298,52 @@ def _trained_longer(measured: Path) -> list[str]:
             teacher = whole[run].query("model == 'teacher'")["f1_macro"].iloc[0]
             found.append(f"`{dataset}` (its teacher: {teacher:.3f}): F1 {f1}; accuracy on images that training does not know {new}")
     return _line("What does longer training add? Students of the labels alone, by what they learned from:", found)
+
+
+def _in_volumes(measured: Path) -> list[str]:
+    """A line with what each data set's volumes say: accuracies, and the verdict and number of each claim on volumes.
+
+    Volumes are split by persons whatever the split of the images, so one run of the longest profile speaks for a data set. Generated ones
+    beside images of another kind answer no claim, and have no line.
+    """
+    networks, claims, explained, tests = (tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained", "tests_volumes"))
+    lengths, found = list(profiles()), {}
+    for folder, provenance in sorted(_runs(measured), key=lambda run: lengths.index(run[1]["run"]["profile"])):
+        run = folder.name
+        if run not in networks or run not in claims:
+            continue
+        judged = claims[run].set_index("claim").reindex(_IN_VOLUMES).dropna(subset="measured")
+        judged = judged[judged["verdict"] != NOT_TESTABLE]
+        if judged.empty:
+            continue
+        said = [_accuracies(networks[run])]
+        for claim, row in judged.iterrows():
+            value = f"{row['measured']:+.1f} points [{row['lo']:+.1f}, {row['hi']:+.1f}]"
+            value = f"{row['measured']:.0f} times" if claim == "volumes_cost" else value
+            said.append(f"{_IN_VOLUMES[claim]} {value} (*{_ANSWERS[MEANING[row['verdict']]]}*)")
+            if claim == "volumes_few" and run in tests:
+                alike = tests[run][(tests[run]["metric"] == "balanced_accuracy") & (tests[run]["a"] == TAUGHT)]
+                said += [f"{ALIKE} {100 * one.difference:+.1f} [{100 * one.lo:+.1f}, {100 * one.hi:+.1f}]" for one in alike.itertuples()]
+        said += _in_depth(explained[run]) if run in explained else []
+        found[provenance["run"]["dataset"]] = "; ".join(said)
+    return [f"- **Does it carry over to volumes, by persons?** `{dataset}`: {found[dataset]}." for dataset in sorted(found)]
+
+
+def _accuracies(table: pd.DataFrame) -> str:
+    mean = table[table["labels"] == ALL].groupby("way")["accuracy"].mean()
+    names = {PAPER: "the taught student", TEACHER: "its teacher", SLICES_ALONE: "a student of slices", CONSTANT: CONSTANT}
+    return "accuracy " + ", ".join(f"{mean[way]:.3f} ({name})" for way, name in names.items() if way in mean)
+
+
+def _in_depth(table: pd.DataFrame) -> list[str]:
+    """How often the highest voxel lies in the lesion, and how much of it the slice of most mass hides; empty where no lesion is known."""
+    shown = table[table["way"] == PAPER].pivot(index="method", columns="metric", values="mean")
+    if "hidden" not in shown:
+        return []
+    names = {AVERAGE: "average map", "integrated_gradients": "integrated gradients"}
+    hits = ", ".join(f"{shown.loc[method, 'pointing_game']:.0%} ({name})" for method, name in names.items())
+    hidden = f"{shown.loc[AVERAGE, 'hidden']:.0%} of it lies outside the slice where the average map has most mass"
+    return [f"the highest voxel lies in the lesion in {hits}; {hidden}"]
 
 
 def _over_all(claim: str, measured: Path) -> str:
@@ -341,6 +396,8 @@ def answer(measured: Path = MEASURED) -> str:
             runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
             lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
     return (
-        "\n".join(lines + _without_leaks(recorded(measured)) + _on_new_images(measured) + _trained_longer(measured))
+        "\n".join(
+            [*lines, *_without_leaks(recorded(measured)), *_on_new_images(measured), *_trained_longer(measured), *_in_volumes(measured)]
+        )
         or "No full run is recorded yet (`make record RUN=runs/...`)."
     )

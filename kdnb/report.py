@@ -85,6 +85,11 @@ TABLES = {
     "metric_agreement": ("Do metrics agree?", "one metric: Kendall's tau between its order of the methods and each other's", ()),
     "volumes": ("Volumes", "one network of volumes, or of their slices, by how it was taught", ()),
     "tests_volumes": ("Comparisons of volumes", "one question on volumes, answered by a paired comparison", ()),
+    "volumes_explained": (
+        "Explanations of volumes",
+        "one measure of one explanation of one kind of student; intervals over persons, the lowest and highest seed",
+        (),
+    ),
     "volumes_met": ("Time for an explanation of a volume", "one method on one network of volumes", ()),
     "diagnosis": ("Failure signatures", "one signature: its value, its threshold, whether it fired", ()),
 }

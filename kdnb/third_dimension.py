@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
 from kdnb.datasets.volumes import VolumeSet
-from kdnb.evaluation import balanced_accuracy, compare_over_seeds, expected_hits, predict, with_holm
+from kdnb.evaluation import balanced_accuracy, bootstrap_mean, compare_over_seeds, expected_hits, predict, with_holm
 from kdnb.explain import Method, explain_all
 from kdnb.explain import volumes as explain
 from kdnb.fidelity import depth as judge
@@ -27,6 +27,7 @@ from kdnb.sweep import Cell, Material, Trained
 
 BATCH = 8  # many steps in few volumes
 FEW_SEEN = 80  # volumes an epoch of students that know only a few
+LEVEL = 0.05  # Holm's p below which a table marks a difference
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,23 @@ class Way:
 
 
 ALONE, PAPER, TAUGHT, BY_SLICES = "labels alone", "paper's loss", "with T²", "with T², by a teacher of slices"
-SLICES_ALONE, SLICES_TAUGHT, TRANSPARENT = "slices, labels alone", "slices, with T²", "transparent, with T²"
+SLICES_ALONE, TRANSPARENT = "slices, labels alone", "transparent, with T²"
 WAYS = {
     ALONE: Way("ce"),
     PAPER: Way("kd"),
     TAUGHT: Way("kd_t2"),
     BY_SLICES: Way("kd_t2", teacher="slices"),
     SLICES_ALONE: Way("ce", "slices"),
-    SLICES_TAUGHT: Way("kd_t2", "slices"),
     TRANSPARENT: Way("kd_t2", "volume_transparent"),
 }
 WITH_FEW = (ALONE, PAPER, TAUGHT, BY_SLICES)
 ALL, FEW = "all labels", "few labels"
-# Whose explanations are judged: all of the paper's student, and the two that can be compared on others.
-EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean", "class_evidence"), TRANSPARENT: ("feature_maps_mean", "class_evidence")}
+# Whose explanations are judged: all of the paper's student, and of two others the one that is compared with its average map.
+EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean",), TRANSPARENT: ("class_evidence",)}
+TEACHER, SLICES_TEACHER, CONSTANT = "teacher", "teacher of slices", "always the most frequent class"
 AVERAGE = "feature_maps_mean"
-BEST_FILTER = "best_filter"
+BEST_FILTER, ALIKE = "best_filter", "where every class counts alike"
+RIVALS = ("class_evidence", "grad_cam", "integrated_gradients", "shap", BEST_FILTER)  # of the average map, on the same student
 
 
 # -- students and teachers ----------------------------------------------------------------------------------------------
@@ -156,19 +158,23 @@ def network(run: Run, name: str, one: Cell, by_teacher: dict[str, Material]) -> 
 # -- accuracy -----------------------------------------------------------------------------------------------------------
 
 
-def teacher_hits(teachers: dict[str, nn.Module], test: training.Examples) -> dict[str, np.ndarray]:
-    """How right each teacher is on each test volume, ``(1, n)``."""
-    names = {"volumes": "teacher", "slices": "teacher of slices"}
-    return {
-        names[sees]: expected_hits(predict(model, test.images), test.labels, test.posterior)[None].astype(float)
-        for sees, model in teachers.items()
-    }
+def yardsticks(teachers: dict[str, nn.Module], material: Material) -> dict[str, np.ndarray]:
+    """How right each teacher is on each test volume, ``(1, n)``, and whoever knows only which class training has most of."""
+    test, names = material.test, {"volumes": TEACHER, "slices": SLICES_TEACHER}
+    logits = {names[sees]: predict(model, test.images) for sees, model in teachers.items()}
+    most = np.bincount(material.train.labels).argmax()
+    logits[CONSTANT] = np.tile(np.arange(material.num_classes) == most, (len(test), 1)).astype(float)
+    return {name: expected_hits(told, test.labels, test.posterior)[None].astype(float) for name, told in logits.items()}
 
 
-def accuracies(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], material: Material) -> pd.DataFrame:
+def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], material: Material) -> pd.DataFrame:
     """A row a network: ``labels``, ``way``, ``seed``, ``accuracy`` (expected, where the true posterior is known), and of students
-    ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and ``parameters``."""
-    rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in of_teachers.items()]
+    ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and ``parameters``.
+
+    Args:
+        beside: of :func:`yardsticks`.
+    """
+    rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in beside.items()]
     depth, _, side = material.volumes.shape
     for labels, found in taught.items():
         for name, of_way in found.cells.items():
@@ -181,24 +187,34 @@ def accuracies(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], ma
     return pd.DataFrame(rows)
 
 
-def accuracy_tests(taught: dict[str, Taught], of_teachers: dict[str, np.ndarray], groups: np.ndarray) -> pd.DataFrame:
-    """Rows of ``tests.csv``: students against their teacher, taught against not taught, depth against slices, and the smaller field.
+def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
+    """Rows of ``tests.csv``: networks against a constant answer, students against their teacher, taught against not taught, depth against
+    slices, and the smaller field.
+
+    A teacher also hands on how frequent classes are, which students of a few labels of each cannot know: so what it adds to these is asked
+    once more where every class counts alike, of ``balanced_accuracy``.
 
     Args:
-        groups: ``(n,)``, the persons of the test volumes.
+        beside: of :func:`yardsticks`. groups, classes: ``(n,)``, the persons and the labels of the test volumes.
     """
     rows = []
+    _, member, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    weights = len(classes) / len(counts) / counts[member]
     for labels, found in taught.items():
-        asked = [("does the student keep up?", name, "teacher") for name in (PAPER, TAUGHT) if labels == ALL and name in found.hits]
+        asked = []
+        if labels == ALL:
+            asked += [("is anything learned?", name, CONSTANT) for name in (TEACHER, ALONE, PAPER)]
+            asked += [("does the student keep up?", name, TEACHER) for name in (PAPER, TAUGHT)]
         asked += [("what does the teacher add?", name, ALONE) for name in (PAPER, TAUGHT, BY_SLICES)]
-        asked += [("what does depth add?", ALONE, SLICES_ALONE), ("what does depth add?", TAUGHT, SLICES_TAUGHT)]
-        asked += [("does a teacher of volumes add to a student of slices?", SLICES_TAUGHT, SLICES_ALONE)]
-        asked += [("what does a smaller field cost?", TRANSPARENT, TAUGHT)]
-        both = found.hits | of_teachers
+        asked += [("what does depth add?", ALONE, SLICES_ALONE), ("what does a smaller field cost?", TRANSPARENT, TAUGHT)]
+        both = found.hits | beside
         for question, a, b in asked:
             if a in both and b in both:
                 right = np.broadcast_to(both[b], both[a].shape)
                 rows.append(compare_over_seeds(f"{labels}: {question}", a, b, both[a], right, groups))
+                if labels == FEW and b == ALONE:
+                    row = compare_over_seeds(f"{labels}: {question[:-1]}, {ALIKE}?", a, b, weights * both[a], weights * right, groups)
+                    rows.append(row | {"metric": "balanced_accuracy"})
     return with_holm(rows)
 
 
@@ -220,12 +236,13 @@ def explanation_rows(
         sample = fidelity.draw_sample(model, data, per_class)
         chosen: dict[str, Method] = explain.methods(len(model.feature_layers))
         chosen = chosen if EXPLAINED[way] is None else {name: chosen[name] for name in EXPLAINED[way]}
-        faithful = (AVERAGE, "class_evidence", "grad_cam", BEST_FILTER)
+        faithful = (AVERAGE, "class_evidence", "grad_cam", "integrated_gradients", BEST_FILTER)
         if way == PAPER and (picked := best_filter(model, data)):
             chosen[BEST_FILTER] = lambda m, v, t, picked=picked: explain.one_filter(m, v, t, layer=picked[0], number=picked[1])
-        parts = [judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful)]
+        ends = judge.ends_of(model, sample.images)
+        parts = [judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful, ends)]
         if way == PAPER:
-            parts.append(control_rows(model, way, sample, seed))
+            parts.append(control_rows(model, way, sample, seed, ends))
             train = data.index("train")
             background = tensor_of(data, train[:: max(1, len(train) // shap_background)][:shap_background], model)
             some = sample.head(few)
@@ -236,12 +253,12 @@ def explanation_rows(
     return rows[rows["correct"] | rows["metric"].isin(judge.FAITHFULNESS)]
 
 
-def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int) -> pd.DataFrame:
+def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int, ends: judge.Ends) -> pd.DataFrame:
     """The controls judged as explanations are; of those that are drawn, the mean over the draws."""
     tables = []
     for drawn in explain.controls(seed):
         maps = explain_all(drawn, model, sample.images, sample.targets)
-        tables.append(judge.rows(model, way, sample, maps, explain.CONTROLS))
+        tables.append(judge.rows(model, way, sample, maps, explain.CONTROLS, ends))
     return fidelity.over_draws(tables)
 
 
@@ -268,13 +285,29 @@ def best_filter(model: nn.Module, data: VolumeSet) -> tuple[int, int] | None:
     return max(scores, key=scores.get)
 
 
+def explanation_summary(rows: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """Every measure of every explanation: ``volumes_explained.csv``.
+
+    Returns:
+        ``way``, ``method``, ``metric``, ``n`` volumes; ``mean``, over the seeds and then over volumes, with ``lo`` and ``hi``, its 95%
+        bootstrap interval over persons for these trained students; the ``lowest`` and ``highest`` mean of a seed.
+    """
+    keys, found = ["way", "method", "metric"], []
+    for key, part in rows.groupby(keys, sort=False):
+        of_volumes, of_seeds = part.groupby(["image_id", "group"])["value"].mean(), part.groupby("seed")["value"].mean()
+        persons = of_volumes.index.get_level_values("group").to_numpy()
+        interval = bootstrap_mean(of_volumes.to_numpy(), persons, samples, bounds=(0.0, 1.0))
+        found.append((*key, len(of_volumes), *interval, of_seeds.min(), of_seeds.max()))
+    return pd.DataFrame(found, columns=[*keys, "n", "mean", "lo", "hi", "lowest", "highest"])
+
+
 def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``tests.csv``: the paper's average map against controls and rivals, and what other students' explanations are worth."""
     metrics = {"controls": [*judge.TRUTH, *judge.FAITHFULNESS]}
     metrics |= {"rivals": [*judge.TRUTH, *judge.DEPTH, *judge.FAITHFULNESS], "depth": judge.DEPTH}
     asked = [("controls", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
     asked += [("depth", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
-    asked += [("rivals", PAPER, AVERAGE, PAPER, name) for name in ("class_evidence", "grad_cam", "shap", BEST_FILTER)]
+    asked += [("rivals", PAPER, AVERAGE, PAPER, name) for name in RIVALS]
     asked += [("rivals", TRANSPARENT, "class_evidence", PAPER, AVERAGE), ("rivals", SLICES_ALONE, AVERAGE, PAPER, AVERAGE)]
     words = {
         "controls": "controls: is the average map better than what knows nothing?",
@@ -290,6 +323,14 @@ def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
             row = fidelity.paired_over_seeds(words[kind], *names, *pair, metric) if all(map(len, pair)) else None
             found += [row] if row is not None else []
     return with_holm(found) if found else pd.DataFrame()
+
+
+def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
+    """The comparisons whose question begins so: a row a pair, a column a measure, each difference with a star where Holm's p < 0.05."""
+    part = tests[tests["question"].str.startswith(question)]
+    said = [f"{difference:+.2f}{'*' * (p < LEVEL)}" for difference, p in zip(part["difference"], part["p_holm"], strict=True)]
+    pair = part["a"] + " minus " + part["b"]
+    return part.assign(said=said, pair=pair).set_index(["pair", "metric"])["said"].unstack("metric", sort=False).rename_axis(columns=None)
 
 
 # -- cost ---------------------------------------------------------------------------------------------------------------

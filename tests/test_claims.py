@@ -635,6 +635,7 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
     """A run whose comparisons on volumes all differ by so much, for the better, with intervals of three points either way."""
     run = Run(replace(resolve(profile="smoke", run_dir=folder), dataset=dataset), "test")
     asked = [
+        ("all labels: is anything learned?", "teacher", "always the most frequent class", "accuracy"),
         ("all labels: does the student keep up?", "paper's loss", "teacher", "accuracy"),
         ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
         ("all labels: what does depth add?", "labels alone", "slices, labels alone", "accuracy"),
@@ -659,6 +660,8 @@ def volumes_verdicts(run: Run) -> dict[str, str]:
 def test_claims_on_volumes_follow_their_rules(tmp_path):
     good, bad = (volumes_verdicts(volumes_run(tmp_path / name, *values)) for name, values in (("good", (0.1, 300)), ("bad", (-0.1, 100))))
     assert len(good) == 5 and set(good.values()) == {claims.HOLDS}
+    detail = claims.CLAIMS["volumes_keep_up"].measure(volumes_run(tmp_path / "told", 0.1, 300)).detail
+    assert detail.endswith("; teacher minus the most frequent class +10.0 points [+7.0, +13.0]"), "two that learn nothing are alike, too"
     assert set(bad.values()) == {claims.FAILS}
 
 

@@ -8,12 +8,13 @@ import torch
 from kdnb import fidelity, models3d, third_dimension
 from kdnb.explain import volumes as explain
 from kdnb.explain.maps import as_found
+from kdnb.explain.methods import integrated_gradients
 from kdnb.fidelity import depth
 from kdnb.fidelity.tables import Sample
 from kdnb.figures import volumes as figures
 from kdnb.models3d import Grid
 from kdnb.sweep import Material, Trained
-from kdnb.third_dimension import ALONE, AVERAGE, PAPER, SLICES_ALONE, TAUGHT
+from kdnb.third_dimension import ALONE, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT
 from kdnb.training import Examples, Recipe
 
 SHAPE = (8, 16, 16)
@@ -86,15 +87,16 @@ def test_faithfulness_rewards_the_voxels_that_decide():
     volumes, targets = torch.zeros(2, *SHAPE), torch.ones(2, dtype=torch.int64)
     volumes[:, 2:4, 4:8, 4:8] = 1
     model, masks = Middle(), torch.from_numpy(lesion())
-    good, bad = (depth.faithfulness(model, volumes, targets, depth.rank_of(maps)) for maps in (masks.float(), 1 - masks.float()))
+    ends = depth.ends_of(model, volumes)
+    good, bad = (depth.faithfulness(model, volumes, targets, depth.rank_of(maps), ends) for maps in (masks.float(), 1 - masks.float()))
     assert (good["insertion_blur"] > bad["insertion_blur"] + 0.2).all() and (good["deletion_blur"] < bad["deletion_blur"] - 0.2).all()
 
 
 def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
-    assert torch.allclose(depth.blurred(torch.full((1, *SHAPE), 0.3)), torch.full((1, *SHAPE), 0.3), atol=1e-5)
+    assert torch.allclose(explain.blurred(torch.full((1, *SHAPE), 0.3)), torch.full((1, *SHAPE), 0.3), atol=1e-5)
     point = torch.zeros(1, 8, 16, 16)
     point[0, 4, 8, 8] = 1
-    assert depth.blurred(point)[0, 5, 8, 8] > 0 and depth.blurred(point)[0, 4, 8, 9] > 0
+    assert explain.blurred(point)[0, 5, 8, 8] > 0 and explain.blurred(point)[0, 4, 8, 9] > 0
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------
@@ -131,6 +133,15 @@ def test_grad_cam_is_positive_evidence(network, volumes):
     assert torch.allclose(explain.grad_cam(network, volumes, targets), explain.upsampled(cells, SHAPE), atol=1e-6)
 
 
+def test_integrated_gradients_add_up_to_what_the_blur_in_depth_changes(network, volumes):
+    targets = torch.tensor([0, 1, 2])
+    signed = integrated_gradients(network, volumes, targets, join=lambda values: values, baseline=explain.blurred, steps=explain.STEPS)
+    with as_found(network), torch.no_grad():
+        change = (network(volumes) - network(explain.blurred(volumes))).gather(1, targets[:, None])[:, 0]
+    assert change.abs().max() > 1e-3 and (signed.sum(dim=(1, 2, 3)) - change).abs().max() < 0.05 * change.abs().max()
+    assert torch.allclose(explain.methods(5)["integrated_gradients"](network, volumes, targets), signed.abs())
+
+
 def test_a_random_map_hangs_on_the_volume_and_the_draw_alone(network, volumes):
     whole = explain.random_map(network, volumes, None)
     assert torch.equal(whole[1:2], explain.random_map(network, volumes[1:2], None))
@@ -162,10 +173,19 @@ def test_the_average_map_is_compared_with_every_control_by_every_measure():
     assert (evidence == "class_evidence").all() and "deletion_blur" in evidence.index
 
 
+def test_comparisons_in_brief_have_a_column_a_measure_and_stars_where_it_is_not_luck():
+    tests = third_dimension.explanation_tests(explained({(PAPER, AVERAGE): 0.2}))
+    table = third_dimension.in_brief(tests, "controls")
+    assert list(table) == [*depth.TRUTH, *depth.FAITHFULNESS] and len(table) == len(explain.CONTROLS)
+    assert table.loc[f"{AVERAGE} minus centre", "pixel_auc"] == "+0.20*" and table["deletion_blur"].str.startswith("-0.20").all()
+    same = third_dimension.in_brief(third_dimension.explanation_tests(explained({})), "controls")
+    assert (~same.stack().str.endswith("*")).mean() > 0.9
+
+
 def test_accuracies_are_paired_as_the_questions_say():
     hits = {ALONE: 0.6, PAPER: 0.7, TAUGHT: 0.8, SLICES_ALONE: 0.4}
     taught = {"all labels": third_dimension.Taught({}, {}, {way: np.full((3, 50), value) for way, value in hits.items()})}
-    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str))
+    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2)
     found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
     assert found == {
         ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
@@ -174,6 +194,55 @@ def test_accuracies_are_paired_as_the_questions_say():
         ("all labels: what does the teacher add?", TAUGHT, ALONE): 0.2,
         ("all labels: what does depth add?", ALONE, SLICES_ALONE): 0.2,
     }
+
+
+def test_what_is_learned_is_more_than_the_most_frequent_class():
+    hits = {ALONE: np.tile(np.arange(60) < 45, (3, 1)).astype(float)}
+    taught = {"all labels": third_dimension.Taught({}, {}, hits)}
+    beside = {"teacher": np.ones((1, 60)), CONSTANT: (np.arange(60) < 30)[None].astype(float)}
+    tests = third_dimension.accuracy_tests(taught, beside, np.arange(60).astype(str), np.arange(60) % 3).set_index(["question", "a"])
+    learned = tests.loc["all labels: is anything learned?"]
+    assert learned["difference"].round(6).to_dict() == {"teacher": 0.5, ALONE: 0.25} and (learned["lo"] > 0).all()
+
+
+def test_a_teacher_that_hands_on_how_frequent_classes_are_adds_nothing_where_they_count_alike():
+    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all, the other each class in turn."""
+    classes = np.repeat([0, 1, 2], [40, 10, 10])
+    hits = {ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float), TAUGHT: np.tile(classes == 0, (3, 1)).astype(float)}
+    tests = third_dimension.accuracy_tests({"few labels": third_dimension.Taught({}, {}, hits)}, {}, np.arange(60).astype(str), classes)
+    plain, alike = (tests[tests["metric"] == name].iloc[0] for name in ("accuracy", "balanced_accuracy"))
+    assert plain["difference"] > 0.25 and plain["lo"] > 0
+    balanced = 1 / 3 - np.mean([hits[ALONE][0][classes == c].mean() for c in range(3)])
+    assert alike["difference"] == pytest.approx(balanced) and alike["lo"] < 0 < alike["hi"] and alike["question"] != plain["question"]
+
+
+def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():
+    """Twelve volumes of six persons, all of a person's alike; the second seed scores 0.1 more."""
+    person = np.arange(12) // 2
+    rows = pd.DataFrame({"image_id": [f"v{k}" for k in range(12)], "group": person.astype(str), "way": PAPER, "method": "m", "metric": "x"})
+    rows = pd.concat([rows.assign(seed=seed, value=0.2 + 0.1 * person + 0.1 * seed) for seed in (0, 1)])
+    (row,) = third_dimension.explanation_summary(rows, 1000).itertuples()
+    assert (row.n, round(row.mean, 6), round(row.lowest, 6), round(row.highest, 6)) == (12, 0.5, 0.45, 0.55)
+    single = third_dimension.explanation_summary(rows.assign(group=rows["image_id"]), 1000).iloc[0]
+    assert row.hi - row.lo > 1.2 * (single["hi"] - single["lo"]), "volumes of one person are one"
+
+
+def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
+    asked = []
+
+    def bank(teacher, images, views, batch_size):
+        asked.append(images)
+        return np.zeros((views, len(images), 3))
+
+    monkeypatch.setattr(third_dimension.views, "teacher_bank", bank)
+    labels = np.repeat([0, 1, 2], [70, 20, 10])
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 8), np.uint8)
+    part = Examples(images, labels)
+    whole = Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12))
+    few = third_dimension.with_few(whole, None, 4)
+    numbers, shown = few.train.images[:, 0, 0, 0], np.bincount(few.train.labels)
+    assert len(few.train) == third_dimension.FEW_SEEN and len(np.unique(numbers)) == 12 and np.ptp(shown) <= 4
+    assert (labels[numbers] == few.train.labels).all() and (asked[0] == few.train.images).all() and few.key != whole.key
 
 
 def test_cost_grows_with_the_number_of_voxels(network):
@@ -241,6 +310,7 @@ def test_figures_show_every_slice_method_and_way():
     table = pd.DataFrame({"labels": ["all", "all", "few"], "way": ["a", "b", "a"], "seed": 0, "accuracy": [0.5, 0.6, 0.4]})
     assert [axis.get_title() for axis in figures.accuracies(table, 0.9).axes] == ["all", "few"]
     summary = explained({}).groupby(["way", "method", "metric"])["value"].mean().rename("mean").reset_index()
+    summary = summary.assign(lo=summary["mean"] - 0.1, hi=summary["mean"] + 0.1)
     names = [text.get_text() for text in figures.measures(summary, PAPER, explain.CONTROLS).axes[0].get_yticklabels()]
     assert len(names) == 7 and names[:2] == ["class evidence", "average map, mean of layers"]
 
@@ -256,9 +326,10 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     results = {way: {one: Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way} for way, of_way in ways.items()}
     hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}
     taught = {"all labels": third_dimension.Taught(ways, results, hits)}
-    table = third_dimension.accuracies(taught, {"teacher": np.ones((1, 60))}, material)
-    assert table["way"].tolist() == ["teacher", ALONE, ALONE, SLICES_ALONE, SLICES_ALONE]
-    students = table[table["way"] != "teacher"]
+    table = third_dimension.accuracies(taught, third_dimension.yardsticks({}, material) | {"teacher": np.ones((1, 60))}, material)
+    assert table["way"].tolist() == [CONSTANT, "teacher", ALONE, ALONE, SLICES_ALONE, SLICES_ALONE]
+    students = table[~table["way"].isin(["teacher", CONSTANT])]
+    assert table["accuracy"].iloc[0] == pytest.approx(2 / 3), "the most frequent class of training, always"
     assert np.allclose(students["accuracy"], 2 / 3) and np.allclose(students["balanced_accuracy"], 1 / 3)
     macs = students.groupby("way")["macs"].first()
     assert abs(macs[SLICES_ALONE] / macs[ALONE] - 1) < 0.15

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from kdnb.claims import FAILS, HOLDS, NOT_TESTABLE
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import NORMAL
 from kdnb.measured import (
@@ -25,6 +26,7 @@ from kdnb.measured import (
 )
 from kdnb.runs import Run
 from kdnb.settings import resolve
+from kdnb.third_dimension import CONSTANT, PAPER, SLICES_ALONE, TAUGHT
 
 SCORES = pd.DataFrame(
     {
@@ -265,3 +267,55 @@ def test_a_table_that_a_run_no_longer_has_leaves_the_record_with_it(finished, tm
     record(finished, tmp_path / "measured")
     assert tables_of("gains", tmp_path / "measured") == {}
     assert list(tables_of("classification", tmp_path / "measured")) == ["brain_tumor-cpu-seed0"]
+
+
+# -- volumes ----------------------------------------------------------------------------------------------------------
+
+
+def with_volumes(measured, dataset: str, split: str = "official", student: float = 0.8, verdict: str = HOLDS, lesion: bool = False) -> None:
+    """A recorded run of a data set whose claims on volumes all have this verdict."""
+    folder = measured / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
+    folder.mkdir()
+    run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
+    provenance = {"run": run, "data": {}, "teacher": {}, "environment": {"device": "cpu"}, "budget": {}, "date": "2026-11-30"}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    SCORES.to_csv(folder / "classification.csv", index=False)
+    ways = ["teacher", CONSTANT, PAPER, PAPER, SLICES_ALONE]
+    accuracy = [0.9, 0.5, student - 0.01, student + 0.01, 0.6]
+    pd.DataFrame({"labels": "all labels", "way": ways, "accuracy": accuracy}).to_csv(folder / "volumes.csv", index=False)
+    names = ["volumes_keep_up", "volumes_few", "volumes_depth", "volumes_maps", "volumes_cost"]
+    claims = {"claim": names, "verdict": verdict, "measured": [5.0] * 4 + [250.0], "lo": 1.0, "hi": 9.0, "unit": "points"}
+    pd.DataFrame(claims).to_csv(folder / "claims.csv", index=False)
+    alike = {
+        "question": "few",
+        "a": TAUGHT,
+        "b": "labels alone",
+        "metric": "balanced_accuracy",
+        "difference": 0.02,
+        "lo": -0.01,
+        "hi": 0.05,
+    }
+    pd.DataFrame([alike]).to_csv(folder / "tests_volumes.csv", index=False)
+    metrics = ["pointing_game", "hidden"] if lesion else ["insertion_blur"]
+    rows = [(PAPER, name, metric, 0.7) for name in ("feature_maps_mean", "integrated_gradients") for metric in metrics]
+    pd.DataFrame(rows, columns=["way", "method", "metric", "mean"]).to_csv(folder / "volumes_explained.csv", index=False)
+
+
+def test_volumes_have_a_line_for_each_data_set_that_has_them(tmp_path):
+    with_volumes(tmp_path, "phantom", lesion=True)
+    with_volumes(tmp_path, "eye_disease", verdict=NOT_TESTABLE)
+    (line,) = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
+    assert "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always" in line
+    assert "counts alike +2.0 [-1.0, +5.0]" in line
+    assert "student minus teacher +5.0 points [+1.0, +9.0] (*yes*)" in line and "250 times (*yes*)" in line
+    assert "lies in the lesion in 70% (average map), 70% (integrated gradients); 70% of it" in line and "eye_disease" not in line
+
+
+def test_volumes_of_persons_are_told_once_whatever_the_split_of_the_images(tmp_path):
+    with_volumes(tmp_path, "phantom")
+    with_volumes(tmp_path, "alzheimer", "leak_free", student=0.55, verdict=FAILS)
+    alzheimer, phantom = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
+    assert "`alzheimer`: accuracy 0.550 (the taught student)" in alzheimer and "+5.0 points [+1.0, +9.0] (*no*)" in alzheimer
+    assert "`phantom`: accuracy 0.800" in phantom
+    with_volumes(tmp_path, "alzheimer", student=0.55, verdict=FAILS)
+    assert answer(tmp_path).count("0.550 (the taught student)") == 1 and "lies in the lesion" not in answer(tmp_path)

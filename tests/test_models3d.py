@@ -10,6 +10,7 @@ from kdnb import models3d, training, views
 from kdnb.cost import macs
 from kdnb.errors import ModelError, ParameterError
 from kdnb.explain import class_evidence
+from kdnb.explain import volumes as volume_maps
 from kdnb.models import initialised
 from kdnb.models import student as plane_student
 from kdnb.models3d import Grid, pool_sizes
@@ -136,10 +137,14 @@ def test_without_monai_the_teacher_says_how_to_get_it(monkeypatch):
         models3d.teacher("densenet121", 3, WIDTHS, GRID, seed=0)
 
 
-def test_monai_s_densenet_teaches_volumes_of_few_slices():
+def test_monai_s_densenet_teaches_volumes_of_few_slices_and_can_be_explained():
     pytest.importorskip("monai", reason="an extra: kdnb[volumes]")
-    teacher = models3d.teacher("densenet121", 3, WIDTHS, GRID, seed=0).eval()
+    teacher, volume = models3d.teacher("densenet121", 3, WIDTHS, GRID, seed=0).eval(), torch.rand(1, 10, 24, 24)
     with torch.no_grad():
-        assert teacher(torch.rand(1, 10, 24, 24)).shape == (1, 3)
+        assert teacher(volume).shape == (1, 3)
+    for method in (volume_maps.methods(4)["feature_maps_layer1"], volume_maps.grad_cam):
+        found = method(teacher, volume, torch.tensor([1]))
+        assert found.shape == volume.shape and torch.isfinite(found).all()
+    assert volume_maps.average_mean(teacher, volume, None).std() > 0, "the last block has one cell here, the first eight a side"
     slices = models3d.teacher("densenet121", 3, WIDTHS, GRID, seed=0, shape="slices")
     assert isinstance(slices, models3d.VolumeStudent), "the teacher of slices has no depth"

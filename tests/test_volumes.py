@@ -224,10 +224,12 @@ def test_class_folders_of_both_kinds_become_one_set(tmp_path):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         values = np.random.default_rng(number).integers(0, 500, shape).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "set" / name / f"scan_{number}.nii.gz")
-    series_in(tmp_path / "set" / "ill" / "series", (0.0, 4.0, 8.0, 12.0, 16.0))
+    for name in ("series", "later_series"):
+        series_in(tmp_path / "set" / "ill" / name, (0.0, 4.0, 8.0, 12.0, 16.0))
     data = volumes.load(f"folder:{tmp_path / 'set'}", 16)
-    assert data.volumes.shape == (4, 5, 16, 16) and data.classes == ("ill", "well")
-    assert np.bincount(data.labels).tolist() == [2, 2] and "person_P7" in data.groups
+    assert data.volumes.shape == (5, 5, 16, 16) and data.classes == ("ill", "well")
+    same = data.groups == "person_P7"
+    assert np.bincount(data.labels).tolist() == [3, 2] and same.sum() == 2 and len(set(data.split[same])) == 1, "a person is on one side"
     assert data.spacing[0] > 2 * data.spacing[1], "slices are thick"
     assert data.volumes[data.ids == "well/scan_2.nii.gz"].std() > 20
 

@@ -166,16 +166,29 @@ def joined(attributions: dict[str, Tensor], cells: Sequence[tuple[int, int]]) ->
     return found | {f"{name}_coarse": coarsened(found[name], cells) for name in attributions}
 
 
-def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, *, join: Callable[[Tensor], Tensor] = magnitude) -> Tensor:
-    """Integrated gradients (Sundararajan et al. 2017): ``(x - x') * mean of the gradient between x' and x``, x' the blurred image."""
+def integrated_gradients(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    join: Callable[[Tensor], Tensor] = magnitude,
+    baseline: Callable[[Tensor], Tensor] = blurred,
+    steps: int = INTEGRATED_GRADIENTS_STEPS,
+) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017): ``(x - x') * mean of the gradient between x' and x``, x' the blurred image.
+
+    Args:
+        baseline: what makes x' of x; of volumes a blur in depth, too (:func:`kdnb.explain.volumes.blurred`).
+        steps: between x' and x at which the gradient is taken.
+    """
     from captum.attr import IntegratedGradients
 
     with as_found(model):
         attribution = IntegratedGradients(partial(logits_of, model)).attribute(
             images.detach(),
-            baselines=blurred(images),
+            baselines=baseline(images),
             target=targets,
-            n_steps=INTEGRATED_GRADIENTS_STEPS,
+            n_steps=steps,
             internal_batch_size=max(64, len(images)),
         )
     return join(attribution.detach()).float()

@@ -24,6 +24,7 @@ METHODS = {
     "feature_maps_mean": "average map, mean of layers",
     "class_evidence": "class evidence",
     "grad_cam": "Grad-CAM",
+    "integrated_gradients": "integrated gradients",
     "shap": "SHAP",
     "best_filter": "best single filter",
     "random": "random",
@@ -133,10 +134,10 @@ def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
 
 
 def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure:
-    """Every explanation of one student by every measure, a panel a measure; controls are grey.
+    """Every explanation of one student by every measure, a panel a measure, with 95% intervals; controls are grey.
 
     Args:
-        summary: columns ``way``, ``method``, ``metric``, ``mean``.
+        summary: columns ``way``, ``method``, ``metric``, ``mean``, ``lo``, ``hi``.
     """
     part = summary[summary["way"] == way]
     panels = [name for name in _MEASURES if name in set(part["metric"])]
@@ -145,9 +146,10 @@ def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure
         1, len(panels), figsize=(1.75 * len(panels) + 1.8, 0.28 * len(order) + 1.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, metric in zip(axes[0], panels, strict=True):
-        values = part[part["metric"] == metric].set_index("method")["mean"].reindex(order)
+        values = part[part["metric"] == metric].set_index("method")[["mean", "lo", "hi"]].reindex(order)
         colours = ["0.6" if name in controls else "#0072B2" for name in order]
-        axis.scatter(values, -np.arange(len(order)), c=colours, s=26)
+        axis.hlines(-np.arange(len(order)), values["lo"], values["hi"], colors=colours, linewidth=1.2)
+        axis.scatter(values["mean"], -np.arange(len(order)), c=colours, s=26)
         axis.set_xlabel(_MEASURES[metric], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
