@@ -184,7 +184,8 @@ def test_results_are_in_points_and_ratios_are_ratios(tmp_path):
     assert judged.loc["student_f1", "measured"] == pytest.approx(97) and judged.loc["maps_as_grad_cam", "hi"] == pytest.approx(25)
     ratios = judged.index[judged["unit"] == claims.RATIO]
     assert set(ratios) == {"flops_ratio", "met_ratio", "maps_over_shap", "evidence_cost", "volumes_cost"}
-    assert set(judged["unit"]) == {"points", "ratio"}
+    assert list(judged.index[judged["unit"] == claims.CORRELATION]) == ["maps_change"]
+    assert set(judged["unit"]) == {"points", "ratio", "correlation"}
     assert judged.loc["flops_ratio", "measured"] == pytest.approx(2.441) and judged.loc["flops_ratio", "paper_value"] == 2.436
 
 
