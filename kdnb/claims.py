@@ -35,7 +35,7 @@ UNDECIDED, NOT_TESTABLE = "undecided", "not testable here"
 VERDICTS = (HOLDS, FAILS, NO_EFFECT, UNDECIDED, NOT_TESTABLE)
 OF_THE_PAPER = {HOLDS: "reproduced", FAILS: "not reproduced"}  # what these two are called where the paper makes the claim
 MEANING = {word: verdict for verdict, word in OF_THE_PAPER.items()} | {verdict: verdict for verdict in VERDICTS}
-POINTS, RATIO = "points", "ratio"
+POINTS, RATIO, CORRELATION = "points", "ratio", "correlation"
 LEVEL = 0.05
 NON_INFERIORITY = 0.01  # what is at most one point behind keeps up: a student with its teacher, five layers with six
 MARGIN = 0.01  # an effect within one point either way is none that anybody would train a teacher for
@@ -861,6 +861,34 @@ CLAIMS |= {
         "average maps mark the lesion better than every control, where lesions usually lie included",
         "pixel AUC minus that of the best control above 0",
         _maps_mark,
+    )
+}
+
+
+# -- maps when what was learned is gone (chapter 06) ----------------------------------------------------------------------
+# Stated when the phantom's maps had been seen. A half is midway between the same order of pixels and none.
+CHANGED = 0.5
+
+
+def _maps_change(run: Run) -> Measured:
+    """With all weights redrawn, in networks from seeds of which no student started; the interval reaches over all of them."""
+    if not run.has_table("sanity"):
+        return not_testable("this run did not ask it")
+    rows = run.load_table("sanity").query("check == 'cascade' and method == 'feature_maps_mean'")
+    if rows.empty or "lowest" not in rows:
+        return not_testable("this run did not redraw weights in several networks")
+    row = rows.loc[rows["order"].idxmax()]
+    return below(
+        row["spearman"], row["lowest"], row["highest"], CHANGED, f"mean over {row['n']:.0f} networks, from the lowest to the highest"
+    )
+
+
+CLAIMS |= {
+    "maps_change": Claim(
+        "average maps hang on what was learned: redrawing all weights changes them",
+        f"Spearman's correlation of the map with itself below {CHANGED:g} in each of several redrawn networks",
+        _maps_change,
+        unit=CORRELATION,
     )
 }
 

@@ -168,6 +168,7 @@ def test_judgement_of_a_finished_run(tmp_path):
         "maps_as_shap": claims.UNDECIDED,
         "maps_as_integrated_gradients": claims.NOT_TESTABLE,
         "maps_over_controls": claims.FAILS,
+        "maps_change": claims.NOT_TESTABLE,
         "fidelity": claims.NOT_TESTABLE,
     }
     assert judged["verdict"][list(expected)].to_dict() == expected
@@ -183,7 +184,8 @@ def test_results_are_in_points_and_ratios_are_ratios(tmp_path):
     assert judged.loc["student_f1", "measured"] == pytest.approx(97) and judged.loc["maps_as_grad_cam", "hi"] == pytest.approx(25)
     ratios = judged.index[judged["unit"] == claims.RATIO]
     assert set(ratios) == {"flops_ratio", "met_ratio", "maps_over_shap", "evidence_cost", "volumes_cost"}
-    assert set(judged["unit"]) == {"points", "ratio"}
+    assert list(judged.index[judged["unit"] == claims.CORRELATION]) == ["maps_change"]
+    assert set(judged["unit"]) == {"points", "ratio", "correlation"}
     assert judged.loc["flops_ratio", "measured"] == pytest.approx(2.441) and judged.loc["flops_ratio", "paper_value"] == 2.436
 
 
@@ -695,6 +697,29 @@ def test_maps_mark_the_lesion_if_they_beat_the_best_control(tmp_path, difference
     assert mark(run).verdict == verdict and mark(run).detail == "pixel AUC minus that of mean_mask, 40 images"
     run.save_table("tests_explanations", table.assign(question="average map against controls"))
     assert mark(run).verdict == claims.NOT_TESTABLE, "no masks"
+
+
+@pytest.mark.parametrize(
+    ("mean", "highest", "verdict"), [(0.3, 0.4, claims.HOLDS), (0.38, 0.64, claims.UNDECIDED), (1.0, 1.0, claims.FAILS)]
+)
+def test_maps_hang_on_what_was_learned_if_no_redrawn_network_has_them(tmp_path, mean, highest, verdict):
+    run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
+    change = claims.CLAIMS["maps_change"].measure
+    assert change(run).verdict == claims.NOT_TESTABLE
+    last = {"check": "cascade", "method": "feature_maps_mean", "stage": "features.0", "order": 6, "n": 10}
+    last |= {"spearman": mean, "lowest": 2 * mean - highest, "highest": highest}
+    first = last | {"stage": "classifier", "order": 1, "spearman": 1.0, "lowest": 1.0, "highest": 1.0}
+    others = [
+        last | {"method": "sobel", "spearman": 1.0},
+        last | {"check": "smooth cascade", "spearman": 0.9},
+        {"check": "reader", "mean": 1.0},
+    ]
+    run.save_table("sanity", pd.DataFrame([*others, last, first]))
+    found = change(run)
+    assert found.verdict == verdict and (found.value, found.hi) == (mean, highest)
+    assert found.detail == "mean over 10 networks, from the lowest to the highest"
+    run.save_table("sanity", pd.DataFrame(others))
+    assert change(run).verdict == claims.NOT_TESTABLE
 
 
 def test_a_better_teacher_is_said_with_how_much_better_it_is(tmp_path):

@@ -145,6 +145,22 @@ def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_th
     assert found["average_drop"].max() == 0 and found["average_increase"].max() == 0
 
 
+def test_average_drop_and_increase_by_hand():
+    """The map rescaled to [0, 1] is the mask: a half for the patch and all of the rest lowers p, the patch alone raises it."""
+    images, targets = torch.full((2, 3, SIZE, SIZE), 0.2), torch.ones(2, dtype=torch.int64)
+    images[:, :, 4:12, 4:12] = 0.8
+    maps = torch.stack([torch.full((SIZE, SIZE), 3.0), torch.full((SIZE, SIZE), -1.0)])
+    maps[0, 4:12, 4:12], maps[1, 4:12, 4:12], maps[0, 0, 0] = 2.0, 1.0, 1.0
+    found = fidelity.drop_increase(Patch(), images, targets, maps)
+    share, corner = 64 / SIZE**2, 0.2 / SIZE**2  # the map's lowest pixel, which only the first image loses
+    evidence = [patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))]
+    evidence[1] += corner
+    whole, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
+    assert lowered < whole < raised
+    np.testing.assert_allclose(found["average_drop"], [(whole - lowered) / whole, 0], atol=1e-5)
+    assert found["average_increase"].tolist() == [0, 1]
+
+
 def test_imputation_solves_the_linear_system():
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).cumsum(dim=2).cumsum(dim=3)
     images = images / images.amax(dim=(2, 3), keepdim=True)
