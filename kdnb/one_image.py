@@ -31,7 +31,7 @@ def explain(image: str, folder: str, data_dir: str = "", model_name: str = "stud
     """Explain the image at a path, say what it shows, and return the page; an earlier explanation of the same image is replaced.
 
     Args:
-        folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`; empty: the default run.
+        folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`.
         data_dir: where the images lie that the student learned from, if not where the run found them.
 
     Raises:
@@ -39,7 +39,7 @@ def explain(image: str, folder: str, data_dir: str = "", model_name: str = "stud
     """
     if not image:
         raise DataError(f"image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN={RUNS[0]}.")
-    run = opened(folder or RUNS[0], "explain_image", data_dir)
+    run = opened(folder, "explain_image", data_dir)
     answer = explain_image(run, image, model_name)
     print(f"kdnb: {answer}")
     content = file_hash(from_home(image))

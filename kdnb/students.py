@@ -183,12 +183,13 @@ def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
     """The run in a folder, as :func:`kdnb.runs.opened`; where none was made, one of a recorded run's settings, with nothing on disk.
 
     Args:
-        folder: the run's folder or, for a recorded run, its name alone.
+        folder: the run's folder or, for a recorded run, its name alone; empty: the default run.
         data_dir: where its images lie, if not where the run found them; of a recorded run they need not be here.
 
     Raises:
         ArtefactError: there is no run, and none of that name has recorded students.
     """
+    folder = folder or RUNS[0]
     place = from_home(folder).absolute()
     usual = REPOSITORY / "runs" / place.name
     by_name = place.parent in (usual.parent, MEASURED) or len(Path(folder).parts) == 1

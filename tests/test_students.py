@@ -84,7 +84,7 @@ def test_what_a_later_run_does_not_store_or_is_too_large_is_not_kept(run, tmp_pa
     assert kept(run, tmp_path) == {}, "a network of one's own is nothing that the study can rebuild"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data():
     return load_for(resolve(profile="smoke"))
 
@@ -168,7 +168,7 @@ def test_a_damaged_record_is_one_sentence(record, data, tmp_path):
 def test_a_recorded_run_is_opened_by_its_name_until_there_is_one_of_ones_own(record, run, tmp_path, monkeypatch):
     monkeypatch.setattr(students, "REPOSITORY", tmp_path / "checkout")
     usual = tmp_path / "checkout" / "runs" / record.name
-    for name in (record.name, usual, record):
+    for name in (record.name, usual, record, ""):
         found = students.opened(name, "explain_image")
         assert found.folder == usual and not usual.exists(), "nothing is written"
         assert found.budget.student_widths == WIDTHS and found.info() == {}
@@ -190,6 +190,11 @@ def test_chapters_on_maps_find_a_student_and_a_teacher_of_the_default_run_in_a_f
     for network in (student, teacher):
         right = (predict(network, data.images[some]).argmax(axis=1) == data.labels[some]).mean()
         assert right > 0.6, "of a chance of a quarter"
+
+
+def test_the_documentation_says_how_large_a_record_can_be(repository):
+    most = sum(2 * students.LARGEST for _ in students.KEPT)
+    assert f"at most {most / 1e6:.0f} MB a run" in (repository / "docs" / "own_images.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_the_default_runs_recorded_students_score_as_its_record_says():

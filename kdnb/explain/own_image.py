@@ -89,7 +89,7 @@ def explain_image(
     where they are not here, and the answer says what it therefore cannot.
 
     Args:
-        run: a run, its folder, or the name of a recorded run, such as ``"phantom-quick-seed0"``.
+        run: a run, its folder, or the name of a recorded run; empty: the default run.
         image: a path, ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` uint8, or a Pillow image.
         data_dir: where the images lie that the student learned from, if not where the run found them.
 
