@@ -66,7 +66,7 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
             path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher", "volumes")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
-    if folder.name in students.RUNS:
+    if folder.name in students.RUNS and info.get("students"):
         provenance["students"] = students.record(opened(folder, "record"), found["per_class"]["class"].nunique(), kept)
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:
