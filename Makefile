@@ -105,12 +105,12 @@ $(call done,02): $(call done,01) $(call code,device models models3d networks clu
   $(wildcard data/measured/phantom_teacher.safetensors)
 $(call done,03): $(call done,02) $(call code,few_labels figures/statistics)
 $(call done,04): $(call done,03) $(call code,figures/live)
-$(call done,05): $(call done,03) $(call code,explain/* fidelity/* figures/explain figures/live)
+$(call done,05): $(call done,03) $(call code,students explain/* fidelity/* figures/explain figures/live)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
 $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
-$(call done,07): $(call done,03) $(call code,transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
-$(call done,08): $(call done,03) $(call code,teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
+$(call done,07): $(call done,03) $(call code,students transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
+$(call done,08): $(call done,03) $(call code,students teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
 $(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/live) | $(call done,08)
 # The appendix simulates what it needs; behind the chapters that measure times.
 $(call done,A): $(call code,device models networks evaluation figures/__init__ figures/statistics) | $(call done,09)
@@ -135,8 +135,8 @@ test: setup ## unit tests, every notebook in the smoke profile, and those notebo
 test-slow: setup ## the tests that kill, fill disks and soak
 	@$(PY) -m pytest -q -m slow $(SIDE_BY_SIDE)
 
-explain: setup ## explain one image with a finished run (IMAGE=path RUN=runs/...): a page with maps, probabilities and a manifest
-	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN"
+explain: setup ## explain one image, at once with a recorded run (IMAGE=path RUN=its name or runs/...): a page with maps, probabilities and a manifest
+	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN" "$$DATA_DIR"
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"

@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdnb import students
 from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
-from kdnb.datasets import phantom, slices
+from kdnb.datasets import slices
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
@@ -24,7 +24,7 @@ from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 from kdnb.third_dimension import ALIKE, ALL, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT, TEACHER
 
-MEASURED = REPOSITORY / "data" / "measured"
+MEASURED = students.MEASURED
 PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
@@ -45,7 +45,7 @@ _MEANS = [
 def record(folder: Path, measured: Path = MEASURED) -> Path:
     """Copy a finished run's contract tables and their provenance into ``data/measured``, sum them up, and return the new folder.
 
-    Of a run of generated images the students of :data:`kdnb.students.KEPT` are kept, too.
+    Of the runs of :data:`kdnb.students.RUNS` the students of :data:`kdnb.students.KEPT` are kept, too.
 
     Raises:
         ArtefactError: the run is not finished, or a table was changed since a notebook wrote it.
@@ -66,8 +66,8 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
             path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher", "volumes")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
-    if info["run"]["dataset"].startswith("phantom"):  # of no real images, so that anybody may have them
-        provenance["students"] = students.record(opened(folder, "record"), len(phantom.CLASSES), kept)
+    if folder.name in students.RUNS and info.get("students"):
+        provenance["students"] = students.record(opened(folder, "record"), found["per_class"]["class"].nunique(), kept)
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
     with atomic_write(kept / "provenance.json") as path:
         path.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")

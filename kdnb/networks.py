@@ -356,7 +356,7 @@ def load_teacher(run: Run, num_classes: int) -> nn.Module:
     Raises:
         ArtefactError: notebook 02 has not trained it, or its file has changed since.
     """
-    taught = run.info()["teacher"]
+    taught = run.info().get("teacher", {"head": "plain", "key": None})  # where it has none, loading says so
     name = of_run(run, "teacher")
     if name == OWN_TEACHER:
         return run.load_model("teacher", densenet121_teacher(num_classes, head=taught["head"]), taught["key"])

@@ -1,4 +1,4 @@
-"""One image explained with a finished run, as a page and a folder: ``make explain IMAGE=scan.png RUN=runs/phantom-quick-seed0``.
+"""One image explained with a finished or a recorded run, as a page and a folder: ``make explain IMAGE=scan.png RUN=phantom-quick-seed0``.
 
 The folder, ``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``, ``probabilities.csv`` and
 ``manifest.json``: the image, the run, versions, and a hash of every file.
@@ -20,22 +20,28 @@ from kdnb import __version__
 from kdnb.errors import DataError, exit_status
 from kdnb.explain.own_image import OwnImage, explain_image
 from kdnb.report import cells, columns, render
-from kdnb.runs import Run, atomic_folder, environment, file_hash, opened
+from kdnb.runs import Run, atomic_folder, environment, file_hash
 from kdnb.sources import from_home
+from kdnb.students import MEASURED, RUNS, opened, provenance
 
 NOTICE = "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."
 
 
-def explain(image: str, folder: str, model_name: str = "student_kd") -> Path:
-    """Explain the image at a path with the run in ``folder`` and return the page; an earlier explanation of the same image is replaced.
+def explain(image: str, folder: str, data_dir: str = "", model_name: str = "student_kd") -> Path:
+    """Explain the image at a path, say what it shows, and return the page; an earlier explanation of the same image is replaced.
+
+    Args:
+        folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`.
+        data_dir: where the images lie that the student learned from, if not where the run found them.
 
     Raises:
-        DataError: the image cannot be read. ArtefactError: the folder holds no run.
+        DataError: the image cannot be read. ArtefactError: there is no such run.
     """
     if not image:
-        raise DataError("image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN=runs/phantom-quick-seed0.")
-    run = opened(folder or "runs/phantom-quick-seed0", "explain_image")
+        raise DataError(f"image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN={RUNS[0]}.")
+    run = opened(folder, "explain_image", data_dir)
     answer = explain_image(run, image, model_name)
+    print(f"kdnb: {answer}")
     content = file_hash(from_home(image))
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(image).stem).strip("-.")[:40] or "image"
     place = run.folder / "explained" / f"{name}-{content[:8]}"
@@ -59,7 +65,6 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
         (folder / "maps" / f"{stem}.png").write_bytes(pictures[method])
     answer.probabilities.to_csv(folder / "probabilities.csv", index=False, float_format="%.8g", lineterminator="\n")
     (folder / "image.png").write_bytes(pictures["image"])
-    info = run.info()
     manifest = {
         "image": image,
         "prediction": answer.probabilities["class"][0],
@@ -67,10 +72,10 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
         "distance": answer.distance,
         "limit": answer.limit,
         "calibration": answer.calibration,
-        "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
-        "model_sha256": info["artefacts"][f"models/{image['model']}.safetensors"]["sha256"],
+        "without": answer.without,
         "kdnb": __version__,
         "environment": environment(),
+        **_of_model(answer, run, image["model"]),
     }
     (folder / "index.html").write_text(page(answer, image["name"], pictures, manifest), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -78,9 +83,23 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
 
 
+def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
+    """Which run trained the model, from which images, and a hash of its file; of a recorded one its origin, too."""
+    info = run.info()
+    if answer.origin:
+        known = provenance(MEASURED / answer.origin["run"])
+        return {"run": known["run"] | {"data": known["data"]}, "recorded": answer.origin, "model_sha256": answer.origin["sha256"]}
+    signed = info["artefacts"][f"models/{model_name}.safetensors"]
+    return {
+        "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
+        "recorded": None,
+        "model_sha256": signed["sha256"],
+    }
+
+
 def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict) -> str:
     """The explanation as one self-contained page."""
-    facts = {"run": manifest["run"], "calibration": manifest["calibration"], "environment": manifest["environment"]}
+    facts = {name: manifest[name] for name in ("run", "recorded", "calibration", "environment") if manifest[name]}
     return render(
         "one_image.html",
         "report.css",
@@ -90,9 +109,7 @@ def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict
         heads=columns(answer.probabilities),
         rows=cells(answer.probabilities),
         pictures=[(_words(method), base64.b64encode(picture).decode()) for method, picture in pictures.items()],
-        temperature=f"{answer.calibration['temperature']:.3g}",
-        images=answer.calibration["validation_images"],
-        off=f"{answer.calibration['ece']:.0%}",
+        calibration=answer.calibration,
         facts=[(key, json.dumps(value, default=str)) for key, value in facts.items()],
     )
 
@@ -122,12 +139,13 @@ def _png_of_map(values: np.ndarray, size: int) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Explain one image and print where the page lies; for a wrong path print the sentence and return 2."""
+    """Explain one image and print what it shows and where the page lies; for a wrong path print the sentence and return 2."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.one_image", description=main.__doc__)
     parser.add_argument("image")
     parser.add_argument("run", nargs="?", default="")
+    parser.add_argument("data_dir", nargs="?", default="")
     given = parser.parse_args(arguments)
-    return exit_status(lambda: print(f"kdnb: the explanation is {explain(given.image, given.run)}"))
+    return exit_status(lambda: print(f"kdnb: the explanation is {explain(given.image, given.run, given.data_dir)}"))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,41 @@
-"""Recorded students: a finished run's networks, small enough to be kept beside its tables.
+"""Recorded students: a finished run's networks, small enough to be kept beside its tables, and put in where a run has trained none.
 
 ``data/measured/<run>/students/<name>.safetensors`` holds a student's weights in float16 under the key of what it was trained from, with a
 hash of the content; the record's ``provenance.json`` says, student by student, that key, the hash of the run's own file, the cell that
-trained it and its shape. So what needs a trained student of the default run and nothing else need not train one.
+trained it and its shape. So what needs a trained student and nothing else need not train one: :func:`own_or_recorded`. No image is kept.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdnb import models, networks, tensors
+from kdnb import device, models, networks, runs, teachers, tensors
 from kdnb.cost import parameters
+from kdnb.datasets import ImageSet
 from kdnb.errors import ArtefactError
-from kdnb.runs import Run, tensors_metadata
+from kdnb.runs import Run, file_hash, read_table, tensors_metadata
+from kdnb.settings import OWN_STUDENT, OWN_TEACHER, Budget, Settings, budget, run_name
+from kdnb.sources import REPOSITORY, from_home
 
+MEASURED = REPOSITORY / "data" / "measured"
+# Runs whose students are kept, by the name of the run's folder.
+RUNS = (
+    "phantom-quick-seed0",  # the default run
+    "brain_tumor-cpu-seed0-leak_free",  # brain MRI, no person on both sides of the split
+)
 # What is kept of what a run stores, and of which shape; a student whose shape is None is of the run's own network.
-LARGEST = 250_000  # parameters of a student that is kept: half a megabyte in float16
+LARGEST = 500_000  # parameters of a student that is kept: a megabyte in float16
 KEPT: dict[str, str | None] = {"student_ce": None, "student_kd": None, "student_kd_t2": None, "student_transparent": "transparent"}
+# Of a budget, what a teacher and its students come out of; all else is how much of them is looked at.
+TRAINED_BY = (
+    *("image_size", "phantom_images", "max_images", "teacher_images", "teacher_epochs"),
+    *("student_epochs", "student_learning_rate", "student_widths", "views", "batch_size"),
+)
 
 
 def of_run(run: Run, name: str, num_classes: int) -> nn.Module | None:
@@ -28,11 +44,22 @@ def of_run(run: Run, name: str, num_classes: int) -> nn.Module | None:
     Raises:
         ArtefactError: its file was changed since.
     """
-    if f"models/{name}.safetensors" not in run.info().get("artefacts", {}):
-        return None
-    if (shape := KEPT[name]) is not None:
+    return _own(run, name, num_classes) if _has_trained(run, name) else None
+
+
+def _has_trained(run: Run, name: str) -> bool:
+    return f"models/{name}.safetensors" in run.info().get("artefacts", {})
+
+
+def _own(run: Run, name: str, num_classes: int) -> nn.Module:
+    if name == "teacher":
+        return networks.load_teacher(run, num_classes)
+    if (shape := KEPT.get(name)) is not None:
         return run.load_model(name, models.student(shape, num_classes, run.budget.student_widths))
     return networks.load_student(run, name, num_classes)
+
+
+# -- recorded by `make record` ------------------------------------------------------------------------------------------
 
 
 def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]]:
@@ -58,24 +85,157 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
 
 
 def recorded(folder: Path, name: str) -> nn.Module | None:
-    """The student that ``folder`` (``data/measured/<run>``) has recorded under a name, in evaluation mode; ``None`` where it has none.
+    """The student that ``folder`` (``data/measured/<run>``) has recorded under a name, or its ``"teacher"``, in evaluation mode.
+
+    A teacher is recorded of the default run alone (:mod:`kdnb.teachers`).
+
+    Returns:
+        ``None`` where the record has none of that name.
 
     Raises:
         ArtefactError: its file is damaged or not the one that was recorded.
     """
-    told = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("students", {}).get(name)
-    if told is None:
+    if not _keeps(told := provenance(folder), name):
         return None
-    found = tensors.load(_path(folder, name), told["key"])
+    if name == "teacher":
+        teacher = models.densenet121_teacher(len(classes(folder)), head=told["teacher"]["head"])
+        if teachers.load(teacher, told["teacher"]["task"]) is None:
+            raise ArtefactError(f"the teacher of the students in {folder} is not the one that is recorded: record a run anew.")
+        return teacher.eval()
+    found = tensors.load(_path(folder, name), told["students"][name]["key"])
     if found is None:
         raise ArtefactError(f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew.")
     weights = tensors.in_type(found[0], torch.float32)
     depth = len({part.split(".")[1] for part in weights if part.startswith("features.")})
     widths = [weights[f"features.{block}.0.weight"].shape[0] for block in range(depth)]
-    student = models.student(told["shape"], len(weights["classifier.bias"]), widths)
+    student = models.student(told["students"][name]["shape"], len(weights["classifier.bias"]), widths)
     student.load_state_dict(weights)
     return student.eval()
 
 
+def provenance(folder: Path) -> dict[str, Any]:
+    """What a record says of itself, empty where ``folder`` holds none."""
+    path = folder / "provenance.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def classes(folder: Path) -> list[str]:
+    """Names of the classes of a recorded run, in the order of its students' logits."""
+    return list(dict.fromkeys(read_table(folder / "per_class.csv")["class"]))
+
+
+def _keeps(told: dict[str, Any], name: str) -> bool:
+    return bool(told.get("teacher", {}).get("task")) if name == "teacher" else name in told.get("students", {})
+
+
 def _path(folder: Path, name: str) -> Path:
     return folder / "students" / f"{name}.safetensors"
+
+
+# -- loaded where a run has trained none --------------------------------------------------------------------------------
+
+
+def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Module]:
+    """A run's trained models or, where it has trained none of them, those of :func:`stand_in`, in evaluation mode where the study computes.
+
+    One line is printed where they are recorded ones: whose, of which day and commit, and how accurate.
+
+    Args:
+        data: the run's images; ``None`` where they are not here, which only recorded models can do without.
+        names: ``"teacher"``, or names that students are stored under.
+
+    Raises:
+        ArtefactError: not trained and not recorded, or damaged.
+    """
+    folder = stand_in(run, data, names)
+    if folder is None:
+        return [_own(run, name, len(data.classes)) for name in names]
+    print(_said(folder, names))
+    return [device.place(recorded(folder, name)) for name in names]
+
+
+def stand_in(run: Run, data: ImageSet | None, names: Sequence[str]) -> Path | None:
+    """The record (``data/measured/<run>``) whose models can stand in for all ``names`` that ``run`` should have trained.
+
+    It is of the same data set, profile, seed, split and networks, of a budget that trains alike (:data:`TRAINED_BY`), and of the same
+    images, split alike; without ``data`` nobody compares these. A run that has trained one of ``names`` is asked for all: models of two
+    runs are never mixed.
+
+    Returns:
+        ``None`` where there is no such record, or no need of one.
+    """
+    asked = {name: getattr(run.settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
+    folder = MEASURED / run_name(**asked)
+    told = provenance(folder)
+    if any(_has_trained(run, name) for name in names) or not all(_keeps(told, name) for name in names):
+        return None
+    if (networks.of_run(run, "teacher"), networks.of_run(run, "student")) != (OWN_TEACHER, OWN_STUDENT):
+        return None
+    mine, theirs = asdict(run.budget), asdict(_budget(told))
+    alike = told["run"] == asked and all(mine[name] == theirs[name] for name in TRAINED_BY)
+    if data is not None:
+        hashes = told["data"].get("data_hash"), told["data"].get(f"split_hash_{asked['split_protocol']}")
+        alike = alike and hashes == (data.data_hash, data.split_hash)
+    return folder if alike else None
+
+
+def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
+    """The run in a folder, as :func:`kdnb.runs.opened`; where none was made, one of a recorded run's settings, with nothing on disk.
+
+    Args:
+        folder: the run's folder or, for a recorded run, its name alone; empty: the default run.
+        data_dir: where its images lie, if not where the run found them; of a recorded run they need not be here.
+
+    Raises:
+        ArtefactError: there is no run, and none of that name has recorded students.
+    """
+    folder = folder or RUNS[0]
+    place = from_home(folder).absolute()
+    usual = REPOSITORY / "runs" / place.name
+    by_name = place.parent in (usual.parent, MEASURED) or len(Path(folder).parts) == 1
+    made = usual if by_name and not (place / "run.json").exists() else place
+    told = provenance(MEASURED / place.name) if by_name else {}
+    if (made / "run.json").exists() or not told.get("students"):
+        return runs.opened(made, notebook, data_dir)
+    images = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
+    return Run(Settings(**told["run"], data_dir=images.absolute(), run_dir=usual, budget=_budget(told)), notebook)
+
+
+def origin(folder: Path, name: str) -> dict[str, Any]:
+    """Where a recorded model comes from: run, date, commit (and whether its code was changed since), accuracy on test, the file's hash.
+
+    ``accuracy`` is ``None`` of a model that the run's table of classification does not have.
+    """
+    told = provenance(folder)
+    scores = read_table(folder / "classification.csv")
+    scores = scores[(scores["model"] == name) & (scores["seed"] == told["run"]["seed"])]["accuracy"]
+    made = _of_training(told["environment"])
+    return {
+        "run": folder.name,
+        "date": told["date"],
+        "commit": made["commit"],
+        "modified": made["modified"],
+        "accuracy": float(scores.iloc[0]) if len(scores) else None,
+        "sha256": file_hash(teachers.RECORDED if name == "teacher" else _path(folder, name)),
+    }
+
+
+def _of_training(section: dict[str, Any]) -> dict[str, Any]:
+    """A section of a provenance as the notebook that trained the students says it (:func:`kdnb.runs.in_common`)."""
+    return section | section.get("03_distillation", {})
+
+
+def _budget(told: dict[str, Any]) -> Budget:
+    """The budget that a recorded run was trained by; what it does not say is the profile's."""
+    run, known = told["run"], {field.name for field in fields(Budget)}
+    spent = {name: value for name, value in _of_training(told["budget"]).items() if name in known}
+    return budget(run["profile"], run["dataset"], run["split_protocol"], **spent)
+
+
+def _said(folder: Path, names: Sequence[str]) -> str:
+    of = {name: origin(folder, name) for name in names}
+    facts = next(iter(of.values()))
+    scores = [f"{name} {about['accuracy']:.3f}" for name, about in of.items() if about["accuracy"] is not None]
+    accuracy = f"; accuracy on its test images: {', '.join(scores)}" if scores else ""
+    what = f"{' and '.join(names)} as recorded, for this run has trained none: {facts['run']} of {facts['date']}"
+    return f"{what}, commit {facts['commit'][:8]}{' with changes' * facts['modified']}{accuracy}."

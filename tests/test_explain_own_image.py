@@ -1,5 +1,8 @@
 """A prediction for an image of one's own: calibrated, explained, and marked where it is unlike the training images."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kdnb import explain, fidelity, runs
+from kdnb import explain, fidelity, one_image, runs, students
 from kdnb.datasets import load
-from kdnb.errors import ArtefactError, DataError
+from kdnb.errors import ArtefactError, DataError, DataNotFoundError
 from kdnb.explain.own_image import (
     OwnImage,
     calibrated,
@@ -120,7 +123,6 @@ def test_a_probability_that_few_images_calibrated_says_so(count, said):
 
 def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_path, capsys):
     import hashlib
-    import json
 
     from kdnb.one_image import main
 
@@ -143,6 +145,75 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], "one page that needs nothing else"
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """A checkout in which no run was made."""
+    monkeypatch.setattr(students, "REPOSITORY", tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def explained(fresh, run):
+    """The manifest and the page of the one image that was explained with a run."""
+    (folder,) = (fresh / "runs" / run / "explained").iterdir()
+    return json.loads((folder / "manifest.json").read_text()), (folder / "index.html").read_text()
+
+
+def test_without_a_run_the_recorded_student_explains_says_whose_it_is_and_warns_of_an_unlike_image(fresh, tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert one_image.main(["--", str(tmp_path / "noise.png"), "", ""]) == 0
+    whose, what, where = capsys.readouterr().out.splitlines()
+    assert whose.startswith("student_kd as recorded, for this run has trained none: phantom-quick-seed0 of ")
+    assert "WARNING: unlike the training images" in what and "after calibration" in what and "the explanation is" in where
+    manifest, html = explained(fresh, "phantom-quick-seed0")
+    record = students.MEASURED / "phantom-quick-seed0"
+    assert manifest["recorded"] == students.origin(record, "student_kd") and manifest["recorded"]["commit"] in html
+    assert manifest["model_sha256"] == runs.file_hash(record / "students" / "student_kd.safetensors")
+    assert manifest["unlike_training"] is True and manifest["without"] == ""
+    assert manifest["run"]["data"]["data_hash"] == students.provenance(record)["data"]["data_hash"]
+
+
+@pytest.fixture
+def brain(tmp_path, monkeypatch):
+    """A record of images that are not here: the default run's, under the name of another."""
+    name = "brain_tumor-cpu-seed0-leak_free"
+    shutil.copytree(students.MEASURED / "phantom-quick-seed0", tmp_path / "measured" / name)
+    path = tmp_path / "measured" / name / "provenance.json"
+    told = json.loads(path.read_text())
+    told["run"] = {"dataset": "brain_tumor", "profile": "cpu", "seed": 0, "split_protocol": "leak_free"}
+    path.write_text(json.dumps(told))
+    monkeypatch.setattr(students, "MEASURED", tmp_path / "measured")
+    monkeypatch.setattr(one_image, "MEASURED", tmp_path / "measured")
+    return name
+
+
+def test_a_recorded_student_explains_without_its_images_and_says_what_it_cannot_say(brain, fresh, tmp_path, capsys):
+    Image.fromarray(np.full((60, 50), 99, np.uint8)).save(tmp_path / "scan.png")
+    assert one_image.main(["--", str(tmp_path / "scan.png"), brain, str(tmp_path)]) == 0
+    whose, what, _ = capsys.readouterr().out.splitlines()
+    assert brain in whose
+    assert "not calibrated); nobody can say how sure that is, nor whether the image is unlike the training images, because" in what
+    assert "dataset 'brain_tumor' is not in" in what and "make data DATASET=brain_tumor" in what
+    manifest, html = explained(fresh, brain)
+    assert [manifest[name] for name in ("distance", "limit", "calibration", "unlike_training")] == [None] * 4
+    assert "is not in" in manifest["without"] and "not calibrated" in html and "(ECE)" not in html
+    assert any("shap" in name for name in manifest["files"]) and manifest["run"]["dataset"] == "brain_tumor"
+    probabilities = pd.read_csv(next((fresh / "runs" / brain / "explained").iterdir()) / "probabilities.csv")
+    assert np.allclose(probabilities["probability"], torch.tensor(probabilities["logit"]).softmax(0), atol=1e-5), "as the network says them"
+    assert set(probabilities["class"]) == set(students.classes(students.MEASURED / brain))
+
+
+def test_other_images_than_those_of_the_record_calibrate_nothing(brain, fresh, monkeypatch, data):
+    monkeypatch.setattr("kdnb.explain.own_image.load_for", lambda settings: data)
+    answer = explain_image(brain, np.full((60, 50), 99, np.uint8))
+    assert answer.calibration is None and "are others than those that it learned from" in str(answer)
+
+
+def test_a_student_that_is_neither_trained_nor_recorded_is_one_sentence(brain, fresh):
+    with pytest.raises(DataNotFoundError, match="brain_tumor"):
+        explain_image(brain, np.full((60, 50), 99, np.uint8), "student_ls")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""Recorded students: kept with a run's tables, whole, and the run's own."""
+"""Recorded students: kept with a run's tables, whole, and put in where a run has trained none."""
 
+import dataclasses
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -15,9 +17,17 @@ from kdnb.settings import resolve
 WIDTHS = (4, 6, 8, 8, 8)
 
 
+CLASSES = ["none", "infiltrating", "edge", "base"]
+
+
+def begun(folder, notebook="05_feature_map_explanation", **settings):
+    """A run of the smoke profile that has trained nothing."""
+    return runs.start(notebook, **{"profile": "smoke", "student_widths": WIDTHS, "run_dir": str(folder)} | settings)
+
+
 @pytest.fixture
 def run(tmp_path):
-    run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_widths=WIDTHS)
+    run = begun(tmp_path / "phantom-smoke-seed0", "03_distillation")
     for seed, name in enumerate(("student_ce", "student_kd_t2", "student_ls")):
         run.save_model(name, models.initialised(models.StudentCNN, 4, WIDTHS, seed=seed), f"key of {name}")
     run.save_model("student_transparent", models.initialised(models.student, "transparent", 4, WIDTHS, seed=3), "key of transparent")
@@ -74,12 +84,117 @@ def test_what_a_later_run_does_not_store_or_is_too_large_is_not_kept(run, tmp_pa
     assert kept(run, tmp_path) == {}, "a network of one's own is nothing that the study can rebuild"
 
 
-def test_make_record_keeps_the_students_of_generated_images(run, tmp_path):
-    run.save_table("classification", pd.DataFrame({"model": ["teacher"], "n": [9], "accuracy": [0.9], "f1_macro": [0.9]}))
+@pytest.fixture(scope="module")
+def data():
+    return load_for(resolve(profile="smoke"))
+
+
+@pytest.fixture
+def record(run, data, tmp_path, monkeypatch):
+    """The run as ``make record`` keeps it, where the study looks for records."""
+    scores = {"model": ["student_ce", "student_ce"], "seed": [0, 1], "n": [9, 9], "accuracy": [0.75, 0.5], "f1_macro": [0.9, 0.9]}
+    run.save_table("classification", pd.DataFrame(scores))
+    run.save_table("per_class", pd.DataFrame({"model": "student_ce", "class": CLASSES}))
+    run.record("data", {"data_hash": data.data_hash, "split_hash_official": data.split_hash})
     (run.folder / "report.html").touch()
-    folder = measured.record(run.folder, tmp_path / "measured")
-    assert students.recorded(folder, "student_ce") is not None
-    assert json.loads((folder / "provenance.json").read_text())["students"]["student_ce"]["key"] == "key of student_ce"
+    monkeypatch.setattr(students, "RUNS", (run.folder.name,))
+    monkeypatch.setattr(students, "MEASURED", tmp_path / "measured")
+    return measured.record(run.folder, tmp_path / "measured")
+
+
+def test_make_record_keeps_the_students_of_the_runs_that_are_named(record, run, tmp_path, monkeypatch):
+    assert students.recorded(record, "student_ce") is not None and students.classes(record) == CLASSES
+    assert json.loads((record / "provenance.json").read_text())["students"]["student_ce"]["key"] == "key of student_ce"
+    monkeypatch.setattr(students, "RUNS", ("another",))
+    other = measured.record(run.folder, tmp_path / "others")
+    assert not (other / "students").exists() and students.provenance(other).get("students") is None
+
+
+def test_a_run_that_has_trained_nothing_is_given_the_recorded_students_and_told_whose(record, data, tmp_path, capsys):
+    fresh = begun(tmp_path / "fresh")
+    ce, transparent = students.own_or_recorded(fresh, data, "student_ce", "student_transparent")
+    said = capsys.readouterr().out
+    told = students.provenance(record)
+    assert said.count("\n") == 1
+    assert said.startswith("student_ce and student_transparent as recorded, for this run has trained none: phantom-smoke-seed0 of ")
+    assert told["date"] in said and f"commit {told['environment']['commit'][:8]}" in said
+    assert said.endswith("accuracy on its test images: student_ce 0.750.\n"), "of the run's own seed; the other is in no table"
+    for found, name in ((ce, "student_ce"), (transparent, "student_transparent")):
+        kept = students.recorded(record, name).state_dict()
+        assert not found.training and all(torch.equal(value.cpu(), kept[part]) for part, value in found.state_dict().items())
+
+
+def test_a_run_that_has_trained_one_of_them_is_asked_for_all(record, run, data, capsys):
+    (own,) = students.own_or_recorded(run, data, "student_ls")
+    run.save_table("anything", pd.DataFrame({"a": [1]}))
+    with pytest.raises(ArtefactError, match=r"models/student_kd\.safetensors is not in .*: run the notebook that writes it first"):
+        students.own_or_recorded(run, data, "student_ce", "student_kd")
+    assert capsys.readouterr().out == "" and own is not None
+
+
+@pytest.mark.parametrize("what", [{"seed": 1}, {"profile": "quick"}, {"student_widths": (4, 4, 4, 4, 4)}, {"student_epochs": 5}])
+def test_students_of_another_seed_or_budget_do_not_stand_in(record, data, tmp_path, what):
+    with pytest.raises(ArtefactError, match="run the notebook that writes it first"):
+        students.own_or_recorded(begun(tmp_path / "fresh", **what), data, "student_ce")
+
+
+def test_what_is_only_looked_at_differs_as_one_likes(record, data, tmp_path):
+    fresh = begun(tmp_path / "fresh", samples_per_class=7, shap_samples=3)
+    assert students.stand_in(fresh, data, ["student_ce"]) == record
+
+
+def test_students_of_other_images_splits_or_networks_do_not_stand_in(record, data, tmp_path):
+    fresh = begun(tmp_path / "fresh")
+    for part in ("data_hash", "split_hash"):
+        assert students.stand_in(fresh, dataclasses.replace(data, **{part: "another"}), ["student_ce"]) is None
+    assert students.stand_in(fresh, data, ["student_ce", "teacher"]) is None, "no teacher of this run is recorded"
+    fresh.record("networks", {"student": "resnet18"})
+    assert students.stand_in(fresh, data, ["student_ce"]) is None
+
+
+def test_a_chapter_without_a_teacher_says_so_in_one_sentence(data, tmp_path):
+    with pytest.raises(ArtefactError, match=r"models/teacher\.safetensors is not in .*: run the notebook that writes it first"):
+        students.own_or_recorded(begun(tmp_path / "fresh"), data, "teacher")
+
+
+def test_a_damaged_record_is_one_sentence(record, data, tmp_path):
+    path = record / "students" / "student_ce.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match="is not the student that was recorded: fetch it again") as refused:
+        students.own_or_recorded(begun(tmp_path / "fresh"), data, "student_ce")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_recorded_run_is_opened_by_its_name_until_there_is_one_of_ones_own(record, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(students, "REPOSITORY", tmp_path / "checkout")
+    usual = tmp_path / "checkout" / "runs" / record.name
+    for name in (record.name, usual, record, ""):
+        found = students.opened(name, "explain_image")
+        assert found.folder == usual and not usual.exists(), "nothing is written"
+        assert found.budget.student_widths == WIDTHS and found.info() == {}
+    with pytest.raises(ArtefactError, match="holds no run"):
+        students.opened(tmp_path / "elsewhere" / record.name, "explain_image")
+    shutil.copytree(run.folder, usual)
+    assert students.opened(record.name, "explain_image").info()["run"]["profile"] == "smoke"
+
+
+def test_chapters_on_maps_find_a_student_and_a_teacher_of_the_default_run_in_a_fresh_checkout(tmp_path, capsys):
+    """What their load cell calls; only there is a teacher recorded, too."""
+    fresh = runs.start("05_feature_map_explanation", run_dir=str(tmp_path / "fresh"))
+    data = load_for(fresh.settings)
+    student, teacher = students.own_or_recorded(fresh, data, "student_kd", "teacher")
+    accuracy = measured.tables_of("classification")["phantom-quick-seed0"].query("seed == 0").set_index("model")["accuracy"]
+    told = f"student_kd {accuracy['student_kd']:.3f}, teacher {accuracy['teacher']:.3f}."
+    assert capsys.readouterr().out.strip().endswith(told)
+    some = data.index("test")[:64]
+    for network in (student, teacher):
+        right = (predict(network, data.images[some]).argmax(axis=1) == data.labels[some]).mean()
+        assert right > 0.6, "of a chance of a quarter"
+
+
+def test_the_documentation_says_how_large_a_record_can_be(repository):
+    most = sum(2 * students.LARGEST for _ in students.KEPT)
+    assert f"at most {most / 1e6:.0f} MB a run" in (repository / "docs" / "own_images.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_the_default_runs_recorded_students_score_as_its_record_says():

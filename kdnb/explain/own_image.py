@@ -1,8 +1,10 @@
 """Explain an image of one's own with a finished run, and say so where the image is unlike what the model was trained on."""
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,17 +15,17 @@ from scipy.special import log_softmax
 from scipy.stats import t as t_distribution
 from torch import Tensor, nn
 
+from kdnb import students
 from kdnb.datasets import ImageSet, load_for, to_tensor
 from kdnb.datasets.reading import read
-from kdnb.errors import DataError
+from kdnb.errors import DataError, DataNotFoundError
 from kdnb.evaluation import FEW, expected_calibration_error
 from kdnb.explain.maps import as_found, collecting
 from kdnb.explain.methods import explain_all, methods
 from kdnb.models import feature_layers
-from kdnb.networks import as_maps, load_student, logits_of
-from kdnb.runs import Run, opened
+from kdnb.networks import as_maps, logits_of
+from kdnb.runs import Run
 from kdnb.sources import from_home
-from kdnb.training import best_device
 
 UNLIKE_LEVEL = 99.0  # per cent of images like the validation images are nearer to the training images than the limit
 COPY = 1e-2  # distance below which an image is one of the training images: in float32 rounding alone makes .0003 of it
@@ -43,23 +45,31 @@ class OwnImage:
         distance: to the nearest training image, in features; limit: the distance that 99% of images like those of validation stay below,
             as far as so many of these can tell.
         calibration: temperature, validation_images, and ece, the calibration error on validation images in ten folds.
+        without: where the images that the model learned from are not here, why, in a sentence: then ``distance``, ``limit`` and
+            ``calibration`` are ``None``, probabilities are as the network says them, and SHAP starts from the image itself, blurred.
+        origin: of a recorded model, where it comes from (:func:`kdnb.students.origin`).
     """
 
     image: np.ndarray
     probabilities: pd.DataFrame
     maps: dict[str, np.ndarray]
     evidence: dict[str, np.ndarray]
-    distance: float
-    limit: float
-    calibration: dict[str, float]
+    distance: float | None
+    limit: float | None
+    calibration: dict[str, float] | None
+    without: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def unlike_training(self) -> bool:
-        """Whether the image is farther from the training images than 99% of images like those of validation are."""
-        return self.distance > self.limit
+    def unlike_training(self) -> bool | None:
+        """Whether the image is farther from the training images than 99% of images like those of validation are; ``None``: not known."""
+        return None if self.distance is None else self.distance > self.limit
 
     def __str__(self) -> str:
         first = self.probabilities.iloc[0]
+        if self.calibration is None:
+            unknown = "nobody can say how sure that is, nor whether the image is unlike the training images"
+            return f"{first['class']} ({first['probability']:.0%}, not calibrated); {unknown}, because {self.without}"
         count = self.calibration["validation_images"]
         by = f" by {count} images only" if count < FEW else ""
         verdict = f"{first['class']} ({first['probability']:.0%} after calibration{by})"
@@ -69,24 +79,45 @@ class OwnImage:
         return verdict
 
 
-def explain_image(run: Run | str | Path, image: str | Path | np.ndarray | Image.Image, model_name: str = "student_kd") -> OwnImage:
-    """Predict and explain one image with a student of a finished run.
+def explain_image(
+    run: Run | str | Path, image: str | Path | np.ndarray | Image.Image, model_name: str = "student_kd", data_dir: str | Path = ""
+) -> OwnImage:
+    """Predict and explain one image with a student of a finished run, or with a recorded one (:func:`kdnb.students.own_or_recorded`).
 
     The image is decoded and resized as the data set's own images are. The probabilities are those of the temperature that
-    fits the validation images best; SHAP's background is drawn from the training images.
+    fits the validation images best; SHAP's background is drawn from the training images. A recorded student does without these images
+    where they are not here, and the answer says what it therefore cannot.
 
     Args:
-        run: a run, or its folder.
+        run: a run, its folder, or the name of a recorded run; empty: the default run.
         image: a path, ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` uint8, or a Pillow image.
+        data_dir: where the images lie that the student learned from, if not where the run found them.
 
     Raises:
-        DataError: no image that can be read. ArtefactError: the folder holds no run, or the run has not trained that student.
+        DataError: no image that can be read. ArtefactError: there is no run, or it has neither trained that student nor recorded it.
     """
-    run = run if isinstance(run, Run) else opened(run, "explain_image")
-    data = load_for(run.settings)
-    model = load_student(run, model_name, len(data.classes)).to(best_device())
-    pixels = square_of(image, run.budget.image_size)
-    return explain_arrays(model, data, pixels[None], background=run.budget.shap_background, samples=run.budget.shap_samples)[0]
+    run = run if isinstance(run, Run) else students.opened(run, "explain_image", data_dir)
+    data, without = _learned_from(run, model_name)
+    record = students.stand_in(run, data, [model_name])
+    (model,) = students.own_or_recorded(run, data, model_name)
+    pixels, budget = square_of(image, run.budget.image_size), run.budget
+    classes = data.classes if data is not None else students.classes(record)
+    (answer,) = explain_arrays(model, data, pixels[None], classes, background=budget.shap_background, samples=budget.shap_samples)
+    return replace(answer, without=without, origin=students.origin(record, model_name) if record else {})
+
+
+def _learned_from(run: Run, model_name: str) -> tuple[ImageSet | None, str]:
+    """The images that a student learned from; of a recorded one ``None``, and why, where these are not here."""
+    without_images = students.stand_in(run, None, [model_name]) is not None
+    try:
+        data = load_for(run.settings)
+    except DataNotFoundError as error:
+        if not without_images:
+            raise
+        return None, str(error)
+    if without_images and students.stand_in(run, data, [model_name]) is None:
+        return None, f"the images of {run.settings.dataset} in {run.settings.data_dir} are others than those that it learned from."
+    return data, ""
 
 
 def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> np.ndarray:
@@ -111,27 +142,36 @@ def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> 
         raise DataError(f"image {image} cannot be used ({reason}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
 
 
-def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, background: int = 16, samples: int = 50) -> list[OwnImage]:
-    """:func:`explain_image` for pixels ``(N, H, W, 3)`` uint8 that are already at the size of ``data``."""
-    train, validation = data.index("train"), data.index("val")
-    _, seen = logits_and_features(model, data.images[train])
-    logits, features = logits_and_features(model, data.images[validation])
-    limit = farthest_likely(nearest_distance(features, seen), distances_among(seen))
-    calibration = calibrated(logits, data.labels[validation])
-    logits, features = logits_and_features(model, images)
-    distances = nearest_distance(features, seen)
-    step = max(1, len(train) // background)
+def explain_arrays(
+    model: nn.Module, data: ImageSet | None, images: np.ndarray, classes: Sequence[str] = (), *, background: int = 16, samples: int = 50
+) -> list[OwnImage]:
+    """:func:`explain_image` for pixels ``(N, H, W, 3)`` uint8 that are already at the model's size.
+
+    Args:
+        data: what the model learned from, or ``None``. classes: names of its classes, where that does not say them.
+    """
     device = next(model.parameters()).device
+    logits, features = logits_and_features(model, images)
+    distances, limit, calibration, temperature, empty = [None] * len(images), None, None, 1.0, None
+    if data is not None:
+        classes, train, validation = data.classes, data.index("train"), data.index("val")
+        _, seen = logits_and_features(model, data.images[train])
+        known_logits, known_features = logits_and_features(model, data.images[validation])
+        limit = float(farthest_likely(nearest_distance(known_features, seen), distances_among(seen)))
+        distances = nearest_distance(features, seen).tolist()
+        calibration = calibrated(known_logits, data.labels[validation])
+        temperature = calibration["temperature"]
+        empty = to_tensor(data.images[train[:: max(1, len(train) // background)][:background]]).to(device)
     depth = len(feature_layers(model))
-    available = methods(to_tensor(data.images[train[::step][:background]]).to(device), shap_samples=samples, depth=depth)
+    available = methods(empty, shap_samples=samples, depth=depth)
     targets = torch.from_numpy(logits.argmax(axis=1)).to(device)
     shown = (*(f"feature_maps_layer{d}" for d in range(1, depth + 1)), "grad_cam", "shap")
     maps = explain_all({name: available[name] for name in shown}, model, to_tensor(images).to(device), targets)
     evidence = evidence_maps(model, to_tensor(images).to(device)).cpu().numpy()
     answers = []
     for k, image in enumerate(images):
-        of_class = dict(zip(data.classes, evidence[k], strict=True))
-        table = pd.DataFrame({"class": data.classes, "probability": np.exp(log_softmax(logits[k] / calibration["temperature"]))})
+        of_class = dict(zip(classes, evidence[k], strict=True))
+        table = pd.DataFrame({"class": classes, "probability": np.exp(log_softmax(logits[k] / temperature))})
         table = table.assign(
             logit=logits[k],
             evidence_for=evidence[k].clip(min=0).sum(axis=(1, 2)),
@@ -140,7 +180,7 @@ def explain_arrays(model: nn.Module, data: ImageSet, images: np.ndarray, *, back
         )
         table = table.sort_values("probability", ascending=False, ignore_index=True)
         own_maps = {name: values[k].cpu().numpy() for name, values in maps.items()}
-        answers.append(OwnImage(image, table, own_maps, of_class, float(distances[k]), float(limit), calibration))
+        answers.append(OwnImage(image, table, own_maps, of_class, distances[k], limit, calibration))
     return answers
 
 

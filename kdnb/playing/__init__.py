@@ -24,12 +24,12 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from torch import Tensor, nn
 
-from kdnb import networks, students, teachers
+from kdnb import networks, students
 from kdnb.datasets import ImageSet, load_for, phantom, to_tensor
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import predict
 from kdnb.explain import average_feature_maps, class_evidence, receptive_fields
-from kdnb.models import StudentCNN, densenet121_teacher
+from kdnb.models import StudentCNN
 from kdnb.runs import opened
 from kdnb.settings import resolve
 from kdnb.sources import REPOSITORY
@@ -95,15 +95,9 @@ def of_record(folder: Path) -> Players | None:
     data = load_for(resolve(**told["run"]))
     if data.data_hash != told["data"]["data_hash"]:
         raise ArtefactError(f"the students in {folder} learned from other images than the phantom makes now: record a run anew.")
-
-    def teacher() -> nn.Module:
-        network = densenet121_teacher(len(data.classes), head=told["teacher"]["head"])
-        if teachers.load(network, told["teacher"]["task"]) is None:
-            raise ArtefactError(f"the teacher of the students in {folder} is not the one that is recorded: record a run anew.")
-        return network.eval()
-
     found = {name: students.recorded(folder, name) for name in PLAYERS}
-    return _players(found, teacher, data, next(told["students"][name]["cell"] for name in PLAYERS if found[name]), told["run"])
+    cell = next(told["students"][name]["cell"] for name in PLAYERS if found[name])
+    return _players(found, lambda: students.recorded(folder, "teacher"), data, cell, told["run"])
 
 
 def _players(found: dict[str, nn.Module | None], teacher, data: ImageSet, cell: str, run: dict[str, Any]) -> Players | None:
