@@ -12,7 +12,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from kdnb.claims import CLAIMS, FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, UNDECIDED, stated
@@ -26,7 +25,7 @@ from kdnb.sources import REPOSITORY
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
 PICTURE = MEASURED / "findings.png"
 NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
-_AGAINST = {FAILS: "against", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
+_AGAINST = {FAILS: "against", NO_EFFECT: "no effect", UNDECIDED: "undecided"}
 DATA_SETS = {"alzheimer": "Alzheimer MRI", "brain_tumor": "brain MRI", "eye_disease": "eye disease", "phantom": "generated images"}
 # What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
 GAINS = {
@@ -91,7 +90,9 @@ def _votes(claim: str, measured: Path) -> str:
     claims = pd.concat(tables, ignore_index=True)
     found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"].map(MEANING))
     others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-    share, denied = ((found[HOLDS], found[FAILS] + found[NO_EFFECT]) / np.maximum(1, found.total())).tolist()
+    if not found.total():
+        return "not yet asked"
+    share, denied = found[HOLDS] / found.total(), (found[FAILS] + found[NO_EFFECT]) / found.total()
     word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom shown" if share else "no" if denied > 0.5 else "not shown"
     return f"{word} ({found[HOLDS]} of {found.total()} run{'s' * (found.total() != 1)}{'; ' * bool(others)}{others})"
 
@@ -111,16 +112,16 @@ def _over_real(claim: str, measured: Path) -> str:
 
 
 def _knowledge(measured: Path) -> str:
-    """Of the gain with few labels, what is beyond teachers that know nothing of the images: in each run that asked it."""
-    said = []
-    for run, table in tables_of("claims", measured).items():
-        rows = table.rename(columns={"measured": "difference"}).set_index("claim")
-        if "knowledge" in rows.index and pd.notna(rows.loc["knowledge", "difference"]):
-            gain = rows.loc["few_labels", "difference"]
-            dataset = _called(run.partition("-")[0])
-            beyond = _points(rows.loc["knowledge"])
-            said.append(f"on {dataset} the real one adds {gain:+.1f} points to the labels alone, and {beyond} to the best of these")
-    return "; ".join(said) or "not yet asked"
+    """Of the gain with few labels, what is beyond teachers that know nothing of the images: over real data sets, else on each one asked."""
+    found = effects("knowledge", measured)
+    if found.empty:
+        return "not yet asked"
+    if found["run"].iloc[-1] == "together":
+        said = _over_real("knowledge", measured)
+    else:
+        rows = [f"{_points(row)} on {_called(row['run'].partition('-')[0])}" for _, row in found.iterrows()]
+        said = "; ".join([rows[0], *(row.replace("**", "") for row in rows[1:])])
+    return f"{said}: {_votes('knowledge', measured)}"
 
 
 def _without_leaks(measured: Path) -> str:
@@ -172,15 +173,14 @@ def findings(measured: Path = MEASURED) -> str:
             f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is {_without_leaks(measured)}. "
             f"{persons[0].upper()}{persons[1:]}.",
             f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. Is that the "
-            f"teacher's doing? Beside the same student without a teacher, all images labelled, it adds "
-            f"{_over_real('distillation_adds', measured)}: {votes('distillation_adds')}. With T² in the loss and training several times "
-            f"as long: {votes('long_training')}.",
+            f"teacher's doing? With all labels it adds {_over_real('distillation_adds', measured)} to the student alone: "
+            f"{votes('distillation_adds')}. With T² and training several times as long: {votes('long_training')}.",
             f"3. **When does a teacher help?** With few labels, {_few(measured)}, and T² in the loss it adds "
-            f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T², as the paper has it: "
+            f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
             f"{votes('few_labels_without_t2')}.",
-            f"4. **Is that knowledge of the images, or just a softer target?** Beside teachers as soft that know nothing of the single "
-            f"image: {_knowledge(measured)}.",
-            f"5. **Which map to use?** Where the lesion is known (generated images), the map's highest point lies on it: "
+            f"4. **Is that knowledge of the images, or just a softer target?** What it adds to the best of teachers as soft that know "
+            f"nothing of the image: {_knowledge(measured)}.",
+            f"5. **Which map to use?** On generated images, whose lesions are known, the highest point lies on the lesion: "
             f"{_which_map(measured)}. An average map is one for all classes: what the network responds to, not why it says *this* class. "
             f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more faithful than maps that know nothing, such as edges: "
             f"{votes('maps_over_controls')}; better where a teacher taught: {votes('teaching_explains')}.",
