@@ -307,8 +307,8 @@ def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figur
         axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
     low, high = panels[0, 0].get_ylim()
     wider = max(0.0, LEAST_SPAN - (high - low)) / 2
-    top = min(high + wider, 100.0)  # nobody is right more often
-    panels[0, 0].set(ylim=(low - wider, max(top, high)), ylabel=f"{value.replace('_', ' ')} (%)")
+    top = min(high + wider, max(high, 100.0))  # nobody is right more often
+    panels[0, 0].set(ylim=(min(low - wider, top - LEAST_SPAN), top), ylabel=f"{value.replace('_', ' ')} (%)")
     panels[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

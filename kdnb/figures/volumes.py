@@ -14,9 +14,9 @@ MOST_SHOWN = 10  # slices beside each other
 _MEASURES = {
     "pointing_game": "pointing game\n(1 is best)",
     "pixel_auc": "voxel AUC\n(1 is best)",
-    "slice_pointing": "slice of most mass holds\nthe lesion (1 is best)",
+    "slice_pointing": "slice of most mass\nholds the lesion\n(1 is best)",
     "slice_auc": "AUC of slices\n(1 is best)",
-    "hidden": "lesion outside the one\nbest slice (lower is better)",
+    "hidden": "lesion outside\nthe one best slice\n(lower is better)",
     "insertion_blur": "insertion AUC\n(higher is better)",
     "deletion_blur": "deletion AUC\n(lower is better)",
 }
