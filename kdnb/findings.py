@@ -25,7 +25,7 @@ from kdnb.sources import REPOSITORY
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
 PICTURE = MEASURED / "findings.png"
 NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
-_AGAINST = {FAILS: "against", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
+_AGAINST = {FAILS: "against", NO_EFFECT: "no effect", UNDECIDED: "undecided"}
 DATA_SETS = {"alzheimer": "Alzheimer MRI", "brain_tumor": "brain MRI", "eye_disease": "eye disease", "phantom": "generated images"}
 # What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
 GAINS = {
@@ -82,14 +82,19 @@ def _called(dataset: str) -> str:
 
 
 def _votes(claim: str, measured: Path) -> str:
-    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``."""
+    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``.
+
+    Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
+    """
     tables = [pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()]
     claims = pd.concat(tables, ignore_index=True)
     found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"].map(MEANING))
     others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-    share = found[HOLDS] / max(1, found.total())
-    word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom" if share else "not shown"
-    return f"{word} ({found[HOLDS]} of {found.total()} runs{'; ' * bool(others)}{others})"
+    if not found.total():
+        return "not yet asked"
+    share, denied = found[HOLDS] / found.total(), (found[FAILS] + found[NO_EFFECT]) / found.total()
+    word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom shown" if share else "no" if denied > 0.5 else "not shown"
+    return f"{word} ({found[HOLDS]} of {found.total()} run{'s' * (found.total() != 1)}{'; ' * bool(others)}{others})"
 
 
 def _points(row: pd.Series) -> str:
@@ -107,16 +112,16 @@ def _over_real(claim: str, measured: Path) -> str:
 
 
 def _knowledge(measured: Path) -> str:
-    """Of the gain with few labels, what is beyond teachers that know nothing of the images: in each run that asked it."""
-    said = []
-    for run, table in tables_of("claims", measured).items():
-        rows = table.rename(columns={"measured": "difference"}).set_index("claim")
-        if "knowledge" in rows.index and pd.notna(rows.loc["knowledge", "difference"]):
-            gain = rows.loc["few_labels", "difference"]
-            dataset = _called(run.partition("-")[0])
-            beyond = _points(rows.loc["knowledge"])
-            said.append(f"on {dataset} {gain:+.1f} points over the labels alone, and {beyond} over the best of these teachers")
-    return "; ".join(said) or "not yet asked"
+    """Of the gain with few labels, what is beyond teachers that know nothing of the images: over real data sets, else on each one asked."""
+    found = effects("knowledge", measured)
+    if found.empty:
+        return "not yet asked"
+    if found["run"].iloc[-1] == "together":
+        said = _over_real("knowledge", measured)
+    else:
+        rows = [f"{_points(row)} on {_called(row['run'].partition('-')[0])}" for _, row in found.iterrows()]
+        said = "; ".join([rows[0], *(row.replace("**", "") for row in rows[1:])])
+    return f"{said}: {_votes('knowledge', measured)}"
 
 
 def _without_leaks(measured: Path) -> str:
@@ -125,7 +130,7 @@ def _without_leaks(measured: Path) -> str:
     for dataset, rows in leaks(measured).groupby("dataset", sort=False):
         official = rows["split"] == "official"
         before, after = rows.loc[official].iloc[0], rows.loc[~official].iloc[0]
-        copies = "" if after["split"] == "leak_free" else ", copies kept apart but not persons"
+        copies = "" if after["split"] == "leak_free" else " (copies kept apart, persons not)"
         gap = before["accuracy"] - after["accuracy"]
         said.append((gap, f"{after['accuracy']:.3f}", f"{before['accuracy']:.3f} on {_called(dataset)}{copies}"))
     said.sort(reverse=True)
@@ -133,15 +138,21 @@ def _without_leaks(measured: Path) -> str:
 
 
 def _which_map(measured: Path) -> str:
-    """How often each method's highest point lies on the lesion, the best first."""
+    """How often each method's highest point lies on the lesion, the best first, and what each costs."""
     found = marks(measured)
     found = found[(found.index == 0) | found["method"].isin(["feature_maps_mean", "grad_cam"])]
     said = []
     for i, row in found.iterrows():
         share = f"**{row['mean']:.0%}** of images" if i == 0 else f"{row['mean']:.0%}"
-        cost = f" ({row['cost']:,.0f}{' forward passes an image' * (i == 0)})" if pd.notna(row["cost"]) else ""
-        said.append(f"{share} by {row['name']}{cost}")
-    return ", ".join(said) or "not yet measured"
+        cost = f" (time: {row['cost']:,.0f}{' forward passes' * (i == 0)})" if pd.notna(row["cost"]) else ""
+        said.append(f"{row['name']} in {share}{cost}")
+    return "; ".join(said) or "not yet measured"
+
+
+def _few(measured: Path) -> str:
+    """How many labels a class the claim about few labels is about, over the recorded runs: ``20 to 50 a class``."""
+    most = [table["images_per_class"].max() for table in tables_of("few_images", measured).values()]
+    return f"{' to '.join(f'{number:.0f}' for number in dict.fromkeys((min(most), max(most))))} a class" if most else "in each class"
 
 
 def named(method: str) -> str:
@@ -159,20 +170,20 @@ def findings(measured: Path = MEASURED) -> str:
     persons, votes = persons_on_both_sides(), partial(_votes, measured=measured)
     return "\n".join(
         [
-            f"1. **What of the accuracy is leaks?** {persons[0].upper()}{persons[1:]}. Without leaks the student's accuracy is "
-            f"{_without_leaks(measured)}.",
+            f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is {_without_leaks(measured)}. "
+            f"{persons[0].upper()}{persons[1:]}.",
             f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. Is that the "
-            f"teacher's doing? Where all images are labelled, {votes('distillation_adds')}: it adds "
-            f"{_over_real('distillation_adds', measured)} to what labels teach; where students train several times as long, by the loss "
-            f"with T², {votes('long_training')}.",
-            f"3. **When does a teacher help?** Where few images are labelled and T² is in the loss, {votes('few_labels')}: it adds "
-            f"{_over_real('few_labels', measured)}. Without T², as the paper has it, {votes('few_labels_without_t2')}.",
-            f"4. **Is that knowledge of the images, or just a softer target?** Beside teachers that know nothing of the images: "
-            f"{_knowledge(measured)}.",
-            f"5. **Which map to use?** An average map is cheap but one for all classes: what the network responds to, not why it says "
-            f"*this* class. As faithful as Grad-CAM, which costs as little: {votes('maps_as_grad_cam')}; more faithful than maps that "
-            f"know nothing (such as edges): {votes('maps_over_controls')}; better where a teacher taught: {votes('teaching_explains')}. "
-            f"Where the lesion is known, the highest point lies on it in {_which_map(measured)}.",
+            f"teacher's doing? With all labels it adds {_over_real('distillation_adds', measured)} to the student alone: "
+            f"{votes('distillation_adds')}. With T² and training several times as long: {votes('long_training')}.",
+            f"3. **When does a teacher help?** With few labels, {_few(measured)}, and T² in the loss it adds "
+            f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
+            f"{votes('few_labels_without_t2')}.",
+            f"4. **Is that knowledge of the images, or just a softer target?** What it adds to the best of teachers as soft that know "
+            f"nothing of the image: {_knowledge(measured)}.",
+            f"5. **Which map to use?** On generated images, whose lesions are known, the highest point lies on the lesion: "
+            f"{_which_map(measured)}. An average map is one for all classes: what the network responds to, not why it says *this* class. "
+            f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more faithful than maps that know nothing, such as edges: "
+            f"{votes('maps_over_controls')}; better where a teacher taught: {votes('teaching_explains')}.",
         ]
     )
 
@@ -186,10 +197,12 @@ def caveats(measured: Path = MEASURED) -> str:
     pixels = " to ".join(map(str, dict.fromkeys((sides.min(), sides.max()))))
     starts = ", ".join("random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"])))
     after = sum("after" in stated(claim) for claim in CLAIMS)
+    older = [run for run, table in tables_of("fidelity_summary", measured).items() if not (table["metric"] == "recovered_10").any()]
+    judged = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass." * bool(older)
     return (
-        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. Of "
-        f"{len(CLAIMS)} rules of verdicts {after} were made or changed after runs had been seen ([chapter 10](notebooks/10_report.ipynb) "
-        "says which); runs on real images were judged on faithfulness by an older, saturated measure. This is **not a medical device**."
+        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. "
+        f"{after} of the {len(CLAIMS)} rules that decide were made or changed after runs had been seen "
+        f"([chapter 10](notebooks/10_report.ipynb) says which).{judged} This is **not a medical device**."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from kdnb.claims import MARGIN
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-TAUGHT = sorted(path for path in NOTEBOOKS.glob("*.ipynb") if re.match(r"0[0-8]_|A_", path.name))
+TAUGHT = sorted(path for path in NOTEBOOKS.glob("*.ipynb") if re.match(r"\d\d_|A_", path.name))
 MOST_WORDS = 90
 
 
@@ -50,6 +50,17 @@ def test_a_chapter_says_what_is_learned_what_goes_wrong_and_what_to_try(path):
     mistakes = text.partition("### Common mistakes")[2].partition("## Exercises")[0]
     assert len(re.findall(r"^- ", mistakes, re.MULTILINE)) >= 3
     assert "**Try it.**" in text
+
+
+@pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.stem)
+def test_what_to_try_is_there_to_be_changed(path):
+    code = "\n".join(text for kind, text in cells(path) if kind == "code")
+    words = set(re.findall(r"\w+", code))
+    tried = [part for part in paragraphs(prose(path)) if part.lstrip().startswith("**Try it.**")]
+    assert tried
+    for part in tried:
+        named = re.findall(r'`"?([^`]+?)"?`', part)
+        assert any(snippet in code or re.split(r"\W", snippet)[0] in words for snippet in named), part
 
 
 @pytest.mark.parametrize("path", TAUGHT, ids=lambda path: path.stem)

@@ -35,7 +35,7 @@ def test_temperatures_have_a_panel_a_loss_and_a_scale_of_some_points():
     figure = training.over_temperature(_grid(0.002))
     assert [axes.get_title() for axes in figure.axes] == ["the paper's loss", "the paper's loss with T²"]
     low, high = figure.axes[0].get_ylim()
-    assert high - low >= training.LEAST_SPAN - 1e-6
+    assert high - low >= training.LEAST_SPAN - 1e-6 and high <= 100
 
 
 def test_an_arm_s_interval_is_that_of_all_its_seeds():
@@ -130,3 +130,9 @@ def test_curves_draw_a_mean_and_every_seed():
     right = training.curves(history).axes[1]
     assert [list(line.get_ydata()) for line in right.lines][-1] == pytest.approx([0.605, 0.705])
     assert len(right.lines) == 3 and len(training.curves(history.drop(columns="seed")).axes[1].lines) == 1
+
+
+def test_an_interval_of_a_share_ends_at_a_hundred_percent():
+    figure = statistics.rates(pd.DataFrame({"name": ["all but one"], "rate": [0.99], "experiments": [100]}), 0.95, "held")
+    (line,) = figure.axes[0].collections[0].get_segments()
+    assert line[0][0] == pytest.approx(94.55, abs=0.01) and line[1][0] == pytest.approx(99.82, abs=0.01), "Wilson's"

@@ -74,8 +74,9 @@ def test_the_picture_changes_with_the_numbers(records):
     [
         ((HOLDS, HOLDS), "yes (2 of 2 runs)"),
         ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
-        ((HOLDS, FAILS), "seldom (1 of 2 runs; 1 against)"),
-        ((FAILS, NO_EFFECT), "not shown (0 of 2 runs; 1 against, 1 no effect beyond the margin)"),
+        ((HOLDS, FAILS), "seldom shown (1 of 2 runs; 1 against)"),
+        ((UNDECIDED,), "not shown (0 of 1 run; 1 undecided)"),
+        ((FAILS, NO_EFFECT), "no (0 of 2 runs; 1 against, 1 no effect)"),
     ],
 )
 def test_an_answer_is_a_word_and_its_count(records, verdicts, said):
@@ -90,16 +91,17 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
         records(dataset, "leak_free" if dataset == "alzheimer" else "regrouped", accuracy=after)
     records("eye_disease", accuracy=0.9)
     said = findings.findings(records.folder)
-    assert "is **0.600** instead of 0.900 on brain MRI, copies kept apart but not persons; 0.850 instead of 0.900 on Alzheimer MRI." in said
+    assert "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); 0.850 instead of 0.900 on Alzheimer MRI." in said
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
 def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     records("brain_tumor", measured=np.nan)
-    assert "know nothing of the images: not yet asked." in findings.findings(records.folder)
+    assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
     records("eye_disease", measured=0.05)
-    said = "on eye disease +5.0 points over the labels alone, and **+5.0 points** [+3.0, +7.0] over the best"
-    assert said in findings.findings(records.folder)
+    assert "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2 runs)." in findings.findings(records.folder)
+    records("alzheimer", measured=0.04)
+    assert " over 2 real data sets: yes (3 of 3 runs)." in findings.findings(records.folder)
 
 
 def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
@@ -111,7 +113,7 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
     pd.DataFrame(timed).to_csv(folder / "met.csv", index=False)
     found = findings.marks(records.folder)
     assert found["name"].tolist() == ["SHAP", "average map, layer 2", "average map, all layers", "centre (control)", "Grad-CAM"]
-    said = "in **90%** of images by SHAP (1,000 forward passes an image), 50% by average map, all layers, 20% by Grad-CAM (2)."
+    said = "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; Grad-CAM in 20% (time: 2)."
     assert said in findings.findings(records.folder)
 
 
@@ -121,3 +123,19 @@ def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):
 
 def test_recording_needs_a_run(capsys):
     assert findings.main([""]) == 2 and "RUN is empty" in capsys.readouterr().err
+
+
+def test_an_older_measure_of_faithfulness_is_named_while_a_record_has_it(records):
+    folder = records("brain_tumor")
+    summary = pd.DataFrame({"method": ["sobel"], "metric": "agreement_30", "mean": 0.9})
+    summary.to_csv(folder / "fidelity_summary.csv", index=False)
+    assert "In 1 of the runs faithfulness was judged by an older measure" in findings.caveats(records.folder)
+    pd.concat([summary, summary.assign(metric="recovered_10")]).to_csv(folder / "fidelity_summary.csv", index=False)
+    assert "older measure" not in findings.caveats(records.folder)
+
+
+def test_the_share_of_the_method_in_how_much_faster_maps_are_is_told_apart_from_the_models(records):
+    folder = records("brain_tumor")
+    timed = {"method": ["shap", "feature_maps_mean"] * 2, "model": ["student_kd"] * 2 + ["teacher"] * 2, "batch_size": 32}
+    pd.DataFrame(timed | {"ms_per_image_median": [50.0, 0.5, 500.0, 2.0]}).to_csv(folder / "met.csv", index=False)
+    assert "(both on the student, so that the method alone counts: 100 times)" in in_brief(records.folder)

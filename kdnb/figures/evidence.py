@@ -95,11 +95,13 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             average = of_metric.get(("feature_maps_mean", "plain"))
             if average is not None:
                 axis.axhline(average, color="0.5", linestyle="--", linewidth=1, label="average map, plain student")
-            if name == "insertion_blur":
-                axis.legend(frameon=False, fontsize=7, loc="center right")
         axis.set_xlabel("receptive field, pixels", fontsize=8)
         axis.set_ylabel(_PANELS[name], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
+    named = [(axis, axis.get_legend_handles_labels()) for axis in axes]
+    explained = [found for axis, found in named if found[0] and axis.get_legend() is None]
+    if explained:  # the same in every panel of explanations: once, above them
+        figure.legend(*explained[0], frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     sns.despine(figure)
     return figure

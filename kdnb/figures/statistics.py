@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from kdnb.figures import theme
 
@@ -32,16 +33,17 @@ def two_lucks(gap: np.ndarray, groups: np.ndarray) -> Figure:
 
 
 def rates(table: pd.DataFrame, goal: float, label: str) -> Figure:
-    """How often something happened in repeated experiments: a row each, with the 95% interval of that many; the goal is dashed.
+    """How often something happened in repeated experiments: a row each, with Wilson's 95% interval of that many; the goal is dashed.
 
     Args:
         table: columns ``name``, ``rate`` (0 to 1) and ``experiments``.
     """
     theme()
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1))
-    half = 1.96 * np.sqrt(table["rate"] * (1 - table["rate"]) / table["experiments"])
+    shares = [binomtest(round(row.rate * row.experiments), row.experiments) for row in table.itertuples()]
+    ends = np.array([share.proportion_ci(method="wilson") for share in shares]).T
     places = np.arange(len(table))
-    axes.errorbar(100 * table["rate"], places, xerr=100 * half, fmt="o", color="#0072B2", capsize=3)
+    axes.errorbar(100 * table["rate"], places, xerr=100 * np.abs(ends - table["rate"].to_numpy()), fmt="o", color="#0072B2", capsize=3)
     axes.axvline(100 * goal, color="#333333", linestyle="--", linewidth=1)
     axes.set(yticks=places, yticklabels=table["name"], xlabel=f"{label} (%); dashed: what is promised")
     axes.set_ylim(len(table) - 0.5, -0.5)
@@ -113,7 +115,8 @@ def power_curves(table: pd.DataFrame, effect: float) -> Figure:
     figure, axes = plt.subplots(figsize=(7.5, 3.2))
     sns.lineplot(table, x="groups", y="power", hue="seeds", style="seeds", markers=True, dashes=False, palette="viridis", ax=axes)
     axes.axhline(0.8, color="#333333", linestyle="--", linewidth=1)
-    axes.set(xscale="log", xlabel="groups of test images", ylabel=f"power (effect: {100 * effect:g} in points)", ylim=(0, 1.02))
+    label = f"power (effect: {100 * effect:g} point{'s' * (effect != 0.01)})"
+    axes.set(xscale="log", xlabel="groups of test images", ylabel=label, ylim=(0, 1.02))
     axes.set_xticks(sorted(table["groups"].unique()), [f"{groups}" for groups in sorted(table["groups"].unique())])
     axes.minorticks_off()
     axes.legend(title="seeds", fontsize=8)

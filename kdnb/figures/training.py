@@ -211,7 +211,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     for place, way in enumerate(gains):
         colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
         right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
-        right.plot(gains[way], np.full(len(gains), place), "o", color="#333333", markersize=3)
+        right.plot(gains[way], np.full(len(gains), place), "o", color="#333333", markersize=4, markeredgecolor="white", markeredgewidth=0.6)
     right.set_yticks(range(gains.shape[1]), [_GREY.get(way, way) for way in gains])
     right.invert_yaxis()
     right.axvline(0, color="#333333", linewidth=0.8)
@@ -307,7 +307,8 @@ def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figur
         axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
     low, high = panels[0, 0].get_ylim()
     wider = max(0.0, LEAST_SPAN - (high - low)) / 2
-    panels[0, 0].set(ylim=(low - wider, high + wider), ylabel=f"{value.replace('_', ' ')} (%)")
+    top = min(high + wider, max(high, 100.0))  # nobody is right more often
+    panels[0, 0].set(ylim=(min(low - wider, top - LEAST_SPAN), top), ylabel=f"{value.replace('_', ' ')} (%)")
     panels[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

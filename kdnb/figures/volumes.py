@@ -12,11 +12,11 @@ from kdnb.fidelity.depth import by_slice
 
 MOST_SHOWN = 10  # slices beside each other
 _MEASURES = {
-    "pointing_game": "pointing game",
-    "pixel_auc": "voxel AUC",
-    "slice_pointing": "slice of most mass\nholds the lesion",
-    "slice_auc": "AUC of slices",
-    "hidden": "lesion outside\nthe one best slice",
+    "pointing_game": "pointing game\n(1 is best)",
+    "pixel_auc": "voxel AUC\n(1 is best)",
+    "slice_pointing": "slice of most mass\nholds the lesion\n(1 is best)",
+    "slice_auc": "AUC of slices\n(1 is best)",
+    "hidden": "lesion outside\nthe one best slice\n(lower is better)",
     "insertion_blur": "insertion AUC\n(higher is better)",
     "deletion_blur": "deletion AUC\n(lower is better)",
 }
@@ -103,7 +103,7 @@ def profile(axis: plt.Axes, maps: dict[str, np.ndarray], mask: np.ndarray | None
     axis.set_xlabel("slice", fontsize=8)
     axis.set_ylabel("share of the map", fontsize=8)
     axis.tick_params(labelsize=8)
-    axis.legend(frameon=False, fontsize=7)
+    axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
