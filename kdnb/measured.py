@@ -15,7 +15,7 @@ import pandas as pd
 
 from kdnb import students
 from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
-from kdnb.datasets import slices
+from kdnb.datasets import slices, volumes
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
 from kdnb.report import TABLES, tables
@@ -58,6 +58,8 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = measured / folder.name
     found = {name: table for name, table in tables(folder, info).items() if name in TABLES}
+    if volumes.stand_in(info["run"]["dataset"], info.get("volumes", {}).get("source")):  # the phantom's own runs have them
+        found = {name: table for name, table in found.items() if not name.startswith(("volumes", "tests_volumes"))}
     for name, table in found.items():
         with atomic_write(kept / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")

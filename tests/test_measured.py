@@ -270,6 +270,16 @@ def test_a_table_that_a_run_no_longer_has_leaves_the_record_with_it(finished, tm
     assert list(tables_of("classification", tmp_path / "measured")) == ["brain_tumor-cpu-seed0"]
 
 
+@pytest.mark.parametrize(("source", "kept"), [("phantom", False), ("folder:scans", True)])
+def test_generated_volumes_beside_real_images_are_not_recorded_with_them(finished, tmp_path, source, kept):
+    run = Run(resolve(run_dir=finished), "09_volumes")
+    run.record("volumes", {"source": source})
+    for name in ("volumes", "tests_volumes"):
+        run.save_table(name, pd.DataFrame({"way": ["labels alone"], "accuracy": [0.5]}))
+    folder = record(finished, tmp_path / "measured")
+    assert {(folder / f"{name}.csv").exists() for name in ("volumes", "tests_volumes")} == {kept}
+
+
 # -- volumes ----------------------------------------------------------------------------------------------------------
 
 
