@@ -26,7 +26,13 @@ README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
 PICTURE = MEASURED / "findings.png"
 NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
 _AGAINST = {FAILS: "against", NO_EFFECT: "no effect", UNDECIDED: "undecided"}
-DATA_SETS = {"alzheimer": "Alzheimer MRI", "brain_tumor": "brain MRI", "eye_disease": "eye disease", "phantom": "generated images"}
+DATA_SETS = {
+    "alzheimer": "Alzheimer MRI",
+    "brain_tumor": "brain MRI",
+    "eye_disease": "eye disease",
+    "figshare_brain": "figshare's brain MRI",
+    "phantom": "generated images",
+}
 # What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
 GAINS = {
     "distillation_adds": "all labels, paper's loss",
@@ -149,6 +155,23 @@ def _which_map(measured: Path) -> str:
     return "; ".join(said) or "not yet measured"
 
 
+def _span(claim: str, measured: Path) -> str:
+    """The least and the most that a claim's number was, in points, over the runs that can test it."""
+    tables = tables_of("claims", measured).values()
+    found = pd.concat([table.loc[table["claim"] == claim, "measured"] for table in tables]).dropna() if tables else pd.Series(dtype=float)
+    ends = dict.fromkeys((f"{found.min():+.1f}", f"{found.max():+.1f}")) if len(found) else {}
+    return f"{' to '.join(ends)} points" if ends else "what is not yet measured"
+
+
+def _beyond_the_usual_place(measured: Path) -> str:
+    """What average maps gain, by pixel AUC, over the best control, where lesions usually lie included: each data set with masks."""
+    said = []
+    for run, table in sorted(tables_of("claims", measured).items(), reverse=True):
+        for row in table[(table["claim"] == "maps_mark") & table["measured"].notna()].itertuples():
+            said.append(f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_called(run.partition('-')[0])}")
+    return ", ".join(said) or "not yet measured"
+
+
 def _few(measured: Path) -> str:
     """How many labels a class the claim about few labels is about, over the recorded runs: ``20 to 50 a class``."""
     most = [table["images_per_class"].max() for table in tables_of("few_images", measured).values()]
@@ -172,18 +195,20 @@ def findings(measured: Path = MEASURED) -> str:
         [
             f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is {_without_leaks(measured)}. "
             f"{persons[0].upper()}{persons[1:]}.",
-            f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. Is that the "
-            f"teacher's doing? With all labels it adds {_over_real('distillation_adds', measured)} to the student alone: "
-            f"{votes('distillation_adds')}. With T² and training several times as long: {votes('long_training')}.",
+            f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. By the teacher's "
+            f"doing? With all labels it adds {_over_real('distillation_adds', measured)}: {votes('distillation_adds')}; with T² and "
+            f"training several times as long: {votes('long_training')}.",
             f"3. **When does a teacher help?** With few labels, {_few(measured)}, and T² in the loss it adds "
             f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
-            f"{votes('few_labels_without_t2')}.",
+            f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds {_span('unlabelled_images', measured)}: "
+            f"{votes('unlabelled_images')}.",
             f"4. **Is that knowledge of the images, or just a softer target?** What it adds to the best of teachers as soft that know "
             f"nothing of the image: {_knowledge(measured)}.",
-            f"5. **Which map to use?** On generated images, whose lesions are known, the highest point lies on the lesion: "
-            f"{_which_map(measured)}. An average map is one for all classes: what the network responds to, not why it says *this* class. "
-            f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more faithful than maps that know nothing, such as edges: "
-            f"{votes('maps_over_controls')}; better where a teacher taught: {votes('teaching_explains')}.",
+            f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
+            f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
+            f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
+            f"{votes('maps_over_controls')}. By pixel AUC over the lesions' usual place, or the best other control: "
+            f"{_beyond_the_usual_place(measured)}. Better where a teacher taught: {votes('teaching_explains')}.",
         ]
     )
 

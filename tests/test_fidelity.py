@@ -446,7 +446,7 @@ def test_complexity_is_the_entropy_of_the_values_and_rises_from_a_definite_map_t
 def test_class_sensitivity_of_a_map_that_ignores_the_class_is_one():
     student = initialised(StudentCNN, 3, (8, 8, 8), seed=3).eval()
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(fidelity.class_sensitivity(student, images, METHODS["feature_maps_mean"]), 1)
+    np.testing.assert_allclose(fidelity.class_sensitivity(student, images, METHODS["feature_maps_mean"]), 1, rtol=1e-6)
 
 
 def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
@@ -568,7 +568,7 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
     sample, maps = case
     table = fidelity.side_by_side(Patch(), sample, {"oracle": maps["oracle"], "reversed": maps["reversed"]})
     assert list(table["image_id"]) == list(sample.ids) and list(table["class"]) == list(sample.classes)
-    np.testing.assert_allclose(table["spearman"], -1)
+    np.testing.assert_allclose(table["spearman"], -1, rtol=1e-6)
     assert (table["overlap"] == 0).all() and (table["oracle_keeps"] == 1).all() and (table["reversed_keeps"] == 0).all()
     assert (table["nothing_keeps"] == 0).all()
     same = fidelity.side_by_side(Patch(), sample, {"a": maps["oracle"], "b": 2 * maps["oracle"]})

@@ -8,6 +8,7 @@ from kdnb.pipeline import LIVE, still
 
 
 def test_a_control_draws_the_figure_anew_with_its_value():
+    plt.close("all")  # what another test left open
     seen = []
 
     def draw(temperature):
