@@ -196,18 +196,18 @@ def findings(measured: Path = MEASURED) -> str:
             f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is {_without_leaks(measured)}. "
             f"{persons[0].upper()}{persons[1:]}.",
             f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. By the teacher's "
-            f"doing? With all labels it adds {_over_real('distillation_adds', measured)}: {votes('distillation_adds')}; with T² and "
-            f"training several times as long: {votes('long_training')}.",
+            f"doing? With all labels it adds {_over_real('distillation_adds', measured)}: {votes('distillation_adds')}. That it adds "
+            f"with T² and several times the training: {votes('long_training')}.",
             f"3. **When does a teacher help?** With few labels, {_few(measured)}, and T² in the loss it adds "
             f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
             f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds {_span('unlabelled_images', measured)}: "
             f"{votes('unlabelled_images')}.",
-            f"4. **Is that knowledge of the images, or just a softer target?** What it adds to the best of teachers as soft that know "
+            f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just as soft that know "
             f"nothing of the image: {_knowledge(measured)}.",
             f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
             f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
-            f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
-            f"{votes('maps_over_controls')}. By pixel AUC over the lesions' usual place, or the best other control: "
+            f"It is as faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
+            f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best control's (the lesions' usual place): "
             f"{_beyond_the_usual_place(measured)}. Better where a teacher taught: {votes('teaching_explains')}.",
         ]
     )

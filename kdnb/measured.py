@@ -393,8 +393,8 @@ def persons_on_both_sides() -> str:
     tested = [one.person for name, one in known.items() if name.startswith("Testing/")]
     leaked, persons = [person for person in tested if person in trained_on], set(tested)
     return (
-        f"of the official test images of brain MRI {len(tested)} are of a known person, and {len(leaked)} of these show somebody whose "
-        f"other slices are in training ({len(set(leaked))} of {len(persons)} persons)"
+        f"of the people in brain MRI's official test set {len(persons)} are known, and {len(set(leaked))} of these have other slices in "
+        f"training ({len(leaked)} of {len(tested)} images)"
     )
 
 
