@@ -99,7 +99,7 @@ def _votes(claim: str, measured: Path) -> str:
     if not found.total():
         return "not yet asked"
     share, denied = found[HOLDS] / found.total(), (found[FAILS] + found[NO_EFFECT]) / found.total()
-    word = "yes" if share == 1 else "mostly" if share > 0.5 else "seldom shown" if share else "no" if denied > 0.5 else "not shown"
+    word = "yes" if share == 1 else "mostly" if share > 0.5 else "sometimes" if share else "no" if denied > 0.5 else "not shown"
     return f"{word} ({found[HOLDS]} of {found.total()} run{'s' * (found.total() != 1)}{'; ' * bool(others)}{others})"
 
 

@@ -74,7 +74,7 @@ def test_the_picture_changes_with_the_numbers(records):
     [
         ((HOLDS, HOLDS), "yes (2 of 2 runs)"),
         ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
-        ((HOLDS, FAILS), "seldom shown (1 of 2 runs; 1 against)"),
+        ((HOLDS, FAILS), "sometimes (1 of 2 runs; 1 against)"),
         ((UNDECIDED,), "not shown (0 of 1 run; 1 undecided)"),
         ((FAILS, NO_EFFECT), "no (0 of 2 runs; 1 against, 1 no effect)"),
     ],
