@@ -14,11 +14,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.claims import CLAIMS, FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, UNDECIDED, stated
+from kdnb.claims import CLAIMS, FAILS, HOLDS, NO_EFFECT, UNDECIDED, stated
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.explain import CONTROLS
 from kdnb.figures.explain import method_name
-from kdnb.measured import MEASURED, answer, effects, in_brief, persons_on_both_sides, readme_table, record, recorded, tables_of
+from kdnb.measured import (
+    MEASURED,
+    answer,
+    effects,
+    in_brief,
+    persons_on_both_sides,
+    readme_table,
+    record,
+    recorded,
+    span,
+    tables_of,
+    tested,
+)
 from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
 
@@ -92,9 +104,8 @@ def _votes(claim: str, measured: Path) -> str:
 
     Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
     """
-    tables = [pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()]
-    claims = pd.concat(tables, ignore_index=True)
-    found = Counter(claims.loc[(claims["claim"] == claim) & (claims["verdict"] != NOT_TESTABLE), "verdict"].map(MEANING))
+    claims = tested(measured)
+    found = Counter(claims.loc[claims["claim"] == claim, "verdict"])
     others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
     if not found.total():
         return "not yet asked"
@@ -157,18 +168,15 @@ def _which_map(measured: Path) -> str:
 
 def _span(claim: str, measured: Path) -> str:
     """The least and the most that a claim's number was, in points, over the runs that can test it."""
-    tables = tables_of("claims", measured).values()
-    found = pd.concat([table.loc[table["claim"] == claim, "measured"] for table in tables]).dropna() if tables else pd.Series(dtype=float)
-    ends = dict.fromkeys((f"{found.min():+.1f}", f"{found.max():+.1f}")) if len(found) else {}
-    return f"{' to '.join(ends)} points" if ends else "what is not yet measured"
+    claims = tested(measured)
+    found = claims.loc[claims["claim"] == claim, "measured"]
+    return span(found, " points") if len(found) else "what is not yet measured"
 
 
 def _beyond_the_usual_place(measured: Path) -> str:
     """What average maps gain, by pixel AUC, over the best control, where lesions usually lie included: each data set with masks."""
-    said = []
-    for run, table in sorted(tables_of("claims", measured).items(), reverse=True):
-        for row in table[(table["claim"] == "maps_mark") & table["measured"].notna()].itertuples():
-            said.append(f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_called(run.partition('-')[0])}")
+    rows = tested(measured).query("claim == 'maps_mark'").sort_values("run", ascending=False)
+    said = [f"{r.measured:+.1f} points [{r.lo:+.1f}, {r.hi:+.1f}] on {_called(r.run.partition('-')[0])}" for r in rows.itertuples()]
     return ", ".join(said) or "not yet measured"
 
 

@@ -357,17 +357,27 @@ def _over_all(claim: str, measured: Path) -> str:
     return f"; over the official splits of {many} real data sets {mean:+z.1f} [{lo:+z.1f}, {hi:+z.1f}]"
 
 
-def _tested(measured: Path) -> pd.DataFrame:
-    """The claims that a recorded run can test, of all runs one below the other: the columns of ``claims.csv``, whoever makes a claim."""
-    claims = pd.concat([pd.DataFrame(columns=["claim", "verdict"]), *tables_of("claims", measured).values()], ignore_index=True)
-    return claims[claims["verdict"] != NOT_TESTABLE].assign(verdict=lambda tested: tested["verdict"].map(MEANING))
+def tested(measured: Path) -> pd.DataFrame:
+    """The claims that a recorded run can test, of all runs one below the other: ``run`` and the columns of ``claims.csv``.
+
+    Verdicts are those of :data:`kdnb.claims.VERDICTS`, whoever makes a claim.
+    """
+    tables = [table.assign(run=run) for run, table in tables_of("claims", measured).items()]
+    claims = pd.concat([pd.DataFrame(columns=["run", "claim", "verdict", "measured"]), *tables], ignore_index=True)
+    return claims[claims["verdict"] != NOT_TESTABLE].assign(verdict=lambda rows: rows["verdict"].map(MEANING))
+
+
+def span(values: pd.Series, unit: str) -> str:
+    """The least and the most of some numbers, once where they are the same: ``+1.0 to +2.2 points``."""
+    ends = dict.fromkeys(f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max()))
+    return f"{' to '.join(ends)}{unit}"
 
 
 def in_brief(measured: Path = MEASURED) -> str:
     """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim holds."""
-    tested, counts = _tested(measured), {}
+    of_all, counts = tested(measured), {}
     for claim in _QUESTIONS:
-        found = Counter(tested.loc[tested["claim"] == claim, "verdict"])
+        found = Counter(of_all.loc[of_all["claim"] == claim, "verdict"])
         others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
         counts[claim] = f"in {found[HOLDS]} of {found.total()}" + f" ({others})" * bool(others)
     counts |= {"persons": persons_on_both_sides(), "alone": _method_alone(measured)}
@@ -400,15 +410,13 @@ def persons_on_both_sides() -> str:
 
 def answer(measured: Path = MEASURED) -> str:
     """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
-    tested, lines = _tested(measured), []
+    of_all, lines = tested(measured), []
     for claim, (question, unit) in _QUESTIONS.items():
-        rows = tested[tested["claim"] == claim]
+        rows = of_all[of_all["claim"] == claim]
         if len(rows):
-            values = rows["measured"]
             said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common())
-            ends = dict.fromkeys(f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max()))
             runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
-            lines.append(f"- **{question}** Of {runs}: {said}; {' to '.join(ends)}{unit}{_over_all(claim, measured)}.")
+            lines.append(f"- **{question}** Of {runs}: {said}; {span(rows['measured'], unit)}{_over_all(claim, measured)}.")
     return (
         "\n".join(
             [*lines, *_without_leaks(recorded(measured)), *_on_new_images(measured), *_trained_longer(measured), *_in_volumes(measured)]
