@@ -79,7 +79,9 @@ def mathml(latex: str, display: str) -> str:
 
     made = convert(latex.strip(), display=display)
     if unknown := re.search(r"\\[a-zA-Z]+", made):
-        raise ArtefactError(f"the book cannot show {unknown.group()} in the formula {latex.strip()!r}: write it with other commands.")
+        raise ArtefactError(
+            f"the book cannot show {unknown.group()} in the formula {latex.strip()!r}: write it with other commands."
+        )
     return made
 
 
@@ -143,7 +145,11 @@ def errors_page() -> str:
 
 def linked(page: str, chapters: list[str]) -> str:
     """A page of the repository as the book has it: links lead to chapters and pages of the book, to other files of the repository not."""
-    known = {f"{name}.ipynb" for name in chapters} | {Path(name).name for name in PAGES} | {f"{name}.md" for name in REFERENCE}
+    known = (
+        {f"{name}.ipynb" for name in chapters}
+        | {Path(name).name for name in PAGES}
+        | {f"{name}.md" for name in REFERENCE}
+    )
 
     def link(found: re.Match[str]) -> str:
         text, target = found.groups()
@@ -167,7 +173,9 @@ def one_header(html: str) -> str:
     """The tables of an output with one header row: pandas writes the names of an index into a second one, empty but for these."""
 
     def merged(found: re.Match[str]) -> str:
-        *before, above, below = re.findall(r"<tr.*?</tr>", found.group(), re.DOTALL) if found.group().count("<tr") > 1 else ("", "")
+        *before, above, below = (
+            re.findall(r"<tr.*?</tr>", found.group(), re.DOTALL) if found.group().count("<tr") > 1 else ("", "")
+        )
         columns, names = (re.findall(r"<th[^>]*>(.*?)</th>", row, re.DOTALL) for row in (above, below))
         if len(columns) != len(names) or not any(names):
             return found.group()
@@ -187,7 +195,10 @@ def _fold(cells: list[dict[str, Any]]) -> None:
             heading = found[1]
         elif cell["cell_type"] == "code" and heading in FOLDED:
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
-            cell["metadata"]["mystnb"] = {"code_prompt_show": f"{FOLDED[heading]} (show)", "code_prompt_hide": f"{FOLDED[heading]} (hide)"}
+            cell["metadata"]["mystnb"] = {
+                "code_prompt_show": f"{FOLDED[heading]} (show)",
+                "code_prompt_hide": f"{FOLDED[heading]} (hide)",
+            }
 
 
 def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -238,7 +249,9 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
             (folder / picture).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / picture, folder / picture)
         listed = [*chapters, *(more or {})]
-        target, text = ("index.md", index_page(text, listed)) if name == "README.md" else (Path(name).name, linked(text, chapters))
+        target, text = (
+            ("index.md", index_page(text, listed)) if name == "README.md" else (Path(name).name, linked(text, chapters))
+        )
         (folder / target).write_text(text, encoding="utf-8")
     for name, text in ({"errors": errors_page()} | (more or {})).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
@@ -270,7 +283,9 @@ def build(notebooks: Path, out: Path, players: playing.Players | None = None) ->
     app = Sphinx(sources, None, out / "html", out / "doctrees", "html", configuration, status=None, freshenv=True)
     app.build(force_all=True)
     if app.statuscode or app._warncount:
-        raise ArtefactError(f"the book has {app._warncount} faults, named above: mend the notebook and run `make book` again.")
+        raise ArtefactError(
+            f"the book has {app._warncount} faults, named above: mend the notebook and run `make book` again."
+        )
     if players is not None:  # the theme's page gave it a place among the chapters and in the search
         playing.write(players, out / "html" / "playing.html")
     return out / "html" / "index.html"
@@ -281,7 +296,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdnb.book", description=main.__doc__)
     parser.add_argument("--run", default="", help="a run's folder; without it the committed notebooks")
     run = parser.parse_args(arguments).run
-    notebooks, out = (Path(run) / "notebooks", Path(run) / "book") if run else (REPOSITORY / "notebooks", REPOSITORY / "runs" / "book")
+    notebooks, out = (
+        (Path(run) / "notebooks", Path(run) / "book")
+        if run
+        else (REPOSITORY / "notebooks", REPOSITORY / "runs" / "book")
+    )
 
     def book() -> Path:
         players = playing.of_run(Path(run)) if run else playing.of_record(playing.RECORD)

@@ -33,7 +33,10 @@ from kdnb.teachers import WITHOUT_KNOWLEDGE
 HOLDS, FAILS, NO_EFFECT = "holds", "does not hold", "no effect beyond the margin"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable here"
 VERDICTS = (HOLDS, FAILS, NO_EFFECT, UNDECIDED, NOT_TESTABLE)
-OF_THE_PAPER = {HOLDS: "reproduced", FAILS: "not reproduced"}  # what these two are called where the paper makes the claim
+OF_THE_PAPER = {
+    HOLDS: "reproduced",
+    FAILS: "not reproduced",
+}  # what these two are called where the paper makes the claim
 MEANING = {word: verdict for verdict, word in OF_THE_PAPER.items()} | {verdict: verdict for verdict in VERDICTS}
 POINTS, RATIO, CORRELATION = "points", "ratio", "correlation"
 LEVEL = 0.05
@@ -78,7 +81,15 @@ def adds(value: float, lo: float, hi: float, detail: str = "", *, p: float) -> M
     What is not told from 0 so is no effect, if the interval lies within the margin.
     """
     told = p < LEVEL
-    verdict = HOLDS if told and lo > 0 else FAILS if told and hi < 0 else NO_EFFECT if equivalent(lo, hi, MARGIN) else UNDECIDED
+    verdict = (
+        HOLDS
+        if told and lo > 0
+        else FAILS
+        if told and hi < 0
+        else NO_EFFECT
+        if equivalent(lo, hi, MARGIN)
+        else UNDECIDED
+    )
     return Measured(value, lo, hi, verdict, detail)
 
 
@@ -115,7 +126,9 @@ def over_every(rows: pd.DataFrame, margin: float, detail: str) -> Measured:
     return Measured(decides["difference"], decides["lo"], decides["hi"], verdict, won + detail.format(**decides))
 
 
-def faithful(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, told: np.ndarray, margin: float) -> tuple[str, int]:
+def faithful(
+    difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, told: np.ndarray, margin: float
+) -> tuple[str, int]:
     """As good as a rival by each of several measures ``(N,)`` that tell the rival from random maps: the verdict, and which decides.
 
     Holds if every interval lies above minus the margin and every measure tells the explanation from random maps (``told``), too, each at
@@ -260,10 +273,14 @@ def _long_training(run: Run) -> Measured:
     if not run.load_table("tests").query("a == 'student_kd_t2'")["question"].str.startswith("long training").any():
         return not_testable("this run trained no students of both kinds for longer than the others")
     found = _adds(run, "long training", "student_kd_t2", "ce")
-    longest = run.load_table("lengths").query("model == 'student_ce' and learned_from == 'training' and epochs == epochs.max()")
+    longest = run.load_table("lengths").query(
+        "model == 'student_ce' and learned_from == 'training' and epochs == epochs.max()"
+    )
     alone = longest["accuracy"].mean()
     teacher = run.load_table("classification").query("model == 'teacher'")["accuracy"].iloc[0]
-    return replace(found, detail=f"{found.detail}; accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}")
+    return replace(
+        found, detail=f"{found.detail}; accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}"
+    )
 
 
 def _released_is_cross_entropy(run: Run) -> Measured:
@@ -289,7 +306,9 @@ def _new_images(run: Run) -> Measured:
         return not_testable(f"all {table['n'].iloc[0]} test images are {part}, as far as copies and persons are known")
     row = table.loc["new minus known"]
     share = table.loc["known", "n"] / row["n"]
-    return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, new minus known; {share:.0%} are known")
+    return above(
+        row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, f"test accuracy, new minus known; {share:.0%} are known"
+    )
 
 
 def _relatives(run: Run) -> Measured:
@@ -302,7 +321,9 @@ def _relatives(run: Run) -> Measured:
         missing = "become known" if "stay new" in gains.index else "stay new"
         return not_testable(f"no test images {missing} with the images of validation")
     row, counts = gains.loc["stay new minus become known"], gains["n"]
-    detail = f"gain in test accuracy, {counts['stay new']} that stay new minus {counts['become known']} that become known"
+    detail = (
+        f"gain in test accuracy, {counts['stay new']} that stay new minus {counts['become known']} that become known"
+    )
     return above(row["mean"], row["lo"], row["hi"], -NON_INFERIORITY, detail)
 
 
@@ -346,7 +367,9 @@ def _best_cell(run: Run) -> Measured:
     what = f"chosen on validation: {chosen['loss']}, {name(chosen['alpha'], chosen['temperature'])}"
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
     grid = run.load_table("sweep").query("loss == 'kd'")
-    scores = {name(*cell): part.set_index("seed")["val_accuracy"] for cell, part in grid.groupby(["alpha", "temperature"])}
+    scores = {
+        name(*cell): part.set_index("seed")["val_accuracy"] for cell, part in grid.groupby(["alpha", "temperature"])
+    }
     if len(scores) < 2:  # nothing to choose from
         return not_testable(f"the grid of this run has {len(scores)} cell{'s' * (not scores)} of the paper's loss")
     if paper.empty:
@@ -359,16 +382,25 @@ def _best_cell(run: Run) -> Measured:
         gap = (own - of_other).dropna()
         wrong = sum(cell.mean() * (1 - cell.mean()) for cell in (own, of_other)) / groups
         row = {"b": other, "difference": gap.mean(), "seeds": len(gap)}
-        rows.append(row | _student(gap.mean(), (gap.var() / len(gap) if len(gap) > 1 else 0.0, len(gap) - 1), (wrong, groups - 1)))
+        rows.append(
+            row
+            | _student(gap.mean(), (gap.var() / len(gap) if len(gap) > 1 else 0.0, len(gap) - 1), (wrong, groups - 1))
+        )
     table = pd.DataFrame(rows)
-    found = over_every(table.assign(p_holm=holm(table["p"])), 0.0, f"{paper.iloc[0]} minus {{b}}, validation accuracy, {{seeds:.0f}} seeds")
+    found = over_every(
+        table.assign(p_holm=holm(table["p"])),
+        0.0,
+        f"{paper.iloc[0]} minus {{b}}, validation accuracy, {{seeds:.0f}} seeds",
+    )
     found = replace(found, detail=f"{what}; {found.detail}")
     return found if table["seeds"].min() > 1 else _of_one_seed(found)
 
 
 def _flops_ratio(run: Run) -> Measured:
     ratio = run.load_table("sizes").set_index("model")["teacher_over_model"]["released student (8 convolutions)"]
-    return within(ratio, ratio, ratio, 0.95 * 2.436, 1.05 * 2.436, "counted at 224 pixels, DenseNet121 over the released student")
+    return within(
+        ratio, ratio, ratio, 0.95 * 2.436, 1.05 * 2.436, "counted at 224 pixels, DenseNet121 over the released student"
+    )
 
 
 def _met(run: Run, model: str, method: str) -> pd.Series:
@@ -415,13 +447,19 @@ def _fidelity(run: Run) -> Measured:
 def _more_is_better(rows: pd.DataFrame) -> pd.DataFrame:
     """Comparisons by ``metric`` with the signs of those turned for which less is better."""
     ends = rows[["difference", "lo", "hi"]].mul(rows["metric"].map(lambda metric: FAMILIES.get(metric, 1)), axis=0)
-    return rows.assign(difference=ends["difference"], lo=ends[["lo", "hi"]].min(axis=1), hi=ends[["lo", "hi"]].max(axis=1))
+    return rows.assign(
+        difference=ends["difference"], lo=ends[["lo", "hi"]].min(axis=1), hi=ends[["lo", "hi"]].max(axis=1)
+    )
 
 
 def _against(run: Run, other: str) -> pd.DataFrame:
     """Average maps of the taught student against ``other`` by each metric of :data:`FAMILIES`: difference, lo and hi, more is better."""
     tests = run.load_table("tests")
-    rows = tests[(tests["a"] == "feature_maps_mean") & (tests["b"] == other) & tests["question"].str.startswith("average map against")]
+    rows = tests[
+        (tests["a"] == "feature_maps_mean")
+        & (tests["b"] == other)
+        & tests["question"].str.startswith("average map against")
+    ]
     return _more_is_better(rows[(rows["class"] == "all") & rows["metric"].isin(FAMILIES)]).set_index("metric")
 
 
@@ -431,8 +469,12 @@ def _over_random(run: Run, other: str) -> pd.DataFrame:
     These are fewer than the average map's where the rival costs many passes each: differences on different images are not compared.
     """
     rows = run.load_table("fidelity")
-    rows = rows[(rows["model"] == "student_kd") & rows["method"].isin([other, "random"]) & rows["metric"].isin(FAMILIES)]
-    pairs = paired(rows, "rival against random maps", [(other, "random")], list(FAMILIES), samples=run.budget.bootstrap_samples)
+    rows = rows[
+        (rows["model"] == "student_kd") & rows["method"].isin([other, "random"]) & rows["metric"].isin(FAMILIES)
+    ]
+    pairs = paired(
+        rows, "rival against random maps", [(other, "random")], list(FAMILIES), samples=run.budget.bootstrap_samples
+    )
     return _more_is_better(pairs).set_index("metric")
 
 
@@ -442,7 +484,9 @@ def _as_faithful(run: Run, other: str) -> Measured:
         return not_testable(f"this run did not compare average maps with {other}")
     rival = _over_random(run, other).reindex(rows.index)
     told = random["lo"].reindex(rows.index) > 0
-    if not told.any() and not (rival["lo"] > 0).any():  # equal scores prove nothing where a measure tells no explanation from a random one
+    if (
+        not told.any() and not (rival["lo"] > 0).any()
+    ):  # equal scores prove nothing where a measure tells no explanation from a random one
         return not_testable(f"no metric tells average maps or {other} from random maps here: broken measures")
     rows = rows[rival["lo"] > 0]
     if rows.empty:
@@ -529,7 +573,9 @@ BEFORE_NUMBERS = frozenset(
 # there may be no effect beyond the margin; few labels are judged at the most of them, since at five a class every student was near chance;
 # where labels are drawn, known images count by what is remembered of the draw; three families of metrics decide faithfulness in place of
 # agreement with the top 30% kept, which is saturated.
-UNCHANGED = frozenset(["flops_ratio", "fidelity", "better_teacher", "volumes_keep_up", "volumes_few", "volumes_maps", "volumes_cost"])
+UNCHANGED = frozenset(
+    ["flops_ratio", "fidelity", "better_teacher", "volumes_keep_up", "volumes_few", "volumes_maps", "volumes_cost"]
+)
 
 
 def stated(claim: str) -> str:
@@ -544,10 +590,16 @@ _TOLD = ", Holm p < 0.05; none where within one point"
 _AS_FAITHFUL = "difference above -5 points by each that tells the rival from random maps of: " + ", ".join(FAMILIES)
 CLAIMS = {
     "student_f1": Claim("the student's F1 is above 0.94", "macro F1 above 94 points", _student_f1, True),
-    "student_against_teacher": Claim("the student keeps up with the teacher", "difference above -1 point", _student_against_teacher),
-    "student_behind": Claim("on this data set the student stays behind the teacher", "difference below -1 point", _student_behind, True),
+    "student_against_teacher": Claim(
+        "the student keeps up with the teacher", "difference above -1 point", _student_against_teacher
+    ),
+    "student_behind": Claim(
+        "on this data set the student stays behind the teacher", "difference below -1 point", _student_behind, True
+    ),
     "new_images": Claim(
-        "the accuracy holds for test images of which training knows no copy and no person", "new minus known above -1 point", _new_images
+        "the accuracy holds for test images of which training knows no copy and no person",
+        "new minus known above -1 point",
+        _new_images,
     ),
     "relatives": Claim(
         "added training images help other test images as much as those of which they are a copy or show the person",
@@ -557,7 +609,9 @@ CLAIMS = {
     "distillation_adds": Claim(
         "the teacher adds to what labels teach", f"paper's loss minus cross-entropy above 0{_TOLD}", _distillation_adds
     ),
-    "teacher_adds": Claim("so it does by the loss with T^2", f"loss with T^2 minus cross-entropy above 0{_TOLD}", _teacher_adds),
+    "teacher_adds": Claim(
+        "so it does by the loss with T^2", f"loss with T^2 minus cross-entropy above 0{_TOLD}", _teacher_adds
+    ),
     "oracle_adds": Claim(
         "perfect soft labels add to what labels teach",
         f"a teacher that says the true probabilities minus cross-entropy above 0{_TOLD}",
@@ -569,7 +623,9 @@ CLAIMS = {
         _few_labels,
     ),
     "few_labels_without_t2": Claim(
-        "with few labels the paper's loss adds, too", f"paper's loss minus cross-entropy above 0{_TOLD}", _few_labels_without_t2
+        "with few labels the paper's loss adds, too",
+        f"paper's loss minus cross-entropy above 0{_TOLD}",
+        _few_labels_without_t2,
     ),
     "knowledge": Claim(
         "what the teacher adds there is knowledge of the images, not a softer target",
@@ -590,7 +646,9 @@ CLAIMS = {
         "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy
     ),
     "five_layers": Claim("five layers are enough", "six layers minus five below +1 point", _five_layers),
-    "max_pooling": Claim("maximum pooling is better than average pooling", f"average minus maximum below 0{_TOLD}", _max_pooling),
+    "max_pooling": Claim(
+        "maximum pooling is better than average pooling", f"average minus maximum below 0{_TOLD}", _max_pooling
+    ),
     "temperature_matters": Claim(
         "the temperature changes the result",
         "lowest against highest T at each alpha and loss, Holm p < 0.05; none where all lie within one point",
@@ -603,9 +661,14 @@ CLAIMS = {
         True,
     ),
     "flops_ratio": Claim("the teacher costs 2.436 times the student", "ratio within 5%", _flops_ratio, unit=RATIO),
-    "met_ratio": Claim("SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio, unit=RATIO),
+    "met_ratio": Claim(
+        "SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio, unit=RATIO
+    ),
     "maps_over_shap": Claim(
-        "average maps on the student are far cheaper than SHAP on the teacher", "ratio above 200", _maps_over_shap, unit=RATIO
+        "average maps on the student are far cheaper than SHAP on the teacher",
+        "ratio above 200",
+        _maps_over_shap,
+        unit=RATIO,
     ),
     "maps_as_grad_cam": Claim("average maps are as faithful as Grad-CAM", _AS_FAITHFUL, _maps_as_grad_cam),
     "maps_as_shap": Claim("average maps are as faithful as SHAP", _AS_FAITHFUL, _maps_as_shap),
@@ -619,7 +682,9 @@ CLAIMS = {
         "difference above 0 by each of " + ", ".join(FAMILIES) + ", for each of: " + ", ".join(CONTROLS),
         _maps_over_controls,
     ),
-    "fidelity": Claim("fidelity is between 0.8630 and 0.9764", "none: the paper's definition is not available", _fidelity),
+    "fidelity": Claim(
+        "fidelity is between 0.8630 and 0.9764", "none: the paper's definition is not available", _fidelity
+    ),
 }
 
 
@@ -645,22 +710,30 @@ def _evidence_tests(run: Run, question: str) -> pd.DataFrame:
 def _evidence_row(run: Run, question: str, a: str, rule: Callable[..., Measured]) -> Measured:
     rows = _evidence_tests(run, question).query("a == @a")
     if rows.empty:
-        return not_testable("this run did not ask it" if run.has_table("tests_evidence") else "this run has no transparent students")
+        return not_testable(
+            "this run did not ask it" if run.has_table("tests_evidence") else "this run has no transparent students"
+        )
     row = rows.iloc[0]
     return rule(row, f"test accuracy, {_many(row)}")
 
 
 def _transparent_keeps_up(run: Run) -> Measured:
     keeps_up = partial(_of_seeds, rule=partial(above, threshold=-NON_INFERIORITY))
-    return _evidence_row(run, "field: what does the smaller one cost?", "transparent ce", lambda row, what: keeps_up(row, detail=what))
+    return _evidence_row(
+        run, "field: what does the smaller one cost?", "transparent ce", lambda row, what: keeps_up(row, detail=what)
+    )
 
 
 def _teacher_pays(run: Run) -> Measured:
-    return _evidence_row(run, "teacher: does it add more to the smaller field?", "gain of transparent by kd_t2", _adding)
+    return _evidence_row(
+        run, "teacher: does it add more to the smaller field?", "gain of transparent by kd_t2", _adding
+    )
 
 
 def _teacher_pays_few(run: Run) -> Measured:
-    return _evidence_row(run, "teacher: does it add more to the smaller field,", "gain of transparent by kd_t2", _adding)
+    return _evidence_row(
+        run, "teacher: does it add more to the smaller field,", "gain of transparent by kd_t2", _adding
+    )
 
 
 def _evidence_against(run: Run, kind: str) -> Measured:
@@ -669,7 +742,9 @@ def _evidence_against(run: Run, kind: str) -> Measured:
     rows = rows[rows["metric"].isin(EVIDENCE_METRICS[kind])]
     if rows.empty:
         few = "fewer than two test images have a true mask and are read rightly by every student"
-        return not_testable(few if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students")
+        return not_testable(
+            few if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students"
+        )
     found = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} images")
     return found if rows["seeds"].min() > 1 else _of_one_seed(found)
 
@@ -687,13 +762,19 @@ def _evidence_cost(run: Run) -> Measured:
         return not_testable("this run has no transparent students")
     row = run.load_table("evidence_cost").iloc[0]
     return below(
-        row["ratio"], row["lo"], row["hi"], PASSES, f"class evidence of all classes over a forward pass, median of {row['n']:.0f} pairs"
+        row["ratio"],
+        row["lo"],
+        row["hi"],
+        PASSES,
+        f"class evidence of all classes over a forward pass, median of {row['n']:.0f} pairs",
     )
 
 
 CLAIMS |= {
     "transparent_keeps_up": Claim(
-        "a student whose evidence is local keeps up with the plain one", "transparent minus plain above -1 point", _transparent_keeps_up
+        "a student whose evidence is local keeps up with the plain one",
+        "transparent minus plain above -1 point",
+        _transparent_keeps_up,
     ),
     "evidence_marks": Claim(
         "class evidence of the transparent student marks the lesion better than any explanation of the plain one, and than every control",
@@ -712,7 +793,9 @@ CLAIMS |= {
         _teacher_pays,
     ),
     "teacher_pays_few": Claim(
-        "so it does where the students have few labels", f"difference of the gains above 0, loss with T^2{_TOLD}", _teacher_pays_few
+        "so it does where the students have few labels",
+        f"difference of the gains above 0, loss with T^2{_TOLD}",
+        _teacher_pays_few,
     ),
 }
 
@@ -731,7 +814,9 @@ def _explains(run: Run, way: str) -> Measured:
     tests = run.load_table("tests_teaching")
     if "method" not in tests:
         return not_testable("this run has no students to compare")
-    rows = tests[(tests["a"] == way) & (tests["method"] == "feature_maps_mean") & tests["metric"].isin([*_TRUTH, *FAMILIES])]
+    rows = tests[
+        (tests["a"] == way) & (tests["method"] == "feature_maps_mean") & tests["metric"].isin([*_TRUTH, *FAMILIES])
+    ]
     rows = rows[rows["matched"].astype(bool) == rows["metric"].isin(_TRUTH)]
     if rows.empty:
         return not_testable("this run has no students taught so")
@@ -853,7 +938,9 @@ def _maps_mark(run: Run) -> Measured:
     if rows.empty:
         return not_testable("no masks of lesions, or too few that the student reads rightly")
     row = rows.iloc[0]
-    return above(row["difference"], row["lo"], row["hi"], 0.0, f"pixel AUC minus that of {row['b']}, {row['n']:.0f} images")
+    return above(
+        row["difference"], row["lo"], row["hi"], 0.0, f"pixel AUC minus that of {row['b']}, {row['n']:.0f} images"
+    )
 
 
 CLAIMS |= {
@@ -879,7 +966,11 @@ def _maps_change(run: Run) -> Measured:
         return not_testable("this run did not redraw weights in several networks")
     row = rows.loc[rows["order"].idxmax()]
     return below(
-        row["spearman"], row["lowest"], row["highest"], CHANGED, f"mean over {row['n']:.0f} networks, from the lowest to the highest"
+        row["spearman"],
+        row["lowest"],
+        row["highest"],
+        CHANGED,
+        f"mean over {row['n']:.0f} networks, from the lowest to the highest",
     )
 
 
@@ -949,12 +1040,18 @@ SIMULATED = {
     "above -1 point": Simulation(_one(partial(above, threshold=-NON_INFERIORITY)), NON_INFERIORITY),
     "below +1 point": Simulation(_one(partial(below, threshold=NON_INFERIORITY)), NON_INFERIORITY),
     "within 3 points": Simulation(_one(partial(within, least=-EQUIVALENCE, most=EQUIVALENCE)), EQUIVALENCE),
-    "above 0, else none within a point": Simulation(lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN),
-    "the same, one of 6 comparisons": Simulation(lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN, (0.0,) * 5),
+    "above 0, else none within a point": Simulation(
+        lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN
+    ),
+    "the same, one of 6 comparisons": Simulation(
+        lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN, (0.0,) * 5
+    ),
     f"better than every one of {_RIVALS}, one near": Simulation(
         lambda *of: every(*of, FAITHFULNESS)[0], others=(5 * FAITHFULNESS,) * (_RIVALS - 1), **_EXPLAINED
     ),
-    f"better than every one of {_RIVALS}, all near": Simulation(lambda *of: every(*of, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED),
+    f"better than every one of {_RIVALS}, all near": Simulation(
+        lambda *of: every(*of, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED
+    ),
     f"as faithful by {_MEASURES} measures": Simulation(
         lambda d, lo, hi, p: faithful(d, lo, hi, np.ones(len(d), bool), FAITHFULNESS)[0], same=_MEASURES, **_EXPLAINED
     ),
@@ -979,7 +1076,10 @@ def error_rates(draws: int = 1000) -> pd.DataFrame:
         estimates = spread * rng.chisquare(free, (2, draws, many)) / free
         variance = estimates.sum(axis=0)
         freedom = variance**2 / (estimates**2 / free).sum(axis=0)
-        half, luck = stdtrit(freedom, 1 - LEVEL / 2) * np.sqrt(variance), rng.normal(0, np.sqrt(spread.sum()), (draws, many))
+        half, luck = (
+            stdtrit(freedom, 1 - LEVEL / 2) * np.sqrt(variance),
+            rng.normal(0, np.sqrt(spread.sum()), (draws, many)),
+        )
         for effect in (-5 * what.margin, -what.margin, 0.0, what.margin, 5 * what.margin):
             found = luck + np.array([effect] * what.same + list(what.others))
             p_holm = holm(2 * stdtr(freedom, -np.abs(found) / np.sqrt(variance)))
@@ -1033,7 +1133,10 @@ def as_today(table: pd.DataFrame) -> pd.DataFrame:
     if "unit" in table:
         return table
     units = table["claim"].map(lambda name: CLAIMS[name].unit if name in CLAIMS else POINTS)
-    of = {name: table[name].fillna("") if name in table else pd.Series("", table.index) for name in ("paper", "detail", "rule")}
+    of = {
+        name: table[name].fillna("") if name in table else pd.Series("", table.index)
+        for name in ("paper", "detail", "rule")
+    }
     scale = np.where((units == POINTS) & ~of["detail"].str.startswith("points "), 100, 1)
     verdict = table["verdict"].map(MEANING)
     holm_p = of["detail"].str.extract(r"Holm p = ([-+.0-9e]+)")[0].astype(float)
@@ -1042,9 +1145,13 @@ def as_today(table: pd.DataFrame) -> pd.DataFrame:
     useless = (verdict == UNDECIDED) & of["detail"].str.contains("so it cannot tell$|no yardstick$")
     verdict = verdict.mask(contradicted, UNDECIDED).mask(useless, NOT_TESTABLE)
     words = verdict.where(of["paper"] == "", verdict.replace(OF_THE_PAPER))
-    changed = {name: scale * table[name] for name in ("measured", "lo", "hi") if name in table} | {"unit": units, "verdict": words}
+    changed = {name: scale * table[name] for name in ("measured", "lo", "hi") if name in table} | {
+        "unit": units,
+        "verdict": words,
+    }
     if "statement" in table:
         changed["statement"] = [
-            CLAIMS[name].statement if name in CLAIMS else said for name, said in zip(table["claim"], table["statement"], strict=True)
+            CLAIMS[name].statement if name in CLAIMS else said
+            for name, said in zip(table["claim"], table["statement"], strict=True)
         ]
     return table.assign(**changed)

@@ -59,7 +59,9 @@ def mapped(scheduler: str, function: Callable[..., Any], shared: Any, items: Seq
         try:
             with client(scheduler) as opened:
                 everywhere = opened.scatter(shared, broadcast=True, hash=False)
-                return opened.gather([opened.submit(function, everywhere, item, pure=False, retries=ATTEMPTS) for item in items])
+                return opened.gather(
+                    [opened.submit(function, everywhere, item, pure=False, retries=ATTEMPTS) for item in items]
+                )
         except lost:
             if attempt == ATTEMPTS:
                 raise

@@ -66,7 +66,9 @@ def measure(call: Callable[[], object], repeats: int) -> "Measurement":
         return Measurement.merge([timer.timeit(1) for _ in range(repeats)])[0]
     if warm_up > VERY_SLOW:
         repeats = min(repeats, 3)
-    return timer.blocked_autorange(min_run_time=0.8 * repeats * warm_up)  # warms up once, where timeit(1) would do so twice a call
+    return timer.blocked_autorange(
+        min_run_time=0.8 * repeats * warm_up
+    )  # warms up once, where timeit(1) would do so twice a call
 
 
 def images_in_reach(call: Callable[[int], object], batch_size: int, seconds: float) -> int:
@@ -120,7 +122,9 @@ def met_table(
     return pd.DataFrame(rows)
 
 
-def passes_within(models: dict[str, nn.Module], seconds: dict[str, float], image_size: int, repeats: int = 5) -> pd.DataFrame:
+def passes_within(
+    models: dict[str, nn.Module], seconds: dict[str, float], image_size: int, repeats: int = 5
+) -> pd.DataFrame:
     """How many passes of one image fit into a given time: what a published time would have to contain on this machine.
 
     Args:
@@ -142,7 +146,14 @@ def passes_within(models: dict[str, nn.Module], seconds: dict[str, float], image
 
         backward = measure(both, repeats).median
         rows.append((name, time_to_fill, forward, backward, time_to_fill / forward, time_to_fill / backward))
-    columns = ["model", "seconds", "forward_seconds", "forward_backward_seconds", "forwards_within", "forward_backwards_within"]
+    columns = [
+        "model",
+        "seconds",
+        "forward_seconds",
+        "forward_backward_seconds",
+        "forwards_within",
+        "forward_backwards_within",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -154,7 +165,9 @@ def _forward_time(model: nn.Module, images: Tensor, repeats: int) -> "Measuremen
     return measure(forward, repeats)
 
 
-def _row(method: str, model: str, batch_size: int, images: int, measured: "Measurement", forward: float) -> dict[str, object]:
+def _row(
+    method: str, model: str, batch_size: int, images: int, measured: "Measurement", forward: float
+) -> dict[str, object]:
     return {
         "method": method,
         "model": model,

@@ -81,7 +81,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"{path} could not be written ({reason}): free space or mend the permission, then run again.") from error
+        raise StorageError(
+            f"{path} could not be written ({reason}): free space or mend the permission, then run again."
+        ) from error
 
 
 def exit_status(work: Callable[[], object]) -> int:

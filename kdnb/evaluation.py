@@ -79,7 +79,9 @@ def _resamples_within(strata: tuple[int, ...], samples: int, seed: int) -> np.nd
     for stratum in np.unique(numbers):
         members = np.flatnonzero(numbers == stratum)
         drawn = max(len(members) - 1, 1)
-        weights[:, members] = rng.multinomial(drawn, np.full(len(members), 1 / len(members)), size=samples) * (len(members) / drawn)
+        weights[:, members] = rng.multinomial(drawn, np.full(len(members), 1 / len(members)), size=samples) * (
+            len(members) / drawn
+        )
     weights.flags.writeable = False
     return weights
 
@@ -190,11 +192,15 @@ def known_and_new(
     for number, (part, which) in enumerate({"known": known, "new": ~known}.items()):
         if which.any():
             means[part] = values[which].mean(), _resampled_means(values[which], groups[which], samples, seed + number)
-            rows.append({"part": part, "n": int(which.sum()), "groups": len(np.unique(groups[which])), "means": means[part]})
+            rows.append(
+                {"part": part, "n": int(which.sum()), "groups": len(np.unique(groups[which])), "means": means[part]}
+            )
     fewest, limits = [row["groups"] for row in rows], [bounds] * len(rows)
     if len(means) == 2:
         difference = tuple(new - old for new, old in zip(means["new"], means["known"], strict=True))
-        rows.append({"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference})
+        rows.append(
+            {"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference}
+        )
         fewest, limits = [*fewest, min(fewest)], [*limits, (bounds[0] - bounds[1], bounds[1] - bounds[0])]
     if not rows:
         return pd.DataFrame(columns=["part", "n", "groups", "mean", "lo", "hi"])
@@ -234,11 +240,20 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_B
     right = probabilities.argmax(1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     frame = pd.DataFrame({"bin": which, "confidence": confidence, "accuracy": right.astype(float)})
-    return frame.groupby("bin").agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), n=("accuracy", "size")).reset_index()
+    return (
+        frame.groupby("bin")
+        .agg(confidence=("confidence", "mean"), accuracy=("accuracy", "mean"), n=("accuracy", "size"))
+        .reset_index()
+    )
 
 
 def reliability_of_equal_bins(
-    labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None, *, bins: int = 10, samples: int = 1000
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    bins: int = 10,
+    samples: int = 1000,
 ) -> pd.DataFrame:
     """Accuracy against confidence in bins of equally many images, at least 30 each where there are as many.
 
@@ -254,7 +269,9 @@ def reliability_of_equal_bins(
     order = np.argsort(confidence, kind="stable")
     rows = []
     for part in np.array_split(order, max(1, min(bins, len(order) // FEW))):
-        accuracy, lo, hi = bootstrap_mean(right[part], None if groups is None else groups[part], samples, bounds=(0.0, 1.0))
+        accuracy, lo, hi = bootstrap_mean(
+            right[part], None if groups is None else groups[part], samples, bounds=(0.0, 1.0)
+        )
         inside = confidence[part]
         rows.append((inside.mean(), accuracy, lo, hi, len(part), inside.min(), inside.max()))
     return pd.DataFrame(rows, columns=["confidence", "accuracy", "lo", "hi", "n", "least", "most"])
@@ -353,7 +370,9 @@ def expected_accuracy(logits: np.ndarray, posterior: np.ndarray) -> float:
 
 def divergence(logits: np.ndarray, posterior: np.ndarray) -> float:
     """Mean ``KL(p || softmax(z))`` of the true posterior from the model's probabilities, in nats; 0 for a model that knows the truth."""
-    return float((xlogy(posterior, posterior) - posterior * log_softmax(logits.astype(float), axis=1)).sum(axis=1).mean())
+    return float(
+        (xlogy(posterior, posterior) - posterior * log_softmax(logits.astype(float), axis=1)).sum(axis=1).mean()
+    )
 
 
 def luck(logits: np.ndarray, labels: np.ndarray, posterior: np.ndarray) -> np.ndarray:
@@ -384,7 +403,10 @@ def power(sd_of_seeds: float, sd_of_groups: float, groups: int, seeds: int, *, e
     if of_seeds + of_groups == 0 or groups < 2:  # nothing is known of luck
         return float("nan")
     mean = rng.normal(effect, np.sqrt(of_seeds + of_groups), 20000)
-    estimates = of_seeds * rng.chisquare(seeds - 1, 20000) / (seeds - 1), of_groups * rng.chisquare(groups - 1, 20000) / (groups - 1)
+    estimates = (
+        of_seeds * rng.chisquare(seeds - 1, 20000) / (seeds - 1),
+        of_groups * rng.chisquare(groups - 1, 20000) / (groups - 1),
+    )
     variance = sum(estimates)
     freedom = variance**2 / (estimates[0] ** 2 / (seeds - 1) + estimates[1] ** 2 / (groups - 1))
     return float((np.abs(mean) > t_distribution.ppf(0.975, freedom) * np.sqrt(variance)).mean())
@@ -444,19 +466,30 @@ def t_test(mean: float, variance: float, freedom: float) -> float:
 
 
 def compare(
-    question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None = None, *, samples: int = 1000
+    question: str,
+    a: str,
+    b: str,
+    right_a: np.ndarray,
+    right_b: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    samples: int = 1000,
 ) -> dict[str, Any]:
     """One row of ``tests.csv``: accuracy of ``a`` minus ``b``, paired bootstrap interval and exact test over groups (Holm comes later).
 
     ``p_images_only`` is McNemar's test, which takes all images for independent.
     """
-    difference, lo, hi = bootstrap_mean(right_a.astype(float) - right_b.astype(float), groups, samples, bounds=(-1.0, 1.0))
+    difference, lo, hi = bootstrap_mean(
+        right_a.astype(float) - right_b.astype(float), groups, samples, bounds=(-1.0, 1.0)
+    )
     row = {"question": question, "a": a, "b": b, "metric": "accuracy", "difference": difference, "lo": lo, "hi": hi}
     p, by_image = sign_flip(right_a, right_b, groups), mcnemar(right_a, right_b)
     return row | {"p": p, "p_holm": float("nan"), "n": len(right_a), "p_images_only": by_image}
 
 
-def compare_over_seeds(question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+def compare_over_seeds(
+    question: str, a: str, b: str, right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray
+) -> dict[str, Any]:
     """One row of ``tests.csv`` for two losses trained with several seeds, paired by seed and by test image.
 
     The luck of training and the luck of the test images both count: with d(s) the mean difference of seed s, d that of all images and
@@ -529,6 +562,12 @@ def diagnosis(**values: float) -> pd.DataFrame:
     for signature, value in values.items():
         threshold, advice = SIGNATURES[signature]
         rows.append(
-            {"signature": signature, "value": float(value), "threshold": threshold, "fired": bool(value > threshold), "advice": advice}
+            {
+                "signature": signature,
+                "value": float(value),
+                "threshold": threshold,
+                "fired": bool(value > threshold),
+                "advice": advice,
+            }
         )
     return pd.DataFrame(rows)

@@ -40,7 +40,9 @@ class Way:
     others: bool = False
 
 
-def plan(alpha: float, temperature: float, *, few: bool, controls: bool, successor: Way | None, knows_truth: bool) -> dict[str, Way]:
+def plan(
+    alpha: float, temperature: float, *, few: bool, controls: bool, successor: Way | None, knows_truth: bool
+) -> dict[str, Way]:
     """The ways by name, in the order of figures.
 
     Args:
@@ -61,7 +63,11 @@ def plan(alpha: float, temperature: float, *, few: bool, controls: bool, success
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
     if knows_truth:
         ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")
-    return ways | ({"with T², all images": Way("kd_t2", *mix, others=True)} if few else {ENSEMBLE: Way("kd_t2", *mix, teacher="ensemble")})
+    return ways | (
+        {"with T², all images": Way("kd_t2", *mix, others=True)}
+        if few
+        else {ENSEMBLE: Way("kd_t2", *mix, teacher="ensemble")}
+    )
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,13 @@ def teach(
         groups: ``(n,)`` of the test images.
     """
     few = whole if per_class == ALL else sweep.with_few_images(run, whole, teacher, per_class)
-    cells = {name: [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()}
+    cells = {
+        name: [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()
+    }
     trained = {}
-    for source in dict.fromkeys((way.teacher, way.others) for way in ways.values()):  # ways of one material at once: no core waits
+    for source in dict.fromkeys(
+        (way.teacher, way.others) for way in ways.values()
+    ):  # ways of one material at once: no core waits
         of_source = [name for name, way in ways.items() if (way.teacher, way.others) == source]
         if source[0] == "ensemble":  # its members are trained by now: theirs is the first of the ways
             members = [sweep.trained_student(run, one, few) for one in cells["labels alone"]]
@@ -107,7 +117,9 @@ def teach(
         if way.teacher == "ensemble":
             said = teachers.ensemble([one.test_logits for one in trained["labels alone"].values()])
             together = expected_hits(said, whole.test.labels, whole.test.posterior)
-        scored = sweep.scores(found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior)
+        scored = sweep.scores(
+            found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior
+        )
         tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
     return Taught(per_class, hits, pd.concat(tables, ignore_index=True), together)
 
@@ -127,26 +139,46 @@ def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:
     what = "all labels" if taught.per_class == ALL else f"few labels, {taught.per_class} a class"
     rows = [
         compare_over_seeds(
-            f"{what}: does it differ from the labels alone?", name, "labels alone", right, taught.hits["labels alone"], groups
+            f"{what}: does it differ from the labels alone?",
+            name,
+            "labels alone",
+            right,
+            taught.hits["labels alone"],
+            groups,
         )
         for name, right in taught.hits.items()
         if name != "labels alone"
     ]
     controls = [name for name in teachers.WITHOUT_KNOWLEDGE if name in taught.hits]
     rows += [
-        compare_over_seeds(f"{what}: is it knowledge of the image?", "with T²", name, taught.hits["with T²"], taught.hits[name], groups)
+        compare_over_seeds(
+            f"{what}: is it knowledge of the image?", "with T²", name, taught.hits["with T²"], taught.hits[name], groups
+        )
         for name in controls
     ]
     if taught.together is not None:
         alone = taught.hits["labels alone"]
         once = np.tile(taught.together, (len(alone), 1))
-        rows.append(compare_over_seeds(f"{what}: is the ensemble better than its members?", ENSEMBLE, "one student", once, alone, groups))
         rows.append(
             compare_over_seeds(
-                f"{what}: does the better teacher teach more?", ENSEMBLE, "with T²", taught.hits[ENSEMBLE], taught.hits["with T²"], groups
+                f"{what}: is the ensemble better than its members?", ENSEMBLE, "one student", once, alone, groups
+            )
+        )
+        rows.append(
+            compare_over_seeds(
+                f"{what}: does the better teacher teach more?",
+                ENSEMBLE,
+                "with T²",
+                taught.hits[ENSEMBLE],
+                taught.hits["with T²"],
+                groups,
             )
         )
     if "with T², all images" in taught.hits:
         pair = "with T², all images", "with T²"
-        rows.append(compare_over_seeds(f"{what}: do images without a label help?", *pair, *(taught.hits[name] for name in pair), groups))
+        rows.append(
+            compare_over_seeds(
+                f"{what}: do images without a label help?", *pair, *(taught.hits[name] for name in pair), groups
+            )
+        )
     return rows

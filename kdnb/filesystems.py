@@ -15,7 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-REFUSED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV, errno.ENOTTY, errno.EBADF}
+REFUSED = {
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENOTTY,
+    errno.EBADF,
+}
 _told: set[Path] = set()
 
 

@@ -61,7 +61,11 @@ def leaks(measured: Path = MEASURED) -> pd.DataFrame:
     Columns: dataset, split, accuracy, lo, hi (means over seeds, 95% bootstrap intervals).
     """
     taught = recorded(measured)
-    taught = taught[taught["model"] == "student_kd"] if len(taught) else taught.assign(accuracy=[], accuracy_lo=[], accuracy_hi=[])
+    taught = (
+        taught[taught["model"] == "student_kd"]
+        if len(taught)
+        else taught.assign(accuracy=[], accuracy_lo=[], accuracy_hi=[])
+    )
     both = taught.groupby("dataset")["split_protocol"].transform("nunique") > 1
     names = {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
     return taught[both].rename(columns=names)[["dataset", "split", "accuracy", "lo", "hi"]].reset_index(drop=True)
@@ -72,7 +76,9 @@ def gains(measured: Path = MEASURED) -> pd.DataFrame:
     rows = [effects(claim, measured).assign(what=what) for claim, what in GAINS.items()]
     found = pd.concat(rows, ignore_index=True)
     found = found[found["run"] != "together"]
-    return found.assign(dataset=found["run"].str.partition("-")[0])[["dataset", "what", "difference", "lo", "hi"]].reset_index(drop=True)
+    return found.assign(dataset=found["run"].str.partition("-")[0])[
+        ["dataset", "what", "difference", "lo", "hi"]
+    ].reset_index(drop=True)
 
 
 def marks(measured: Path = MEASURED) -> pd.DataFrame:
@@ -81,14 +87,22 @@ def marks(measured: Path = MEASURED) -> pd.DataFrame:
     Columns: method, name (in words), mean, lo, hi, n (images), cost (in forward passes, the largest batch timed; NaN where it was not
     timed). Rows: :data:`SHOWN`, the average map of the single layer that does best (chosen by this very number), the best of the controls.
     """
-    found = {run: table for run, table in tables_of("localisation_summary", measured).items() if run.startswith("phantom")}
+    found = {
+        run: table for run, table in tables_of("localisation_summary", measured).items() if run.startswith("phantom")
+    }
     if not found:
         return pd.DataFrame(columns=["method", "name", "mean", "lo", "hi", "n", "cost"])
     run, table = next(iter(found.items()))
     table = table.query("`class` == 'all' and model == 'student_kd' and metric == 'pointing_game'").set_index("method")
     layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(CONTROLS)
     asked = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
-    timed = tables_of("met", measured)[run].query("model == 'student_kd'").sort_values("batch_size").groupby("method").last()
+    timed = (
+        tables_of("met", measured)[run]
+        .query("model == 'student_kd'")
+        .sort_values("batch_size")
+        .groupby("method")
+        .last()
+    )
     cost = timed["forward_equivalents"].rename("cost")
     shown = table.loc[[name for name in asked if name in table.index], ["mean", "lo", "hi", "n"]].join(cost)
     shown = shown.sort_values("mean", ascending=False, kind="stable").reset_index()
@@ -110,7 +124,17 @@ def _votes(claim: str, measured: Path) -> str:
     if not found.total():
         return "not yet asked"
     share, denied = found[HOLDS] / found.total(), (found[FAILS] + found[NO_EFFECT]) / found.total()
-    word = "yes" if share == 1 else "mostly" if share > 0.5 else "sometimes" if share else "no" if denied > 0.5 else "not shown"
+    word = (
+        "yes"
+        if share == 1
+        else "mostly"
+        if share > 0.5
+        else "sometimes"
+        if share
+        else "no"
+        if denied > 0.5
+        else "not shown"
+    )
     return f"{word} ({found[HOLDS]} of {found.total()} run{'s' * (found.total() != 1)}{'; ' * bool(others)}{others})"
 
 
@@ -176,14 +200,21 @@ def _span(claim: str, measured: Path) -> str:
 def _beyond_the_usual_place(measured: Path) -> str:
     """What average maps gain, by pixel AUC, over the best control, where lesions usually lie included: each data set with masks."""
     rows = tested(measured).query("claim == 'maps_mark'").sort_values("run", ascending=False)
-    said = [f"{r.measured:+.1f} points [{r.lo:+.1f}, {r.hi:+.1f}] on {_called(r.run.partition('-')[0])}" for r in rows.itertuples()]
+    said = [
+        f"{r.measured:+.1f} points [{r.lo:+.1f}, {r.hi:+.1f}] on {_called(r.run.partition('-')[0])}"
+        for r in rows.itertuples()
+    ]
     return ", ".join(said) or "not yet measured"
 
 
 def _few(measured: Path) -> str:
     """How many labels a class the claim about few labels is about, over the recorded runs: ``20 to 50 a class``."""
     most = [table["images_per_class"].max() for table in tables_of("few_images", measured).values()]
-    return f"{' to '.join(f'{number:.0f}' for number in dict.fromkeys((min(most), max(most))))} a class" if most else "in each class"
+    return (
+        f"{' to '.join(f'{number:.0f}' for number in dict.fromkeys((min(most), max(most))))} a class"
+        if most
+        else "in each class"
+    )
 
 
 def named(method: str) -> str:
@@ -228,10 +259,18 @@ def caveats(measured: Path = MEASURED) -> str:
         return NOTHING
     sides = runs["pixels"].dropna().astype(int)
     pixels = " to ".join(map(str, dict.fromkeys((sides.min(), sides.max()))))
-    starts = ", ".join("random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"])))
+    starts = ", ".join(
+        "random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"]))
+    )
     after = sum("after" in stated(claim) for claim in CLAIMS)
-    older = [run for run, table in tables_of("fidelity_summary", measured).items() if not (table["metric"] == "recovered_10").any()]
-    judged = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass." * bool(older)
+    older = [
+        run
+        for run, table in tables_of("fidelity_summary", measured).items()
+        if not (table["metric"] == "recovered_10").any()
+    ]
+    judged = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass." * bool(
+        older
+    )
     return (
         f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. "
         f"{after} of the {len(CLAIMS)} rules that decide were made or changed after runs had been seen "
@@ -241,7 +280,12 @@ def caveats(measured: Path = MEASURED) -> str:
 
 def with_part(text: str, name: str, part: str) -> str:
     """The text with what stands between the two markers of ``name`` replaced."""
-    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: f"{found[1]}{part}\n{found[2]}", text, flags=re.DOTALL)
+    return re.sub(
+        rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+        lambda found: f"{found[1]}{part}\n{found[2]}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def readme_now(readme: str, measured: Path = MEASURED) -> str:
@@ -259,7 +303,9 @@ def page_now(page: str, measured: Path = MEASURED) -> str:
 def drawn_from(measured: Path = MEASURED) -> str:
     """SHA-256 of the numbers in the figure: the picture carries it, so that a test knows whether it is current."""
     tables = (leaks(measured), gains(measured), marks(measured))
-    return hashlib.sha256("".join(table.to_csv(index=False, float_format="%.4g") for table in tables).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(table.to_csv(index=False, float_format="%.4g") for table in tables).encode()
+    ).hexdigest()
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:

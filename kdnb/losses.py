@@ -72,7 +72,9 @@ def distillation_loss(
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
 
 
-def released_loss(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float) -> DistillationLoss:
+def released_loss(
+    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float
+) -> DistillationLoss:
     """The loss that the authors' public code computes (AIPMLab/KD, commit 33b97ef).
 
     Its soft part is the cross-entropy between ``softmax(one_hot / T)`` and ``softmax(teacher_probabilities / T)``. The student does
@@ -87,7 +89,9 @@ def released_loss(student_logits: Tensor, teacher_logits: Tensor, targets: Tenso
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
 
 
-def dist_loss(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float) -> DistillationLoss:
+def dist_loss(
+    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float
+) -> DistillationLoss:
     """DIST (Huang et al., NeurIPS 2022): match correlations instead of probabilities.
 
     One minus Pearson's correlation between student and teacher, over the classes of an image and over the images of a class, times T^2.
@@ -106,7 +110,13 @@ def _one_minus_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dkd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, *, alpha: float, temperature: float, non_target_weight: float = 2.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+    non_target_weight: float = 2.0,
 ) -> DistillationLoss:
     """DKD (Zhao et al., CVPR 2022): the KL divergence split into target against rest, and among the rest, weighted separately.
 
@@ -123,7 +133,9 @@ def dkd_loss(
 
 
 def _target_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
-    target = one_hot.long().argmax(dim=1, keepdim=True)  # a mask as index would have the host wait for the device in every step
+    target = one_hot.long().argmax(
+        dim=1, keepdim=True
+    )  # a mask as index would have the host wait for the device in every step
 
     def target_and_rest(logits: Tensor) -> Tensor:
         logs = F.log_softmax(logits, dim=1)
@@ -152,7 +164,12 @@ def standardised_loss(
         return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True, correction=0) + 1e-7)
 
     soft = distillation_loss(
-        standardise(student_logits), standardise(teacher_logits), targets, alpha=0.0, temperature=temperature, scale_by_t2=True
+        standardise(student_logits),
+        standardise(teacher_logits),
+        targets,
+        alpha=0.0,
+        temperature=temperature,
+        scale_by_t2=True,
     ).soft
     _check(alpha, temperature)
     hard = F.cross_entropy(student_logits, targets)
@@ -209,7 +226,13 @@ def label_smoothing_loss(student_logits: Tensor, targets: Tensor, smoothing: flo
 
 
 def arm_loss(
-    arm: str, student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor, *, alpha: float = 1.0, temperature: float = 1.0
+    arm: str,
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    targets: Tensor,
+    *,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The scalar that the arm ``arm`` minimises.
 

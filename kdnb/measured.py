@@ -58,7 +58,9 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     kept = measured / folder.name
     found = {name: table for name, table in tables(folder, info).items() if name in TABLES}
-    if volumes.stand_in(info["run"]["dataset"], info.get("volumes", {}).get("source")):  # the phantom's own runs have them
+    if volumes.stand_in(
+        info["run"]["dataset"], info.get("volumes", {}).get("source")
+    ):  # the phantom's own runs have them
         found = {name: table for name, table in found.items() if not name.startswith(("volumes", "tests_volumes"))}
     for name, table in found.items():
         with atomic_write(kept / f"{name}.csv") as path:
@@ -120,7 +122,9 @@ def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     """``<dataset>-<profile>``, as a run's folder begins -> the rows of :func:`recorded` for that data set and profile."""
     groups = recorded(measured).groupby(["dataset", "profile"])
     return {
-        run_name(dataset, profile, seed=0).removesuffix("-seed0"): rows.drop(columns=["dataset", "profile"]).reset_index(drop=True)
+        run_name(dataset, profile, seed=0).removesuffix("-seed0"): rows.drop(
+            columns=["dataset", "profile"]
+        ).reset_index(drop=True)
         for (dataset, profile), rows in groups
     }
 
@@ -134,7 +138,10 @@ def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
     """Verdict, value and interval of each claim (rows) in each recorded run (columns, named by the run's folder)."""
-    found = {run: claims.set_index("statement").apply(_verdict, axis=1) for run, claims in tables_of("claims", measured).items()}
+    found = {
+        run: claims.set_index("statement").apply(_verdict, axis=1)
+        for run, claims in tables_of("claims", measured).items()
+    }
     in_order = dict.fromkeys(statement for claims in found.values() for statement in claims.index)
     return pd.DataFrame(found).reindex(list(in_order)).fillna("").rename_axis("claim")
 
@@ -164,7 +171,9 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
     real = found[~found["run"].str.startswith("phantom")]
     if len(real) < 2:
         return found
-    return pd.concat([found, pd.DataFrame([("together", *random_effects(real))], columns=found.columns)], ignore_index=True)
+    return pd.concat(
+        [found, pd.DataFrame([("together", *random_effects(real))], columns=found.columns)], ignore_index=True
+    )
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -175,7 +184,12 @@ def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
 def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     """Accuracy on the test set, measured (95% interval) beside published, one line a recorded run."""
     known = pd.read_csv(published)
-    heads = ["data, split", "images", *(f"{name}, measured | paper" for name in ("teacher", "taught student")), "student without teacher"]
+    heads = [
+        "data, split",
+        "images",
+        *(f"{name}, measured | paper" for name in ("teacher", "taught student")),
+        "student without teacher",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * (len(heads) + 2) + "|"]
     for (dataset, profile, protocol, _), rows in recorded(measured).groupby(
         ["dataset", "profile", "split_protocol", "run_seed"], sort=False
@@ -217,14 +231,23 @@ _QUESTIONS = {
     "teacher_adds": ("The same with the loss with T²:", " points of accuracy"),
     "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", " points of accuracy"),
     "better_teacher": ("And a teacher that is better than its students, their own ensemble?", " points of accuracy"),
-    "few_labels": ("Few labels, and a teacher that learned from many: does it add? The loss with T²:", " points of accuracy"),
+    "few_labels": (
+        "Few labels, and a teacher that learned from many: does it add? The loss with T²:",
+        " points of accuracy",
+    ),
     "few_labels_without_t2": ("The same with the paper's loss, without T²:", " points of accuracy"),
     "knowledge": (
         "Is that knowledge of the images? Against teachers with the same margin that know nothing of them:",
         " points over the nearest of these",
     ),
-    "unlabelled_images": ("Does the teacher hand on what it knows of images that nobody labelled?", " points of accuracy"),
-    "long_training": ("Does the teacher add where the students train several times as long? The loss with T²:", " points of accuracy"),
+    "unlabelled_images": (
+        "Does the teacher hand on what it knows of images that nobody labelled?",
+        " points of accuracy",
+    ),
+    "long_training": (
+        "Does the teacher add where the students train several times as long? The loss with T²:",
+        " points of accuracy",
+    ),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", " points"),
     "relatives": (
         "Add the images of validation to training: do test images that stay new gain as much as those that become known?",
@@ -237,8 +260,14 @@ _QUESTIONS = {
         "Do they show what was learned, more than random maps, the centre, edges, a uniform map or an untrained network's?",
         " points over the nearest of these",
     ),
-    "maps_mark": ("Do they mark the lesion better than every control, where lesions usually lie included?", " points of pixel AUC"),
-    "teaching_explains": ("Does teaching make average maps better? The paper's loss:", " points by the measure that decides"),
+    "maps_mark": (
+        "Do they mark the lesion better than every control, where lesions usually lie included?",
+        " points of pixel AUC",
+    ),
+    "teaching_explains": (
+        "Does teaching make average maps better? The paper's loss:",
+        " points by the measure that decides",
+    ),
     "teaching_explains_t2": ("The same with the loss with T²:", " points by the measure that decides"),
     "maps_taught": ("And where the teacher's maps are taught too?", " points by the measure that decides"),
     "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", " times"),
@@ -262,7 +291,10 @@ def _without_leaks(runs: pd.DataFrame) -> list[str]:
     taught = runs[runs["model"] == "student_kd"]
     official = taught["split_protocol"] == "official"
     both = taught[official].merge(taught[~official], on=["dataset", "profile", "run_seed"], suffixes=("_official", ""))
-    found = [f"`{row.dataset}`: official {row.accuracy_official:.3f}, {row.split_protocol} {row.accuracy:.3f}" for row in both.itertuples()]
+    found = [
+        f"`{row.dataset}`: official {row.accuracy_official:.3f}, {row.split_protocol} {row.accuracy:.3f}"
+        for row in both.itertuples()
+    ]
     return _line("What is left of the taught student's accuracy where the split does not leak?", found)
 
 
@@ -285,7 +317,9 @@ def _on_new_images(measured: Path) -> list[str]:
             found.append(
                 f"`{dataset}`: {row['accuracy']:.3f} on {row['n']:.0f} of {of_all['n']:.0f} images (on all {of_all['accuracy']:.3f})"
             )
-    return _line("And on those official test images of which training and validation know neither a copy nor the person?", found)
+    return _line(
+        "And on those official test images of which training and validation know neither a copy nor the person?", found
+    )
 
 
 def _trained_longer(measured: Path) -> list[str]:
@@ -295,10 +329,15 @@ def _trained_longer(measured: Path) -> list[str]:
         table = table[table["model"] == "student_ce"]
         if table["accuracy_known"].notna().all():
             means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
-            f1 = ", ".join(f"{f1:.3f} ({learned_from}, {epochs} epochs)" for (learned_from, epochs), f1 in means["f1_macro"].items())
+            f1 = ", ".join(
+                f"{f1:.3f} ({learned_from}, {epochs} epochs)"
+                for (learned_from, epochs), f1 in means["f1_macro"].items()
+            )
             new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
             teacher = whole[run].query("model == 'teacher'")["f1_macro"].iloc[0]
-            found.append(f"`{dataset}` (its teacher: {teacher:.3f}): F1 {f1}; accuracy on images that training does not know {new}")
+            found.append(
+                f"`{dataset}` (its teacher: {teacher:.3f}): F1 {f1}; accuracy on images that training does not know {new}"
+            )
     return _line("What does longer training add? Students of the labels alone, by what they learned from:", found)
 
 
@@ -308,7 +347,9 @@ def _in_volumes(measured: Path) -> list[str]:
     Volumes are split by persons whatever the split of the images, so one run of the longest profile speaks for a data set. Generated ones
     beside images of another kind answer no claim, and have no line.
     """
-    networks, claims, explained, tests = (tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained", "tests_volumes"))
+    networks, claims, explained, tests = (
+        tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained", "tests_volumes")
+    )
     lengths, found = list(profiles()), {}
     for folder, provenance in sorted(_runs(measured), key=lambda run: lengths.index(run[1]["run"]["profile"])):
         run = folder.name
@@ -325,15 +366,25 @@ def _in_volumes(measured: Path) -> list[str]:
             said.append(f"{_IN_VOLUMES[claim]} {value} (*{_ANSWERS[MEANING[row['verdict']]]}*)")
             if claim == "volumes_few" and run in tests:
                 alike = tests[run][(tests[run]["metric"] == "balanced_accuracy") & (tests[run]["a"] == TAUGHT)]
-                said += [f"{ALIKE} {100 * one.difference:+.1f} [{100 * one.lo:+.1f}, {100 * one.hi:+.1f}]" for one in alike.itertuples()]
+                said += [
+                    f"{ALIKE} {100 * one.difference:+.1f} [{100 * one.lo:+.1f}, {100 * one.hi:+.1f}]"
+                    for one in alike.itertuples()
+                ]
         said += _in_depth(explained[run]) if run in explained else []
         found[provenance["run"]["dataset"]] = "; ".join(said)
-    return [f"- **Does it carry over to volumes, by persons?** `{dataset}`: {found[dataset]}." for dataset in sorted(found)]
+    return [
+        f"- **Does it carry over to volumes, by persons?** `{dataset}`: {found[dataset]}." for dataset in sorted(found)
+    ]
 
 
 def _accuracies(table: pd.DataFrame) -> str:
     mean = table[table["labels"] == ALL].groupby("way")["accuracy"].mean()
-    names = {PAPER: "the taught student", TEACHER: "its teacher", SLICES_ALONE: "a student of slices", CONSTANT: CONSTANT}
+    names = {
+        PAPER: "the taught student",
+        TEACHER: "its teacher",
+        SLICES_ALONE: "a student of slices",
+        CONSTANT: CONSTANT,
+    }
     return "accuracy " + ", ".join(f"{mean[way]:.3f} ({name})" for way, name in names.items() if way in mean)
 
 
@@ -369,7 +420,9 @@ def tested(measured: Path) -> pd.DataFrame:
 
 def span(values: pd.Series, unit: str) -> str:
     """The least and the most of some numbers, once where they are the same: ``+1.0 to +2.2 points``."""
-    ends = dict.fromkeys(f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max()))
+    ends = dict.fromkeys(
+        f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max())
+    )
     return f"{' to '.join(ends)}{unit}"
 
 
@@ -381,7 +434,9 @@ def in_brief(measured: Path = MEASURED) -> str:
         others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
         counts[claim] = f"in {found[HOLDS]} of {found.total()}" + f" ({others})" * bool(others)
     counts |= {"persons": persons_on_both_sides(), "alone": _method_alone(measured)}
-    return "\n\n".join(["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)])
+    return "\n\n".join(
+        ["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)]
+    )
 
 
 def _method_alone(measured: Path) -> str:
@@ -414,12 +469,22 @@ def answer(measured: Path = MEASURED) -> str:
     for claim, (question, unit) in _QUESTIONS.items():
         rows = of_all[of_all["claim"] == claim]
         if len(rows):
-            said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common())
+            said = ", ".join(
+                f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common()
+            )
             runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
-            lines.append(f"- **{question}** Of {runs}: {said}; {span(rows['measured'], unit)}{_over_all(claim, measured)}.")
+            lines.append(
+                f"- **{question}** Of {runs}: {said}; {span(rows['measured'], unit)}{_over_all(claim, measured)}."
+            )
     return (
         "\n".join(
-            [*lines, *_without_leaks(recorded(measured)), *_on_new_images(measured), *_trained_longer(measured), *_in_volumes(measured)]
+            [
+                *lines,
+                *_without_leaks(recorded(measured)),
+                *_on_new_images(measured),
+                *_trained_longer(measured),
+                *_in_volumes(measured),
+            ]
         )
         or "No full run is recorded yet (`make record RUN=runs/...`)."
     )

@@ -27,7 +27,9 @@ class Standardise(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
         # Written out: on a CPU torch's own std takes 15 times as long, a tenth of a student's step.
-        deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / math.sqrt(math.prod(images.shape[1:]))
+        deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / math.sqrt(
+            math.prod(images.shape[1:])
+        )
         # Channels last in memory: pooling on a CPU is then several times faster, and every layer after keeps the order.
         return (centred / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
 
@@ -152,7 +154,11 @@ class ReleasedStudent(nn.Module):
             blocks.append(nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm2d(after), nn.MaxPool2d(2, ceil_mode=True)))
         self.features = nn.Sequential(*blocks)
         self.residual = nn.Sequential(
-            nn.Conv2d(512, 512, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(512), nn.Conv2d(512, 512, 3, padding=1), nn.BatchNorm2d(512)
+            nn.Conv2d(512, 512, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(512),
+            nn.Conv2d(512, 512, 3, padding=1),
+            nn.BatchNorm2d(512),
         )
         dense: list[nn.Module] = []
         for before, after in ((4 * 512, 512), (512, 256), (256, 128)):
@@ -199,7 +205,9 @@ def densenet121_teacher(num_classes: int, weights: str | None = None, head: str 
         network = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights else None, progress=False)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise DownloadError(f"the ImageNet weights of DenseNet121 cannot be downloaded ({reason}): use weights=None.") from error
+        raise DownloadError(
+            f"the ImageNet weights of DenseNet121 cannot be downloaded ({reason}): use weights=None."
+        ) from error
     finally:
         socket.setdefaulttimeout(patience)
     width = network.classifier.in_features
@@ -250,7 +258,12 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(model, DenseNetTeacher):
         parts = model.network.features
         # The last block's maps are read after its norm; torchvision applies the ReLU outside the module.
-        return {"block1": parts.denseblock1, "block2": parts.denseblock2, "block3": parts.denseblock3, "block4": parts.norm5}
+        return {
+            "block1": parts.denseblock1,
+            "block2": parts.denseblock2,
+            "block3": parts.denseblock3,
+            "block4": parts.norm5,
+        }
     if isinstance(model, (StudentCNN, ReleasedStudent)):
         return {f"layer{depth}": block for depth, block in enumerate(model.features, start=1)}
     if names := getattr(model, "feature_layers", None):  # a network of one's own says which

@@ -74,7 +74,9 @@ class VolumeStudent(nn.Module):
     ):
         super().__init__()
         if any(size < 1 or size % 2 == 0 for size in kernel_sizes) or len(kernel_sizes) != len(widths):
-            raise ParameterError(f"kernel_sizes is {tuple(kernel_sizes)}, but it must be {len(widths)} odd numbers of at least 1.")
+            raise ParameterError(
+                f"kernel_sizes is {tuple(kernel_sizes)}, but it must be {len(widths)} odd numbers of at least 1."
+            )
         self.standardise = Standardise()
         blocks = []
         for depth, (before, after, across) in enumerate(zip((1, *widths[:-1]), widths, kernel_sizes, strict=True)):
@@ -117,7 +119,9 @@ def student(shape: str, num_classes: int, widths: Sequence[int], grid: Grid, *, 
         raise ParameterError(f"shape is {shape!r}, but it must be one of: {', '.join(SHAPES)}.")
     pooling = pool_sizes(grid.spacing, grid.shape, POOLINGS)
     with drawing_from(seed):
-        return VolumeStudent(num_classes, widths, pooling=pooling, **SHAPES[shape]).to(memory_format=torch.channels_last_3d)
+        return VolumeStudent(num_classes, widths, pooling=pooling, **SHAPES[shape]).to(
+            memory_format=torch.channels_last_3d
+        )
 
 
 def widths_at_equal_cost(widths: Sequence[int], num_classes: int, grid: Grid) -> tuple[int, ...]:
@@ -167,7 +171,9 @@ class DenseNet3D(nn.Module):
         try:
             from monai.networks.nets import DenseNet121
         except ImportError as error:
-            raise ModelError("the teacher densenet121 of volumes needs MONAI: pip install 'kdnb[volumes]', or use 'wide'.") from error
+            raise ModelError(
+                "the teacher densenet121 of volumes needs MONAI: pip install 'kdnb[volumes]', or use 'wide'."
+            ) from error
         self.standardise = Standardise()
         self.network = DenseNet121(spatial_dims=3, in_channels=1, out_channels=num_classes)
         for module in self.network.modules():
@@ -184,7 +190,9 @@ class DenseNet3D(nn.Module):
             return self.network(standard)
 
 
-def teacher(kind: str, num_classes: int, widths: Sequence[int], grid: Grid, *, seed: int, shape: str = "volume") -> nn.Module:
+def teacher(
+    kind: str, num_classes: int, widths: Sequence[int], grid: Grid, *, seed: int, shape: str = "volume"
+) -> nn.Module:
     """A teacher before its training.
 
     Args:

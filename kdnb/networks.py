@@ -20,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError, ParameterError
-from kdnb.models import SHAPES, WIDTHS, Standardise, densenet121_teacher, feature_layers, initialised, student, untrained_teacher
+from kdnb.models import (
+    SHAPES,
+    WIDTHS,
+    Standardise,
+    densenet121_teacher,
+    feature_layers,
+    initialised,
+    student,
+    untrained_teacher,
+)
 from kdnb.runs import Run, file_hash
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
@@ -78,7 +87,9 @@ def as_maps(output: Any, module: nn.Module, name: str = "") -> Tensor:
         norms = {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
         sizes = norms | {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
         if output.shape[3] in sizes and output.shape[1] in sizes:
-            raise ModelError(f"layer {name!r} gives {tuple(output.shape)}, where filters cannot be told from rows: name another layer.")
+            raise ModelError(
+                f"layer {name!r} gives {tuple(output.shape)}, where filters cannot be told from rows: name another layer."
+            )
         return output.permute(0, 3, 1, 2) if output.shape[3] in sizes else output
     if isinstance(output, Tensor) and output.ndim == 3:
         for extra in (0, 1):  # a class token comes first
@@ -86,7 +97,9 @@ def as_maps(output: Any, module: nn.Module, name: str = "") -> Tensor:
             if side > 1 and side * side == output.shape[1] - extra:
                 return output[:, extra:].transpose(1, 2).unflatten(2, (side, side))
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise ModelError(f"layer {name!r} gives {shape}, not maps of shape (images, filters, height, width): name a convolution.")
+    raise ModelError(
+        f"layer {name!r} gives {shape}, not maps of shape (images, filters, height, width): name a convolution."
+    )
 
 
 # -- one's own network ----------------------------------------------------------------------------------------------
@@ -105,7 +118,15 @@ class Network(nn.Module):
         ModelError: other outputs than ``num_classes`` logits, or no layer with maps.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, *, standardise: bool, image_size: int, layers: Sequence[str] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        *,
+        standardise: bool,
+        image_size: int,
+        layers: Sequence[str] | None = None,
+    ):
         super().__init__()
         self.standardise = Standardise() if standardise else nn.Identity()
         self.built: tuple[Spec, int, int] | None = None  # from what :func:`build` made it
@@ -117,14 +138,20 @@ class Network(nn.Module):
         with torch.no_grad():
             shape = tuple(self.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
         if shape != (2, num_classes):
-            raise ModelError(f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: build it for these.")
+            raise ModelError(
+                f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: build it for these."
+            )
         named = layers or getattr(network, "feature_layers", None)
         names = [f"network.{name}" for name in named] if named else found
         modules = dict(self.named_modules())
         if missing := [name for name in names if name not in modules]:
-            raise ModelError(f"feature_layers names {missing[0].removeprefix('network.')!r}, but the network has no module of that name.")
+            raise ModelError(
+                f"feature_layers names {missing[0].removeprefix('network.')!r}, but the network has no module of that name."
+            )
         if not names:
-            raise ModelError(f"{type(network).__name__} has no layer with maps to look into: use a convolutional network.")
+            raise ModelError(
+                f"{type(network).__name__} has no layer with maps to look into: use a convolutional network."
+            )
         self.feature_layers = tuple(names)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -166,8 +193,14 @@ def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
     names = [last[side] for side in sorted(last, reverse=True)]
     if len(names) == 1:
         inner = [name for name, _ in calls if name not in ("network", names[0])]
-        names = [name for name in dict.fromkeys(inner) if not any(name.startswith(f"{other}.") for other in inner)] or names
-        names = [names[round(k * (len(names) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)] if len(names) > MOST_LAYERS else names
+        names = [
+            name for name in dict.fromkeys(inner) if not any(name.startswith(f"{other}.") for other in inner)
+        ] or names
+        names = (
+            [names[round(k * (len(names) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)]
+            if len(names) > MOST_LAYERS
+            else names
+        )
     return names[-MOST_LAYERS:]
 
 
@@ -186,18 +219,28 @@ def measured_fields(model: nn.Module, layers: Sequence[str], image_size: int) ->
             if isinstance(child, Standardise):
                 setattr(module, name, nn.Identity())
             elif isinstance(child, (nn.MaxPool2d,)):
-                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode))
+                setattr(
+                    module,
+                    name,
+                    nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode),
+                )
     kept: dict[str, Tensor] = {}
     image = torch.full((1, 3, image_size, image_size), 1e-2, dtype=torch.float64, requires_grad=True)
     with ExitStack() as hooks:
         for name in layers:
             module = twin.get_submodule(name)
-            hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: kept.update({name: as_maps(output, m, name)})))
+            hooks.enter_context(
+                module.register_forward_hook(
+                    lambda m, i, output, name=name: kept.update({name: as_maps(output, m, name)})
+                )
+            )
         twin(image)
     fields = []
     for name in layers:
         maps = kept[name]
-        (gradient,) = torch.autograd.grad(maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum(), image, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum(), image, retain_graph=True
+        )
         across = (gradient[0].abs().amax(dim=(0, 1)) > 0).nonzero().flatten()
         fields.append(int(across[-1] - across[0]) + 1 if len(across) else 0)
     return fields
@@ -258,11 +301,15 @@ def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] =
         import torchvision.models
 
         options = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
-        options |= {"image_size": image_size} if what.name.startswith("vit_") else {}  # how many tokens it has is part of a ViT
+        options |= (
+            {"image_size": image_size} if what.name.startswith("vit_") else {}
+        )  # how many tokens it has is part of a ViT
         try:
             network = torchvision.models.get_model(what.name, weights=None, num_classes=num_classes, **options)
         except (AssertionError, ValueError) as error:
-            raise ModelError(f"{what.name} has no form for images of {image_size} x {image_size} pixels ({error}): {_ANOTHER}.") from error
+            raise ModelError(
+                f"{what.name} has no form for images of {image_size} x {image_size} pixels ({error}): {_ANOTHER}."
+            ) from error
         return Network(network, num_classes, standardise=True, image_size=image_size)
     network = _from_file(what, num_classes)
     if what.state:
@@ -299,16 +346,22 @@ def _from_file(what: Spec, num_classes: int) -> nn.Module:
         found.loader.exec_module(module)
         function = getattr(module, what.function, None)
         if not callable(function):
-            raise ParameterError(f"{what.file} has no function {what.function!r}: name the one that returns the network.")
+            raise ParameterError(
+                f"{what.file} has no function {what.function!r}: name the one that returns the network."
+            )
         network = function(num_classes)
     except ParameterError:
         raise
     except Exception as error:  # whatever the user's code says
-        raise ModelError(f"{what.name} could not be built ({type(error).__name__}: {error}): mend {what.file}.") from error
+        raise ModelError(
+            f"{what.name} could not be built ({type(error).__name__}: {error}): mend {what.file}."
+        ) from error
     finally:
         sys.path.remove(folder)
     if not isinstance(network, nn.Module):
-        raise ModelError(f"{what.function} of {what.file} returns {type(network).__name__}: it must return a torch.nn.Module.")
+        raise ModelError(
+            f"{what.function} of {what.file} returns {type(network).__name__}: it must return a torch.nn.Module."
+        )
     return network
 
 
@@ -320,13 +373,17 @@ def _load_state(network: nn.Module, what: Spec) -> None:
         network.load_state_dict(load_file(what.state))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{what.state} does not hold the weights of {what.file}:{what.function} ({reason}).") from error
+        raise ModelError(
+            f"{what.state} does not hold the weights of {what.file}:{what.function} ({reason})."
+        ) from error
 
 
 # -- the teacher and the student of a run ---------------------------------------------------------------------------
 
 
-def new_teacher(name: str, num_classes: int, image_size: int, weights: str, head: str, seed: int) -> tuple[nn.Module, str]:
+def new_teacher(
+    name: str, num_classes: int, image_size: int, weights: str, head: str, seed: int
+) -> tuple[nn.Module, str]:
     """A teacher before its training and where its weights come from: ``"imagenet"``, ``"scratch"`` or ``"own"`` (trained already)."""
     what = spec("teacher", name)
     if what.name == OWN_TEACHER:

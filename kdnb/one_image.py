@@ -79,8 +79,12 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     }
     (folder / "index.html").write_text(page(answer, image["name"], pictures, manifest), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest["files"] = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
+    )
 
 
 def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
@@ -88,7 +92,11 @@ def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
     info = run.info()
     if answer.origin:
         known = provenance(MEASURED / answer.origin["run"])
-        return {"run": known["run"] | {"data": known["data"]}, "recorded": answer.origin, "model_sha256": answer.origin["sha256"]}
+        return {
+            "run": known["run"] | {"data": known["data"]},
+            "recorded": answer.origin,
+            "model_sha256": answer.origin["sha256"],
+        }
     signed = info["artefacts"][f"models/{model_name}.safetensors"]
     return {
         "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
@@ -115,7 +123,11 @@ def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict
 
 
 def _words(method: str) -> str:
-    return method.replace("feature_maps_layer", "average map of layer ").replace("evidence_", "evidence for ").replace("_", " ")
+    return (
+        method.replace("feature_maps_layer", "average map of layer ")
+        .replace("evidence_", "evidence for ")
+        .replace("_", " ")
+    )
 
 
 def _png_of_pixels(pixels: np.ndarray) -> bytes:

@@ -240,7 +240,11 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
     name = notebook.stem
     known = parameters_of(notebook)
     # Where the work is done changes no result, so the scheduler is no setting that makes a notebook run again.
-    parameters = {key: value for key, value in (parameters | {"scheduler": os.environ.get("KDNB_SCHEDULER", "")}).items() if key in known}
+    parameters = {
+        key: value
+        for key, value in (parameters | {"scheduler": os.environ.get("KDNB_SCHEDULER", "")}).items()
+        if key in known
+    }
     running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
     told = folder / f".{name}.progress"
     told.unlink(missing_ok=True)
@@ -297,7 +301,9 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
         (cell["cell_type"], "".join(cell["source"])) for cell in source["cells"]
     ]
     if not same:
-        raise ArtefactError("the executed notebook has other cells than the one in notebooks/: run `make reproduce` first.")
+        raise ArtefactError(
+            "the executed notebook has other cells than the one in notebooks/: run `make reproduce` first."
+        )
     count = 0
     cells = []
     for cell, done in zip(source["cells"], ran, strict=True):
@@ -374,7 +380,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] == "kdnb":
             raise
-        cure = "install it (requirements.lock names all that the study uses), or leave out PY= and have make set .venv up"
+        cure = (
+            "install it (requirements.lock names all that the study uses), or leave out PY= and have make set .venv up"
+        )
         print(f"kdnb: {sys.executable} has no package {error.name}: {cure}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

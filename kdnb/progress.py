@@ -42,7 +42,9 @@ def _live_notebook() -> bool:
     return "JPY_SESSION_NAME" in os.environ and "ipykernel" in sys.modules
 
 
-def _reported(items: Iterable[Item], what: str, total: int | None, report: Callable[[str | None], None]) -> Iterator[Item]:
+def _reported(
+    items: Iterable[Item], what: str, total: int | None, report: Callable[[str | None], None]
+) -> Iterator[Item]:
     start = told = time.monotonic()
     try:
         report(f"{what}\t0\t{total or '?'}\t")

@@ -25,7 +25,20 @@ TABLES = {
         "Claims",
         "one claim of the paper or question of ours, with the released code beside it, what this run measured (in points, or a ratio) and "
         "the verdict of the claim's rule",
-        ("statement", "origin", "paper", "released_code", "measured", "lo", "hi", "unit", "detail", "verdict", "rule", "stated"),
+        (
+            "statement",
+            "origin",
+            "paper",
+            "released_code",
+            "measured",
+            "lo",
+            "hi",
+            "unit",
+            "detail",
+            "verdict",
+            "rule",
+            "stated",
+        ),
     ),
     "data_audit": ("Data", "one class in one part of the split", ()),
     "classification": (
@@ -52,8 +65,16 @@ TABLES = {
         "the hits of one model on test images that training knows a copy or the person of, or not",
         (),
     ),
-    "few_images": ("Few labelled images", "one student, by the labels that it had (0: all) and the way in which it was taught", ()),
-    "with_validation": ("With the images of validation", "one network that learned from the images of training and validation", ()),
+    "few_images": (
+        "Few labelled images",
+        "one student, by the labels that it had (0: all) and the way in which it was taught",
+        (),
+    ),
+    "with_validation": (
+        "With the images of validation",
+        "one network that learned from the images of training and validation",
+        (),
+    ),
     "gains": (
         "What the images of validation add",
         "one loss: gain in hits on test images that become known with them, and on those that stay new",
@@ -73,16 +94,28 @@ TABLES = {
         "gain in hits of cross-entropy alone, longer minus shorter training, on test images that training knows (copy or person), or not",
         (),
     ),
-    "tests": ("Comparisons", "one question, answered by a paired comparison; p_holm is corrected for all comparisons of its question", ()),
+    "tests": (
+        "Comparisons",
+        "one question, answered by a paired comparison; p_holm is corrected for all comparisons of its question",
+        (),
+    ),
     "met": ("Time for an explanation", "one method on one model (mean execution time, MET)", ()),
-    "fidelity_summary": ("Fidelity", "one method by one metric in one class; intervals are 95% bootstrap intervals", ()),
+    "fidelity_summary": (
+        "Fidelity",
+        "one method by one metric in one class; intervals are 95% bootstrap intervals",
+        (),
+    ),
     "localisation_summary": ("Localisation", "one method by one metric against the true lesion", ()),
     "labels_of_persons": (
         "Labels of persons",
         "test images that training knows (copy or person), or not: how often labels drawn by lot for each person were read from them",
         (),
     ),
-    "metric_agreement": ("Do metrics agree?", "one metric: Kendall's tau between its order of the methods and each other's", ()),
+    "metric_agreement": (
+        "Do metrics agree?",
+        "one metric: Kendall's tau between its order of the methods and each other's",
+        (),
+    ),
     "volumes": ("Volumes", "one network of volumes, or of their slices, by how it was taught", ()),
     "tests_volumes": ("Comparisons of volumes", "one question on volumes, answered by a paired comparison", ()),
     "volumes_explained": (
@@ -113,7 +146,11 @@ ANSWERS = (
 FIRST = (("few_labels", "arms"), ("truth", "fidelity"), ("student_layers", "methods"))
 PAGES = Path(__file__).parent / "pages"
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.FileSystemLoader(PAGES),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
 )
 
 
@@ -153,7 +190,11 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
 
 def pictures(folder: Path, info: dict) -> list[Picture]:
     """Every figure of the executed notebooks, in reading order; ``run.json`` knows their names by their hashes."""
-    names = {signed["sha256"]: Path(path).stem for path, signed in info.get("artefacts", {}).items() if path.startswith("figures/")}
+    names = {
+        signed["sha256"]: Path(path).stem
+        for path, signed in info.get("artefacts", {}).items()
+        if path.startswith("figures/")
+    }
     found = []
     for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         if path.stem.endswith((".running", ".failed")):
@@ -182,7 +223,10 @@ def number(value: object) -> str:
 
 def columns(table: pd.DataFrame) -> list[tuple[str, bool]]:
     """The heads of a table: each one's words, and whether numbers stand below."""
-    return [(str(name), pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name])) for name in table]
+    return [
+        (str(name), pd.api.types.is_numeric_dtype(table[name]) and not pd.api.types.is_bool_dtype(table[name]))
+        for name in table
+    ]
 
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
@@ -207,21 +251,33 @@ def caveats(found: dict[str, pd.DataFrame], info: dict) -> list[str]:
     """What a reader of the answers must know of this run, from its record and its tables."""
     said = []
     if str(info.get("run", {}).get("dataset", "")).startswith("phantom"):
-        said.append("The images are generated: they say what a method can do where the truth is known, not how it does on patients.")
-    pixels = {part["image_size"] for part in info.get("budget", {}).values() if isinstance(part, dict) and "image_size" in part}
+        said.append(
+            "The images are generated: they say what a method can do where the truth is known, not how it does on patients."
+        )
+    pixels = {
+        part["image_size"]
+        for part in info.get("budget", {}).values()
+        if isinstance(part, dict) and "image_size" in part
+    }
     weights = info.get("teacher", {}).get("weights")
     said += [f"Images have {side} pixels a side; the paper's have 224." for side in sorted(pixels)]
-    said += ["The teacher starts from random weights; the paper's starts from ImageNet's."] if weights == "scratch" else []
+    said += (
+        ["The teacher starts from random weights; the paper's starts from ImageNet's."] if weights == "scratch" else []
+    )
     shared = found.get("known_and_new", pd.DataFrame())
     if {"part", "n", "model"} <= set(shared):
         one = shared[shared["model"] == shared["model"].iloc[0]].groupby("part")["n"].first()
         known, new = (int(one.get(part, 0)) for part in ("known", "new"))
         if known:
-            said.append(f"Of {known + new} test images {known} show a person, or are a copy, of which training has another image.")
+            said.append(
+                f"Of {known + new} test images {known} show a person, or are a copy, of which training has another image."
+            )
     claims = found.get("claims", pd.DataFrame())
     if "stated" in claims:
         after = claims["stated"].str.contains("after").sum()
-        said.append(f"Of {len(claims)} rules of verdicts {after} were made or changed after data had been seen (below, under Claims).")
+        said.append(
+            f"Of {len(claims)} rules of verdicts {after} were made or changed after data had been seen (below, under Claims)."
+        )
     fired = len(_fired(found.get("diagnosis", pd.DataFrame())))
     said += [f"{fired} of {len(found['diagnosis'])} failure signatures fired: see below."] if fired else []
     return [*said, "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."]
@@ -286,7 +342,9 @@ def verdicts(found: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
 
 def _of_machine(values: dict) -> str:
     """``packages``, or what was otherwise for one notebook than for the others."""
-    return ", ".join(f"{name} {_of_machine(value) if isinstance(value, dict) else value}" for name, value in values.items())
+    return ", ".join(
+        f"{name} {_of_machine(value) if isinstance(value, dict) else value}" for name, value in values.items()
+    )
 
 
 def provenance(info: dict) -> list[tuple[str, str]]:
@@ -295,7 +353,11 @@ def provenance(info: dict) -> list[tuple[str, str]]:
     machine = in_common(info.get("environment", {}))
     rows += [(name, _of_machine(value) if isinstance(value, dict) else str(value)) for name, value in machine.items()]
     for section in ("data", "networks", "teacher"):
-        rows += [(f"{section}: {name}", str(value)) for name, value in info.get(section, {}).items() if not isinstance(value, (dict, list))]
+        rows += [
+            (f"{section}: {name}", str(value))
+            for name, value in info.get(section, {}).items()
+            if not isinstance(value, (dict, list))
+        ]
     return rows
 
 
@@ -308,7 +370,16 @@ def _folded(found: dict[str, pd.DataFrame]) -> list[dict]:
         table = found[name]
         shown = table[[column for column in wanted if column in table]] if wanted else table
         cut = f" The first {MAX_ROWS} of {len(table)} rows." if len(table) > MAX_ROWS else ""
-        made.append({"name": name, "heading": heading, "meaning": meaning, "cut": cut, "heads": columns(shown), "rows": cells(shown)})
+        made.append(
+            {
+                "name": name,
+                "heading": heading,
+                "meaning": meaning,
+                "cut": cut,
+                "heads": columns(shown),
+                "rows": cells(shown),
+            }
+        )
     return made
 
 
@@ -321,7 +392,9 @@ def page(folder: Path) -> str:
     shown = [picture for picture in first if picture is not None]
     run = info.get("run", {})
     lead = f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, split {run.get('split_protocol')}."
-    lead += "".join(f" {name.capitalize()}: {network}." for name, network in sorted(info.get("networks", {}).items(), reverse=True))
+    lead += "".join(
+        f" {name.capitalize()}: {network}." for name, network in sorted(info.get("networks", {}).items(), reverse=True)
+    )
     lead += f" Whose images they are: {info['data']['persons']}." if "persons" in info.get("data", {}) else ""
     return render(
         "report.html",

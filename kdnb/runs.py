@@ -38,14 +38,31 @@ from kdnb.filesystems import flushed, lock, readable_by_all
 from kdnb.settings import Settings, resolve
 from kdnb.sources import REPOSITORY, from_home
 
-TEXT_COLUMNS = ("class", "first_class", "second_class", "image_id", "group")  # of tables of results, whatever their values look like
+TEXT_COLUMNS = (
+    "class",
+    "first_class",
+    "second_class",
+    "image_id",
+    "group",
+)  # of tables of results, whatever their values look like
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-_PACKAGES = ("torch", "torchvision", "captum", "shap", "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "pillow")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "captum",
+    "shap",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "statsmodels",
+    "pillow",
+)
 
 
 @contextmanager
@@ -146,7 +163,12 @@ def source_key(*modules: ModuleType) -> str:
         tree = ast.parse(inspect.getsource(module))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
                 node.body = body[1:] or [ast.Pass()]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
@@ -357,8 +379,13 @@ class Run:
 def in_common(by_notebook: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A section of ``run.json`` that each notebook writes: what all of them say, once, and under a notebook's name what differs in it."""
     first = next(iter(by_notebook.values()), {})
-    common = {name: value for name, value in first.items() if all(said.get(name) == value for said in by_notebook.values())}
-    own = {notebook: {name: value for name, value in said.items() if name not in common} for notebook, said in by_notebook.items()}
+    common = {
+        name: value for name, value in first.items() if all(said.get(name) == value for said in by_notebook.values())
+    }
+    own = {
+        notebook: {name: value for name, value in said.items() if name not in common}
+        for notebook, said in by_notebook.items()
+    }
     return common | {notebook: values for notebook, values in own.items() if values}
 
 
@@ -406,7 +433,9 @@ def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
     place = from_home(folder).absolute()
     info = Run(Settings("phantom", "quick", 0, place, place, "official", None), notebook).info()
     if "run" not in info:
-        raise ArtefactError(f"{place} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0.")
+        raise ArtefactError(
+            f"{place} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0."
+        )
     stamp = place / ".stamps" / "settings.json"
     known = json.loads(stamp.read_text(encoding="utf-8"))["parameters"] if stamp.exists() else {}
     settings = resolve(**info["run"], data_dir=data_dir or known.get("data_dir", ""), run_dir=place)

@@ -28,7 +28,9 @@ class Budget:
     image_size: int
     phantom_images: int
     max_images: int
-    teacher_images: int  # generated images that the phantom's teacher learns from; 0: those that its students learn from
+    teacher_images: (
+        int  # generated images that the phantom's teacher learns from; 0: those that its students learn from
+    )
     teacher_epochs: int
     student_epochs: int
     student_learning_rate: float
@@ -82,7 +84,10 @@ class Settings:
 _POSITIVE = (lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
 _COUNT = (lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
 _RULES = {
-    "image_size": (lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0, "a multiple of 16 from 32 to 1024"),
+    "image_size": (
+        lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0,
+        "a multiple of 16 from 32 to 1024",
+    ),
     "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
     "long_epochs": _COUNT,
     "refit_seeds": _COUNT,
@@ -101,7 +106,10 @@ _RULES = {
     "temperature": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
     "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
     "lesson_weights": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
-    "split_protocol": (lambda v: v in SPLIT_PROTOCOLS, "one of: " + ", ".join(SPLIT_PROTOCOLS) + " (which splits anew where it has to)"),
+    "split_protocol": (
+        lambda v: v in SPLIT_PROTOCOLS,
+        "one of: " + ", ".join(SPLIT_PROTOCOLS) + " (which splits anew where it has to)",
+    ),
 }
 _LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights", "volume_widths")
 
@@ -118,7 +126,11 @@ def check(name: str, value: Any) -> Any:
     """
     test, words = _RULES.get(name, _POSITIVE)
     if name in _LISTS:
-        ok = isinstance(value, (list, tuple)) and len(value) > 0 and all(not isinstance(v, bool) and test(v) for v in value)
+        ok = (
+            isinstance(value, (list, tuple))
+            and len(value) > 0
+            and all(not isinstance(v, bool) and test(v) for v in value)
+        )
         value = tuple(value) if ok else value
     else:
         ok = not isinstance(value, bool) and test(value)
@@ -150,7 +162,9 @@ def absolute_network(name: str) -> str:
     if (found := re.fullmatch(NETWORK_FILE, name)) is None:
         return name
     file, function, state = found.group("file", "function", "state")
-    return ":".join(filter(None, (str(from_home(file).absolute()), function, state and str(from_home(state).absolute()))))
+    return ":".join(
+        filter(None, (str(from_home(file).absolute()), function, state and str(from_home(state).absolute())))
+    )
 
 
 @cache
@@ -181,7 +195,12 @@ def budget(profile: str, dataset: str = "phantom", split_protocol: str = "offici
 
 
 def run_name(
-    dataset: str, profile: str, seed: int, split_protocol: str = "official", teacher: str = OWN_TEACHER, student: str = OWN_STUDENT
+    dataset: str,
+    profile: str,
+    seed: int,
+    split_protocol: str = "official",
+    teacher: str = OWN_TEACHER,
+    student: str = OWN_STUDENT,
 ) -> str:
     """The name of the run's folder; what is no plain file name is shortened and hashed, a path to its last part."""
     name = f"{_plain(dataset)}-{profile}-seed{seed}" + ("" if split_protocol == "official" else f"-{split_protocol}")
@@ -221,10 +240,19 @@ def resolve(
         ParameterError: a value that is not allowed.
         DataNotFoundError: the data set's folder is missing.
     """
-    given = {"dataset": dataset, "data_dir": data_dir, "run_dir": run_dir, "teacher": teacher, "student": student, "checkout": REPOSITORY}
+    given = {
+        "dataset": dataset,
+        "data_dir": data_dir,
+        "run_dir": run_dir,
+        "teacher": teacher,
+        "student": student,
+        "checkout": REPOSITORY,
+    }
     for name, value in given.items():
         if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
-            raise ParameterError(f"{name} is {str(value)!r}, a path that is not UTF-8: rename it or make a link to it with another name.")
+            raise ParameterError(
+                f"{name} is {str(value)!r}, a path that is not UTF-8: rename it or make a link to it with another name."
+            )
     check_name(dataset)
     teacher, student = (absolute_network(check_network(*one)) for one in (("teacher", teacher), ("student", student)))
     check("seed", seed)
@@ -245,18 +273,38 @@ def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Pat
     Raises:
         ParameterError, DataNotFoundError: as :func:`resolve`, or a RUNS that make cannot use as a path.
     """
-    parser = argparse.ArgumentParser(prog="python -m kdnb.settings", description="Check one run's settings and print its folder.")
-    options = {"dataset": "phantom", "profile": "quick", "seed": "0", "data-dir": "", "runs": "runs", "split": "official"}
+    parser = argparse.ArgumentParser(
+        prog="python -m kdnb.settings", description="Check one run's settings and print its folder."
+    )
+    options = {
+        "dataset": "phantom",
+        "profile": "quick",
+        "seed": "0",
+        "data-dir": "",
+        "runs": "runs",
+        "split": "official",
+    }
     options |= {"teacher": OWN_TEACHER, "student": OWN_STUDENT}
     for name, default in options.items():
         parser.add_argument(f"--{name}", default=default)
     given = parser.parse_args(arguments)
     if not re.fullmatch(r"[\w./+,@-]+", given.runs):
-        raise ParameterError(f"runs is {given.runs!r}, but it must be a path of letters, digits and . / _ + , @ - (make splits at others).")
+        raise ParameterError(
+            f"runs is {given.runs!r}, but it must be a path of letters, digits and . / _ + , @ - (make splits at others)."
+        )
     seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
     networks = {"teacher": given.teacher or OWN_TEACHER, "student": given.student or OWN_STUDENT}
-    settings = resolve(given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split, **networks)
-    what = (settings.dataset, settings.profile, settings.seed, settings.split_protocol, settings.teacher, settings.student)
+    settings = resolve(
+        given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split, **networks
+    )
+    what = (
+        settings.dataset,
+        settings.profile,
+        settings.seed,
+        settings.split_protocol,
+        settings.teacher,
+        settings.student,
+    )
     folder = Path(given.runs) / run_name(*what)
     return replace(settings, run_dir=folder.absolute()), folder
 

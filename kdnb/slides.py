@@ -68,7 +68,9 @@ def html(markdown: str) -> str:
 
 def beginning(markdown: str) -> str:
     """The first sentences of a section, at most :data:`WORDS` words of its first paragraph, or its first sentence."""
-    paragraph = next((part for part in re.split(r"\n\s*\n", markdown.strip()) if not re.match(r"[-|<#>]|\d\. ", part)), "")
+    paragraph = next(
+        (part for part in re.split(r"\n\s*\n", markdown.strip()) if not re.match(r"[-|<#>]|\d\. ", part)), ""
+    )
     sentences = re.split(r"(?<=[.?!:])\s+(?=[A-Z*`$])", paragraph)
     said = sentences[:1]
     for sentence in sentences[1:]:
@@ -118,7 +120,9 @@ def of_chapter(book: dict, wanted: tuple[str, ...]) -> list[Slide]:
             made.append(Slide("code", code=source, **common))
             missing.discard(line)
     if missing:
-        raise ArtefactError(f"the talk shows {', '.join(sorted(missing))}, which chapter {title.lstrip('# ')!r} does not have: mend TALK.")
+        raise ArtefactError(
+            f"the talk shows {', '.join(sorted(missing))}, which chapter {title.lstrip('# ')!r} does not have: mend TALK."
+        )
     return made
 
 
@@ -129,7 +133,14 @@ def talk(notebooks: Path) -> list[Slide]:
         ArtefactError: no chapter is there, or one lacks what the talk shows of it.
     """
     opening = README.read_text(encoding="utf-8").split("\n\n")[1]
-    made = [Slide("title", TITLE, html(opening), escape("Keys: arrows, Home, End; n for these notes. To print: one slide a page."))]
+    made = [
+        Slide(
+            "title",
+            TITLE,
+            html(opening),
+            escape("Keys: arrows, Home, End; n for these notes. To print: one slide a page."),
+        )
+    ]
     for number, wanted in TALK.items():
         for path in sorted(notebooks.glob(f"{number}_*.ipynb")):
             if not path.stem.endswith((".running", ".failed")):

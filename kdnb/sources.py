@@ -68,7 +68,9 @@ def check_name(dataset: str) -> str:
     for option, value in options.items():
         if option not in OPTIONS[kind] or ((kind, option) == ("folder", "person") and value != "off"):
             usual = "person=off, test=FOLD" if kind == "folder" else ", ".join(f"{name}=..." for name in OPTIONS[kind])
-            raise ParameterError(f"dataset is {dataset!r}, but what follows the path must be of: {usual}; not {option}={value}.")
+            raise ParameterError(
+                f"dataset is {dataset!r}, but what follows the path must be of: {usual}; not {option}={value}."
+            )
     return dataset
 
 
@@ -96,12 +98,16 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
         file = from_home(rest)
         if not file.is_file() or file.suffix.lower() not in TABLE_ENDINGS:
             wrong = "is none of these kinds" if file.is_file() else "is no file"
-            raise DataNotFoundError(f"dataset is {dataset!r}, but {file} {wrong}: name a table ({', '.join(TABLE_ENDINGS)}).")
+            raise DataNotFoundError(
+                f"dataset is {dataset!r}, but {file} {wrong}: name a table ({', '.join(TABLE_ENDINGS)})."
+            )
         return file
     if kind == "folder":
         folder = from_home(rest)
         if not folder.is_dir():
-            raise DataNotFoundError(f"dataset is {dataset!r}, but there is no folder {folder}: name a folder of class folders.")
+            raise DataNotFoundError(
+                f"dataset is {dataset!r}, but there is no folder {folder}: name a folder of class folders."
+            )
         return folder
     source = table()[kind]
     for candidate in (data_dir / source["folder"], data_dir):

@@ -51,7 +51,10 @@ def fit(
     counters = {name: value for name, value in buffers.items() if not value.is_floating_point()}
     buffers = {name: value for name, value in buffers.items() if name not in counters}
     body = copy.deepcopy(students[0]).to("meta").train()
-    body.standardise, standardise = nn.Identity(), body.standardise  # image by image in any case, and vmap knows no channels-last order
+    body.standardise, standardise = (
+        nn.Identity(),
+        body.standardise,
+    )  # image by image in any case, and vmap knows no channels-last order
 
     judged = copy.deepcopy(body).eval()
 
@@ -62,16 +65,27 @@ def fit(
         return functional_call(judged, state, (images,))
 
     together, judge_all = vmap(forward, randomness="error"), vmap(judge, in_dims=(0, None))
-    optimiser = torch.optim.AdamW(weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        weights.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
     best = [{} for _ in students]
     held, held_back = training.hold(train, device), resident(validation.images, device)
-    histories, step, runs = [[] for _ in students], 0, [(loss, len(list(those))) for loss, those in itertools.groupby(losses)]
+    histories, step, runs = (
+        [[] for _ in students],
+        0,
+        [(loss, len(list(those))) for loss, those in itertools.groupby(losses)],
+    )
     for epoch in progress(range(recipe.epochs), f"{len(students)} students at once", recipe.epochs):
         started, view = time.perf_counter(), epoch % recipe.views
-        moves, said = view_moves(len(train), view, held.images.shape[1]).to(device), put(bank[view], device) if bank.size else None
-        orders = [training.batches_of(training.epoch_order(len(train), seed, epoch), recipe.batch_size) for seed in seeds]
+        moves, said = (
+            view_moves(len(train), view, held.images.shape[1]).to(device),
+            put(bank[view], device) if bank.size else None,
+        )
+        orders = [
+            training.batches_of(training.epoch_order(len(train), seed, epoch), recipe.batch_size) for seed in seeds
+        ]
         found, rates = [], []
         parts = [np.stack(batch) for batch in zip(*orders, strict=True)]  # (students, batch) each
         for part, where in training.placed(parts, held.images.device, device):
@@ -90,7 +104,9 @@ def fit(
         told = torch.stack(found).cpu().numpy().astype(float)
         with torch.no_grad():  # one by one, their evaluations would take longer than their training
             shown = (to_float(part.to(device).permute(0, 3, 1, 2)) for part in held_back.split(recipe.batch_size))
-            said_by_all = torch.cat([judge_all(averaged, standardise(part)) for part in shown], dim=1).cpu().numpy()  # (students, n, C)
+            said_by_all = (
+                torch.cat([judge_all(averaged, standardise(part)) for part in shown], dim=1).cpu().numpy()
+            )  # (students, n, C)
         accuracies = (said_by_all.argmax(axis=2) == validation.labels).mean(axis=1)
         for number in range(len(students)):
             training.check_finite(told[:, number], epoch, rates)
@@ -99,7 +115,12 @@ def fit(
             if all(accuracy > row["val_accuracy"] for row in histories[number]):
                 best[number] = {name: value.clone() for name, value in own.items()}
             seconds = (time.perf_counter() - started) / len(students)
-            row = {"epoch": epoch + 1, "train_loss": told[:, number].mean(), "val_accuracy": accuracy, "seconds": seconds}
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": told[:, number].mean(),
+                "val_accuracy": accuracy,
+                "seconds": seconds,
+            }
             histories[number].append(row)
     fitted = []
     for number, student in enumerate(students):
@@ -119,5 +140,11 @@ def _losses(runs: Sequence[tuple[Callable, int]], logits: Tensor, heard: Tensor 
         runs: a loss, and how many students in a row minimise it.
     """
     counts = [count for _, count in runs]
-    parts = zip(runs, logits.split(counts), [None] * len(runs) if heard is None else heard.split(counts), labels.split(counts), strict=True)
+    parts = zip(
+        runs,
+        logits.split(counts),
+        [None] * len(runs) if heard is None else heard.split(counts),
+        labels.split(counts),
+        strict=True,
+    )
     return torch.cat([vmap(loss, in_dims=(0, None if t is None else 0, 0))(z, t, y) for (loss, _), z, t, y in parts])

@@ -30,7 +30,12 @@ RUNS = (
 )
 # What is kept of what a run stores, and of which shape; a student whose shape is None is of the run's own network.
 LARGEST = 500_000  # parameters of a student that is kept: a megabyte in float16
-KEPT: dict[str, str | None] = {"student_ce": None, "student_kd": None, "student_kd_t2": None, "student_transparent": "transparent"}
+KEPT: dict[str, str | None] = {
+    "student_ce": None,
+    "student_kd": None,
+    "student_kd_t2": None,
+    "student_transparent": "transparent",
+}
 # Of a budget, what a teacher and its students come out of; all else is how much of them is looked at.
 TRAINED_BY = (
     *("image_size", "phantom_images", "max_images", "teacher_images", "teacher_epochs"),
@@ -77,7 +82,12 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
             key = tensors_metadata(run.model_path(name)).get("key", "")
             tensors.save(_path(folder, name), tensors.in_type(student.state_dict(), torch.float16), key)
             signed = info["artefacts"][f"models/{name}.safetensors"]["sha256"]
-            kept[name] = {"cell": info.get("students", {}).get(name, ""), "shape": shape or own, "key": key, "sha256": signed}
+            kept[name] = {
+                "cell": info.get("students", {}).get(name, ""),
+                "shape": shape or own,
+                "key": key,
+                "sha256": signed,
+            }
     for path in (folder / "students").glob("*.safetensors"):
         if path.stem not in kept:  # an earlier record of this run had it
             path.unlink()
@@ -100,11 +110,15 @@ def recorded(folder: Path, name: str) -> nn.Module | None:
     if name == "teacher":
         teacher = models.densenet121_teacher(len(classes(folder)), head=told["teacher"]["head"])
         if teachers.load(teacher, told["teacher"]["task"]) is None:
-            raise ArtefactError(f"the teacher of the students in {folder} is not the one that is recorded: record a run anew.")
+            raise ArtefactError(
+                f"the teacher of the students in {folder} is not the one that is recorded: record a run anew."
+            )
         return teacher.eval()
     found = tensors.load(_path(folder, name), told["students"][name]["key"])
     if found is None:
-        raise ArtefactError(f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew.")
+        raise ArtefactError(
+            f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew."
+        )
     weights = tensors.in_type(found[0], torch.float32)
     depth = len({part.split(".")[1] for part in weights if part.startswith("features.")})
     widths = [weights[f"features.{block}.0.weight"].shape[0] for block in range(depth)]

@@ -94,7 +94,9 @@ class Material:
     folder: str = "cells"  # of the run, where its finished cells lie
     student: str = networks.OWN_STUDENT  # the network that learns, as :mod:`kdnb.networks` names it
     widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
-    explained: Layout | None = None  # how the teacher's explanations lie in the bank, behind its logits, where they are taught
+    explained: Layout | None = (
+        None  # how the teacher's explanations lie in the bank, behind its logits, where they are taught
+    )
     volumes: models3d.Grid | None = None  # how they lie, where the images are volumes: their students see in depth
 
 
@@ -128,7 +130,9 @@ def cell(arm: str, seed: int, alpha: float, temperature: float, **shape) -> Cell
     return Cell(arm, seed, float(alpha), float(temperature), **shape)
 
 
-def grid(arms: Sequence[str], alphas: Sequence[float], temperatures: Sequence[float], seeds: Sequence[int]) -> list[Cell]:
+def grid(
+    arms: Sequence[str], alphas: Sequence[float], temperatures: Sequence[float], seeds: Sequence[int]
+) -> list[Cell]:
     """All combinations and, for each seed, the line they are compared with: cross-entropy alone (alpha = 1).
 
     Raises:
@@ -154,11 +158,15 @@ def student(one: Cell, material: Material) -> torch.nn.Module:
     """The cell's student with the initial weights of its seed: the material's network, in the cell's widths, pooling and shape."""
     with _DRAWING:
         if material.volumes is not None:
-            return models3d.student(one.shape, material.num_classes, one.widths or material.widths, material.volumes, seed=one.seed)
+            return models3d.student(
+                one.shape, material.num_classes, one.widths or material.widths, material.volumes, seed=one.seed
+            )
         if material.student != networks.OWN_STUDENT:
             what, size = networks.spec("student", material.student), material.train.images.shape[1]
             return models.initialised(networks.build, what, material.num_classes, size, material.widths, seed=one.seed)
-        return models.initialised(models.student, one.shape, material.num_classes, one.widths or material.widths, one.pool, seed=one.seed)
+        return models.initialised(
+            models.student, one.shape, material.num_classes, one.widths or material.widths, one.pool, seed=one.seed
+        )
 
 
 def train_cell(
@@ -175,10 +183,15 @@ def train_cell(
     def loss(student_logits: Tensor, teacher_logits: Tensor | None, targets: Tensor) -> Tensor:
         if stop is not None and stop.is_set():
             raise Stopped
-        return losses.arm_loss(one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature)
+        return losses.arm_loss(
+            one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature
+        )
 
     def with_lesson(student_logits: Tensor, said: Tensor, targets: Tensor) -> Tensor:
-        teacher_logits, maps = said[:, : material.num_classes], material.explained.split(said[:, material.num_classes :])
+        teacher_logits, maps = (
+            said[:, : material.num_classes],
+            material.explained.split(said[:, material.num_classes :]),
+        )
         lesson = lesson_loss(one.lesson, shows(), maps, teacher_logits.argmax(dim=1))
         return loss(student_logits, teacher_logits, targets) + one.weight * lesson
 
@@ -240,14 +253,21 @@ def train_stack(cells: Sequence[Cell], material: Material) -> Iterator[tuple[Tra
         return lambda z, t, y: losses.arm_loss(arm, z, None if arm in losses.WITHOUT_TEACHER else t, y, **options)
 
     students, seeds = [student(one, material) for one in cells], [one.seed for one in cells]
-    parts = (material.train, material.validation, material.recipe, [loss_of(one.arm, one.alpha, one.temperature) for one in cells])
+    parts = (
+        material.train,
+        material.validation,
+        material.recipe,
+        [loss_of(one.arm, one.alpha, one.temperature) for one in cells],
+    )
     fitted = stack.fit(students, *parts, seeds=seeds, bank=material.bank)
     seconds = (time.perf_counter() - started) / len(cells)
     for one, model, found in zip(cells, students, fitted, strict=True):
         yield _finished(one, model, found, material, seconds)
 
 
-def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0) -> dict[Cell, Trained]:
+def run_cells(
+    run: Run, cells: Sequence[Cell], material: Material, *, scheduler: str | None = None, jobs: int = 0
+) -> dict[Cell, Trained]:
     """Train the cells that are not finished yet, store each as it ends, and return all.
 
     Args:
@@ -268,11 +288,15 @@ def run_cells(run: Run, cells: Sequence[Cell], material: Material, *, scheduler:
         checkpoints.mkdir(parents=True, exist_ok=True)
         try:
             with _engine(scheduler, jobs, material) as stop:
-                parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs")
+                parallel = joblib.Parallel(
+                    return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs"
+                )
                 if stacks := [] if scheduler or jobs else stacked(waiting, material):
                     done = itertools.chain.from_iterable(train_stack(cells_of_one, material) for cells_of_one in stacks)
                 else:
-                    done = parallel(joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting)
+                    done = parallel(
+                        joblib.delayed(train_cell)(one, material, str(checkpoints), stop) for one in waiting
+                    )
                 for trained, weights in progress(done, f"{len(waiting)} students", len(waiting)):
                     _store(run, trained, weights, material)
                     _unfinished(checkpoints, trained.cell).unlink(missing_ok=True)
@@ -294,13 +318,20 @@ def _engine(scheduler: str | None, jobs: int, material: Material) -> Iterator[th
         on_gpu = best_device().type != "cpu"
         jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)
         stop = threading.Event()
-        with joblib.parallel_config(backend="sequential" if jobs == 1 else "threading", n_jobs=jobs), training.threads(1):
+        with (
+            joblib.parallel_config(backend="sequential" if jobs == 1 else "threading", n_jobs=jobs),
+            training.threads(1),
+        ):
             try:
                 yield stop
             finally:
                 stop.set()
         return
-    with cluster.client(scheduler) as client, client.as_current(), joblib.parallel_config(backend="dask", scatter=[material]):
+    with (
+        cluster.client(scheduler) as client,
+        client.as_current(),
+        joblib.parallel_config(backend="dask", scatter=[material]),
+    ):
         yield None
 
 
@@ -342,16 +373,22 @@ def trained_student(run: Run, one: Cell, material: Material) -> torch.nn.Module:
     """
     found = tensors.load(_path(run, one, material), cell_key(one, material))
     if found is None:
-        raise ArtefactError(f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells.")
+        raise ArtefactError(
+            f"{_path(run, one, material)} is not the finished student {one.name}: train it first with run_cells."
+        )
     network = student(one, material)
-    network.load_state_dict({name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")})
+    network.load_state_dict(
+        {name.removeprefix("weights/"): value for name, value in found[0].items() if name.startswith("weights/")}
+    )
     return place(network).eval()
 
 
 def examples(data: ImageSet, split: str) -> training.Examples:
     """One split of a data set as the loop needs it."""
     where = data.index(split)
-    return training.Examples(data.images[where], data.labels[where], None if data.posterior is None else data.posterior[where])
+    return training.Examples(
+        data.images[where], data.labels[where], None if data.posterior is None else data.posterior[where]
+    )
 
 
 def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
@@ -365,7 +402,9 @@ def material(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Material:
     identity = networks.identity("student", name)
     key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views), *identity)
     bank = _bank(run, "bank", train, teacher, recipe.views, key)
-    return Material(train, validation, test, bank, recipe, len(data.classes), key, student=name, widths=tuple(budget.student_widths))
+    return Material(
+        train, validation, test, bank, recipe, len(data.classes), key, student=name, widths=tuple(budget.student_widths)
+    )
 
 
 def few_labelled(whole: Material, per_class: int) -> np.ndarray:
@@ -388,7 +427,9 @@ def with_few_images(run: Run, whole: Material, teacher: torch.nn.Module, per_cla
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    where = np.resize(np.random.default_rng(per_class).permutation(few_labelled(whole, per_class)), min(len(whole.train), FEW_SEEN))
+    where = np.resize(
+        np.random.default_rng(per_class).permutation(few_labelled(whole, per_class)), min(len(whole.train), FEW_SEEN)
+    )
     train = _at(whole.train, where)
     key = content_key(whole.key, per_class)
     bank = _bank(run, f"bank_few_{per_class}", train, teacher, whole.recipe.views, key)
@@ -428,7 +469,10 @@ def with_explanations(run: Run, whole: Material, teacher: torch.nn.Module) -> Ma
         rows, layout = explanation_bank(teacher, whole.train.images, len(whole.bank))
         tensors.save(path, {"explanations": torch.from_numpy(rows)}, key, asdict(layout))
     else:
-        rows, layout = found[0]["explanations"].numpy(), Layout(tuple(map(tuple, found[1]["attention"])), tuple(found[1]["evidence"]))
+        rows, layout = (
+            found[0]["explanations"].numpy(),
+            Layout(tuple(map(tuple, found[1]["attention"])), tuple(found[1]["evidence"])),
+        )
     bank = np.concatenate([whole.bank, rows.astype(np.float32)], axis=2)
     return replace(whole, bank=bank, key=key, folder=f"{whole.folder}_explained", explained=layout)
 
@@ -574,7 +618,9 @@ def refitted_teacher(run: Run, whole: Material, seed: int, scheduler: str | None
     teacher, _ = networks.new_teacher(name, whole.num_classes, size, taught["weights"], taught["head"], seed)
     recipe, key = training.Recipe(**taught["recipe"]), content_key(taught["key"], "with validation", seed)
     both = training_and_validation(whole).train
-    train_teacher(run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed, scheduler)
+    train_teacher(
+        run, f"teacher_with_validation_s{seed}", teacher, both, whole.validation, recipe, key, seed, scheduler
+    )
     return teacher
 
 
@@ -607,7 +653,13 @@ def scores(
     what = {"model": "teacher", "loss": "ce", "alpha": 1.0, "temperature": 1.0}
     said = [(what | {"seed": seed}, logits) for seed, logits in (teachers or {}).items()]
     for one, trained in results.items():
-        what = {"model": f"student_{one.arm}", "loss": one.arm, "alpha": one.alpha, "temperature": one.temperature, "seed": one.seed}
+        what = {
+            "model": f"student_{one.arm}",
+            "loss": one.arm,
+            "alpha": one.alpha,
+            "temperature": one.temperature,
+            "seed": one.seed,
+        }
         said.append((what, trained.test_logits))
     rows = [what | classification_scores(labels[where], z[where], groups[where], samples=samples) for what, z in said]
     if posterior is not None:
@@ -649,7 +701,9 @@ def sweep_table(results: dict[Cell, Trained], material: Material) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def ablation_table(variants: dict[str, Sequence[Cell]], results: dict[Cell, Trained], material: Material, image_size: int) -> pd.DataFrame:
+def ablation_table(
+    variants: dict[str, Sequence[Cell]], results: dict[Cell, Trained], material: Material, image_size: int
+) -> pd.DataFrame:
     """One row per plain student of another shape: its parameters, multiply-accumulates, and accuracies on validation and test."""
     rows, material = [], of_plain_student(material)
     for name, one in [(name, one) for name, group in variants.items() for one in group]:
@@ -662,7 +716,11 @@ def ablation_table(variants: dict[str, Sequence[Cell]], results: dict[Cell, Trai
 
 
 def gains(
-    paired: dict[str, Sequence[np.ndarray]], groups: np.ndarray, trained_on: np.ndarray, held_back: np.ndarray, samples: int
+    paired: dict[str, Sequence[np.ndarray]],
+    groups: np.ndarray,
+    trained_on: np.ndarray,
+    held_back: np.ndarray,
+    samples: int,
 ) -> pd.DataFrame:
     """What the images of validation add on test images that were new and become known with them, and on those that stay new.
 
@@ -700,7 +758,9 @@ def against_cross_entropy(results: dict[Cell, Trained], test: training.Examples,
     """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1, paired by seed and image."""
     plain = hits(results, test, arm="ce")
     rows = []
-    for arm, alpha, temperature in dict.fromkeys((one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"):
+    for arm, alpha, temperature in dict.fromkeys(
+        (one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"
+    ):
         right = hits(results, test, arm=arm, alpha=alpha, temperature=temperature)
         name = f"{arm} alpha={alpha:g} T={temperature:g}"
         rows.append(compare_over_seeds("does the cell beat cross-entropy?", name, "ce", right, plain, groups))
@@ -714,7 +774,12 @@ def temperature_against_luck(table: pd.DataFrame, value: str = "test_accuracy") 
     """
     rows = []
     for (loss, alpha), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha"]):
-        row = {"loss": loss, "alpha": alpha, "seeds": part["seed"].nunique(), "temperatures": part["temperature"].nunique()}
+        row = {
+            "loss": loss,
+            "alpha": alpha,
+            "seeds": part["seed"].nunique(),
+            "temperatures": part["temperature"].nunique(),
+        }
         row["sd_over_t_points"] = 100 * part.groupby("temperature")[value].mean().std()
         row["sd_over_seeds_points"] = 100 * part.groupby("seed")[value].mean().std()
         row |= {"sd_residual_points": np.nan, "F": np.nan, "p": np.nan}
@@ -743,14 +808,20 @@ def temperature_effect(results: dict[Cell, Trained], test: training.Examples, gr
             low, high = (hits(results, test, arm=arm, alpha=alpha, temperature=t) for t in ends)
             names = (f"{arm} alpha={alpha:g} T={t:g}" for t in ends)
             rows.append(compare_over_seeds("does the temperature matter?", *names, low, high, groups))
-    return with_holm(rows) if rows else pd.DataFrame(columns=["question", "a", "b", "difference", "lo", "hi", "p", "p_holm"])
+    return (
+        with_holm(rows)
+        if rows
+        else pd.DataFrame(columns=["question", "a", "b", "difference", "lo", "hi", "p", "p_holm"])
+    )
 
 
 def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
     """Temperatures at which a (loss, alpha) stays below cross-entropy for every seed: where softening only adds noise."""
     plain = table[table["loss"] == "ce"].set_index("seed")["test_accuracy"]
     rows = []
-    for (loss, alpha, temperature), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha", "temperature"]):
+    for (loss, alpha, temperature), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(
+        ["loss", "alpha", "temperature"]
+    ):
         gap = 100 * (part.set_index("seed")["test_accuracy"] - plain)
         rows.append(
             {
@@ -764,7 +835,9 @@ def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def best_temperature_per_class(results: dict[Cell, Trained], material: Material, classes: Sequence[str]) -> pd.DataFrame:
+def best_temperature_per_class(
+    results: dict[Cell, Trained], material: Material, classes: Sequence[str]
+) -> pd.DataFrame:
     """For each (loss, alpha, class) the T with the best mean validation F1, with that cell's mean test F1.
 
     A class without validation images has no best T and no row.
@@ -780,7 +853,11 @@ def best_temperature_per_class(results: dict[Cell, Trained], material: Material,
         ]
         of_one = {"loss": one.arm, "alpha": one.alpha, "temperature": one.temperature}
         rows += [of_one | {"class": classes[c], "val_f1": scores[0][c], "test_f1": scores[1][c]} for c in present]
-    means = pd.DataFrame(rows).groupby(["loss", "alpha", "class", "temperature"], as_index=False)[["val_f1", "test_f1"]].mean()
+    means = (
+        pd.DataFrame(rows)
+        .groupby(["loss", "alpha", "class", "temperature"], as_index=False)[["val_f1", "test_f1"]]
+        .mean()
+    )
     return means.loc[means.groupby(["loss", "alpha", "class"])["val_f1"].idxmax()].reset_index(drop=True)
 
 
@@ -808,8 +885,16 @@ def gradient_norms(
         for name, alpha, scaled in (("hard", 1.0, False), ("without T^2", 0.0, False), ("with T^2", 0.0, True)):
             logits = torch.from_numpy(student_logits).clone().requires_grad_()
             losses.distillation_loss(
-                logits, torch.from_numpy(teacher_logits), torch.from_numpy(targets), alpha=alpha, temperature=t, scale_by_t2=scaled
+                logits,
+                torch.from_numpy(teacher_logits),
+                torch.from_numpy(targets),
+                alpha=alpha,
+                temperature=t,
+                scale_by_t2=scaled,
             ).total.backward()
             norms[name] = float(logits.grad.norm())
-        rows += [{"temperature": t, "loss": name, "ratio": norms[name] / norms["hard"]} for name in ("without T^2", "with T^2")]
+        rows += [
+            {"temperature": t, "loss": name, "ratio": norms[name] / norms["hard"]}
+            for name in ("without T^2", "with T^2")
+        ]
     return pd.DataFrame(rows)

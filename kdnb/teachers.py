@@ -103,7 +103,9 @@ WITHOUT_KNOWLEDGE = {"shuffled": shuffled, "class_mean": class_mean, "symmetric"
 
 def generated(image_size: int, count: int) -> tuple[Examples, Examples]:
     """``count`` training images of the phantom and :data:`VALIDATION` more, of subjects that no run sees."""
-    made = phantom.plant(phantom.generate(count + VALIDATION, image_size, "drawn", seed=GENERATOR_SEED), seed=GENERATOR_SEED).made
+    made = phantom.plant(
+        phantom.generate(count + VALIDATION, image_size, "drawn", seed=GENERATOR_SEED), seed=GENERATOR_SEED
+    ).made
     train, validation = slice(0, count), slice(count, None)
     return Examples(made.images[train], made.labels[train]), Examples(made.images[validation], made.labels[validation])
 
@@ -112,7 +114,9 @@ def generated_key(image_size: int, count: int) -> str:
     """Identity of :func:`generated` without making all of it: its size and its first images."""
     first = phantom.generate(phantom.DRAWN_PER_SUBJECT, image_size, "drawn", seed=GENERATOR_SEED)
     flaws = (phantom.TWINS, phantom.WRONG_LABELS, phantom.SCANNER)
-    return content_key(count, image_size, flaws, hashlib.sha256(first.images.tobytes() + first.posterior.tobytes()).hexdigest())
+    return content_key(
+        count, image_size, flaws, hashlib.sha256(first.images.tobytes() + first.posterior.tobytes()).hexdigest()
+    )
 
 
 def load(teacher: nn.Module, key: str, path: Path = RECORDED) -> dict[str, Any] | None:
@@ -138,7 +142,9 @@ def record(folder: Path, path: Path = RECORDED) -> Path:
     run = Run(resolve(run_dir=folder), "02_teacher_training")
     taught = run.info().get("teacher", {})
     if not taught.get("task") or not taught["made"].startswith("trained"):
-        raise ArtefactError(f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=...")
+        raise ArtefactError(
+            f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=..."
+        )
     teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=taught["head"]), taught["key"])
     halves = tensors.in_type(teacher.state_dict(), torch.float16)
     history = run.load_table("teacher_history")

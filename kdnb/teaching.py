@@ -48,7 +48,9 @@ def cells(seeds: Sequence[int], alpha: float, temperature: float, weights: dict[
 def candidates(seed: int, alpha: float, temperature: float, weights: Sequence[float]) -> list[Cell]:
     """One student for each lesson and weight, of which :func:`choose_weights` chooses."""
     return [
-        sweep.cell(BY_ANSWERS[TAUGHT], seed, alpha, temperature, lesson=lesson, weight=weight) for lesson in LESSONS for weight in weights
+        sweep.cell(BY_ANSWERS[TAUGHT], seed, alpha, temperature, lesson=lesson, weight=weight)
+        for lesson in LESSONS
+        for weight in weights
     ]
 
 
@@ -117,7 +119,9 @@ def _in_batches(teacher: nn.Module, images: Tensor, batch_size: int = 64) -> Exp
 
 
 @torch.no_grad()
-def likeness(student: nn.Module, layout: Layout, images: Tensor, teacher: Explanations, answers: Tensor) -> dict[str, np.ndarray]:
+def likeness(
+    student: nn.Module, layout: Layout, images: Tensor, teacher: Explanations, answers: Tensor
+) -> dict[str, np.ndarray]:
     """Cosine of the student's maps and the teacher's, ``(N,)`` by kind of map: what the lessons teach, measured on other images."""
     with explaining(student, layout) as shows:
         student(images)
@@ -154,7 +158,9 @@ def explanation_tests(rows: pd.DataFrame, ways: Sequence[str]) -> pd.DataFrame:
     return with_holm(found) if found else pd.DataFrame()
 
 
-def accuracy_tests(results: dict[Cell, Trained], ways: dict[str, list[Cell]], test, groups: np.ndarray, labels: str) -> pd.DataFrame:
+def accuracy_tests(
+    results: dict[Cell, Trained], ways: dict[str, list[Cell]], test, groups: np.ndarray, labels: str
+) -> pd.DataFrame:
     """Rows of ``tests.csv``: what a lesson costs or adds in accuracy, with ``labels`` of them; against the same loss without it."""
     hits = {way: np.stack([_hits(results[one], test) for one in of_way]) for way, of_way in ways.items()}
     lessons = [way for way in ways if way in BY_MAPS]
@@ -170,7 +176,13 @@ def detectors(students: dict[tuple[str, int], nn.Module], images: Tensor, masks:
     for (way, seed), model in students.items():
         found = fidelity.concept_filters(model, images, masks)
         rows.append(
-            {"way": way, "seed": seed, "detectors": int(found["detects"].sum()), "filters": len(found), "best": found["overlap"].max()}
+            {
+                "way": way,
+                "seed": seed,
+                "detectors": int(found["detects"].sum()),
+                "filters": len(found),
+                "best": found["overlap"].max(),
+            }
         )
     return pd.DataFrame(rows)
 

@@ -56,7 +56,13 @@ EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean",), TRANSPARENT: ("c
 TEACHER, SLICES_TEACHER, CONSTANT = "teacher", "teacher of slices", "always the most frequent class"
 AVERAGE = "feature_maps_mean"
 BEST_FILTER, ALIKE = "best_filter", "where every class counts alike"
-RIVALS = ("class_evidence", "grad_cam", "integrated_gradients", "shap", BEST_FILTER)  # of the average map, on the same student
+RIVALS = (
+    "class_evidence",
+    "grad_cam",
+    "integrated_gradients",
+    "shap",
+    BEST_FILTER,
+)  # of the average map, on the same student
 
 
 # -- students and teachers ----------------------------------------------------------------------------------------------
@@ -68,9 +74,13 @@ def train_teachers(run: Run, data: VolumeSet) -> dict[str, nn.Module]:
     train, validation = (sweep.examples(data, split) for split in ("train", "val"))
     for sees, shape in (("volumes", "volume"), ("slices", "slices")):
         options = {"seed": run.settings.seed, "shape": shape}
-        teacher = models3d.teacher(budget.volume_teacher, len(data.classes), budget.volume_widths, grid_of(data), **options)
+        teacher = models3d.teacher(
+            budget.volume_teacher, len(data.classes), budget.volume_widths, grid_of(data), **options
+        )
         recipe = training.Recipe(budget.volume_teacher_epochs, BATCH, budget.views, budget.student_learning_rate)
-        key = content_key(_key(data), budget.volume_teacher, sees, vars(recipe), tuple(budget.volume_widths), run.settings.seed)
+        key = content_key(
+            _key(data), budget.volume_teacher, sees, vars(recipe), tuple(budget.volume_widths), run.settings.seed
+        )
         sweep.train_teacher(run, f"teacher_of_{sees}", teacher, train, validation, recipe, key, run.settings.seed)
         found[sees] = teacher.eval()
     return found
@@ -107,10 +117,14 @@ def with_few(whole: Material, teacher: nn.Module, per_class: int) -> Material:
     posterior = None if whole.train.posterior is None else whole.train.posterior[where]
     train = training.Examples(whole.train.images[where], whole.train.labels[where], posterior)
     bank = views.teacher_bank(teacher, train.images, whole.recipe.views, batch_size=BATCH)
-    return replace(whole, train=train, bank=bank, key=content_key(whole.key, per_class), folder=f"{whole.folder}_few_{per_class}")
+    return replace(
+        whole, train=train, bank=bank, key=content_key(whole.key, per_class), folder=f"{whole.folder}_few_{per_class}"
+    )
 
 
-def cells(ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, material: Material) -> dict[str, list[Cell]]:
+def cells(
+    ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, material: Material
+) -> dict[str, list[Cell]]:
     """Way -> its students. Those of slices have filters for as many operations as those of volumes."""
     at_equal_cost = models3d.widths_at_equal_cost(material.widths, material.num_classes, material.volumes)
     found = {}
@@ -130,7 +144,9 @@ class Taught:
     hits: dict[str, np.ndarray]
 
 
-def teach(run: Run, by_teacher: dict[str, Material], ways: dict[str, list[Cell]], scheduler: str | None = None) -> Taught:
+def teach(
+    run: Run, by_teacher: dict[str, Material], ways: dict[str, list[Cell]], scheduler: str | None = None
+) -> Taught:
     """Train the students of every way.
 
     Args:
@@ -144,7 +160,9 @@ def teach(run: Run, by_teacher: dict[str, Material], ways: dict[str, list[Cell]]
         results |= {name: {one: trained[one] for one in of_way} for name, of_way in of_teacher.items()}
     test = next(iter(by_teacher.values())).test
     hits = {
-        name: np.stack([expected_hits(results[name][one].test_logits, test.labels, test.posterior) for one in ways[name]]).astype(float)
+        name: np.stack(
+            [expected_hits(results[name][one].test_logits, test.labels, test.posterior) for one in ways[name]]
+        ).astype(float)
         for name in ways
     }
     return Taught(ways, results, hits)
@@ -179,15 +197,25 @@ def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], materia
     for labels, found in taught.items():
         for name, of_way in found.cells.items():
             built = sweep.student(of_way[0], material)
-            what = {"labels": labels, "way": name, "macs": cost.macs(built, side, depth), "parameters": cost.parameters(built)}
+            what = {
+                "labels": labels,
+                "way": name,
+                "macs": cost.macs(built, side, depth),
+                "parameters": cost.parameters(built),
+            }
             for k, one in enumerate(of_way):
                 confusion = confusion_matrix(material.test.labels, found.results[name][one].test_logits.argmax(axis=1))
-                scores = {"accuracy": float(found.hits[name][k].mean()), "balanced_accuracy": float(balanced_accuracy(confusion))}
+                scores = {
+                    "accuracy": float(found.hits[name][k].mean()),
+                    "balanced_accuracy": float(balanced_accuracy(confusion)),
+                }
                 rows.append(what | {"seed": one.seed} | scores)
     return pd.DataFrame(rows)
 
 
-def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray, classes: np.ndarray) -> pd.DataFrame:
+def accuracy_tests(
+    taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray, classes: np.ndarray
+) -> pd.DataFrame:
     """Rows of ``tests.csv``: networks against a constant answer, students against their teacher, taught against not taught, depth against
     slices, and the smaller field.
 
@@ -206,14 +234,19 @@ def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], gro
             asked += [("is anything learned?", name, CONSTANT) for name in (TEACHER, ALONE, PAPER)]
             asked += [("does the student keep up?", name, TEACHER) for name in (PAPER, TAUGHT)]
         asked += [("what does the teacher add?", name, ALONE) for name in (PAPER, TAUGHT, BY_SLICES)]
-        asked += [("what does depth add?", ALONE, SLICES_ALONE), ("what does a smaller field cost?", TRANSPARENT, TAUGHT)]
+        asked += [
+            ("what does depth add?", ALONE, SLICES_ALONE),
+            ("what does a smaller field cost?", TRANSPARENT, TAUGHT),
+        ]
         both = found.hits | beside
         for question, a, b in asked:
             if a in both and b in both:
                 right = np.broadcast_to(both[b], both[a].shape)
                 rows.append(compare_over_seeds(f"{labels}: {question}", a, b, both[a], right, groups))
                 if labels == FEW and b == ALONE:
-                    row = compare_over_seeds(f"{labels}: {question[:-1]}, {ALIKE}?", a, b, weights * both[a], weights * right, groups)
+                    row = compare_over_seeds(
+                        f"{labels}: {question[:-1]}, {ALIKE}?", a, b, weights * both[a], weights * right, groups
+                    )
                     rows.append(row | {"metric": "balanced_accuracy"})
     return with_holm(rows)
 
@@ -222,7 +255,12 @@ def accuracy_tests(taught: dict[str, Taught], beside: dict[str, np.ndarray], gro
 
 
 def explanation_rows(
-    students: dict[tuple[str, int], nn.Module], data: VolumeSet, per_class: int, few: int, shap_background: int, shap_samples: int
+    students: dict[tuple[str, int], nn.Module],
+    data: VolumeSet,
+    per_class: int,
+    few: int,
+    shap_background: int,
+    shap_samples: int,
 ) -> pd.DataFrame:
     """Truth and faithfulness of the explanations of :data:`EXPLAINED` and of the controls: rows with columns ``way`` and ``seed``.
 
@@ -238,9 +276,13 @@ def explanation_rows(
         chosen = chosen if EXPLAINED[way] is None else {name: chosen[name] for name in EXPLAINED[way]}
         faithful = (AVERAGE, "class_evidence", "grad_cam", "integrated_gradients", BEST_FILTER)
         if way == PAPER and (picked := best_filter(model, data)):
-            chosen[BEST_FILTER] = lambda m, v, t, picked=picked: explain.one_filter(m, v, t, layer=picked[0], number=picked[1])
+            chosen[BEST_FILTER] = lambda m, v, t, picked=picked: explain.one_filter(
+                m, v, t, layer=picked[0], number=picked[1]
+            )
         ends = judge.ends_of(model, sample.images)
-        parts = [judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful, ends)]
+        parts = [
+            judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful, ends)
+        ]
         if way == PAPER:
             parts.append(control_rows(model, way, sample, seed, ends))
             train = data.index("train")
@@ -308,7 +350,10 @@ def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
     asked = [("controls", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
     asked += [("depth", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
     asked += [("rivals", PAPER, AVERAGE, PAPER, name) for name in RIVALS]
-    asked += [("rivals", TRANSPARENT, "class_evidence", PAPER, AVERAGE), ("rivals", SLICES_ALONE, AVERAGE, PAPER, AVERAGE)]
+    asked += [
+        ("rivals", TRANSPARENT, "class_evidence", PAPER, AVERAGE),
+        ("rivals", SLICES_ALONE, AVERAGE, PAPER, AVERAGE),
+    ]
     words = {
         "controls": "controls: is the average map better than what knows nothing?",
         "depth": "depth: does the average map find the slices?",
@@ -328,9 +373,17 @@ def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
 def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
     """The comparisons whose question begins so: a row a pair, a column a measure, each difference with a star where Holm's p < 0.05."""
     part = tests[tests["question"].str.startswith(question)]
-    said = [f"{difference:+.2f}{'*' * (p < LEVEL)}" for difference, p in zip(part["difference"], part["p_holm"], strict=True)]
+    said = [
+        f"{difference:+.2f}{'*' * (p < LEVEL)}"
+        for difference, p in zip(part["difference"], part["p_holm"], strict=True)
+    ]
     pair = part["a"] + " minus " + part["b"]
-    return part.assign(said=said, pair=pair).set_index(["pair", "metric"])["said"].unstack("metric", sort=False).rename_axis(columns=None)
+    return (
+        part.assign(said=said, pair=pair)
+        .set_index(["pair", "metric"])["said"]
+        .unstack("metric", sort=False)
+        .rename_axis(columns=None)
+    )
 
 
 # -- cost ---------------------------------------------------------------------------------------------------------------
@@ -362,13 +415,24 @@ def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4)
     """
     depth, height, width = shape
     on_host, rows = copy.deepcopy(model).cpu(), []  # memory is counted there: every block has an address
-    for name, factors in {"nothing": (1, 1, 1), "slices": (2, 1, 1), "rows": (1, 2, 1), "columns": (1, 1, 2), "all": (2, 2, 2)}.items():
+    for name, factors in {
+        "nothing": (1, 1, 1),
+        "slices": (2, 1, 1),
+        "rows": (1, 2, 1),
+        "columns": (1, 1, 2),
+        "all": (2, 2, 2),
+    }.items():
         size = tuple(side * factor for side, factor in zip((depth, height, width), factors, strict=True))
         volumes = torch.rand(batch, *size, device=device.device_of(model))
         targets = torch.zeros(batch, dtype=torch.int64, device=volumes.device)
         time = cost.measure(lambda v=volumes, t=targets: explain.average_mean(model, v, t), repeats)
         # Counted on the volume itself: rows and columns may differ.
-        row = {"doubled": name, "slices": size[0], "side": f"{size[1]} x {size[2]}", "macs": _macs_of(model, volumes) / batch}
+        row = {
+            "doubled": name,
+            "slices": size[0],
+            "side": f"{size[1]} x {size[2]}",
+            "macs": _macs_of(model, volumes) / batch,
+        }
         rows.append(row | {"mib": kept_bytes(on_host, volumes[:1].cpu()) / 2**20, "ms": 1e3 * time.median / batch})
     table = pd.DataFrame(rows)
     for name, column in (("macs_ratio", "macs"), ("memory_ratio", "mib"), ("time_ratio", "ms")):

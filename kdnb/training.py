@@ -131,7 +131,9 @@ def fit(
     """
     device = best_device()
     model.to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
     if checkpoint is not None:
@@ -145,7 +147,9 @@ def fit(
         if not state.history or accuracy > max(row["val_accuracy"] for row in state.history):
             state.best = {name: value.clone() for name, value in averaged.items()}
         seconds = time.perf_counter() - started
-        state.history.append({"epoch": epoch + 1, "train_loss": train_loss, "val_accuracy": accuracy, "seconds": seconds})
+        state.history.append(
+            {"epoch": epoch + 1, "train_loss": train_loss, "val_accuracy": accuracy, "seconds": seconds}
+        )
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
             state.save(checkpoint, key)
             saved = time.monotonic()
@@ -180,7 +184,9 @@ def placed(parts: Sequence[np.ndarray], *devices: torch.device) -> list[tuple[Te
     return [tuple(one.view(shape) for one in batch) for *batch, shape in zip(*sides, shapes, strict=True)]
 
 
-def _epoch(state: "_State", held: Held, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int) -> float:
+def _epoch(
+    state: "_State", held: Held, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int
+) -> float:
     """One pass over the training images; the mean loss. No step waits for the device: its losses are read when the epoch is over."""
     model, device = state.model.train(), device_of(state.model)
     count, view = len(held.labels), epoch % recipe.views
@@ -242,7 +248,9 @@ class _State:
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         moments = {
-            f"{number}.{name}": value for number, entry in self.optimiser.state_dict()["state"].items() for name, value in entry.items()
+            f"{number}.{name}": value
+            for number, entry in self.optimiser.state_dict()["state"].items()
+            for name, value in entry.items()
         }
         return {"model": self.model.state_dict(), "averaged": self.averaged, "best": self.best, "optimiser": moments}
 
@@ -268,6 +276,8 @@ class _State:
             number, _, moment = name.partition(".")
             like = parameters[int(number)]
             # A fused step reads weights and moments in the order of memory, and a file keeps the shape but not the strides.
-            moments.setdefault(int(number), {})[moment] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            moments.setdefault(int(number), {})[moment] = (
+                torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            )
         self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.history.extend(found[1])

@@ -24,15 +24,23 @@ from kdnb.sweep import Cell, Material, Trained
 PLAIN, TRANSPARENT = "plain", "transparent"
 SHAPES = (PLAIN, "translucent", TRANSPARENT)  # from the largest field to the smallest
 ALONE, TAUGHT = "ce", "kd_t2"
-TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")  # of the order of the pixels: mass_ratio depends on whether a map has a sign
+TRUTH = (
+    "pointing_game",
+    "rank_accuracy",
+    "pixel_auc",
+)  # of the order of the pixels: mass_ratio depends on whether a map has a sign
 CONTROLS = ("random", "centre", "sobel", "untrained", "data_set_mean")
 FEW = 8  # images a class for the controls, which are far behind, and for SHAP, which costs hundreds of passes an image
 RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled")  # on the plain student
 
 
-def cells(shapes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float) -> list[Cell]:
+def cells(
+    shapes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float
+) -> list[Cell]:
     """The students of the study: every shape, arm and seed once."""
-    return [sweep.cell(arm, seed, alpha, temperature, shape=shape) for shape in shapes for arm in arms for seed in seeds]
+    return [
+        sweep.cell(arm, seed, alpha, temperature, shape=shape) for shape in shapes for arm in arms for seed in seeds
+    ]
 
 
 def prices(results: dict[Cell, Trained], material: Material, image_size: int, labels: str = "all") -> pd.DataFrame:
@@ -52,7 +60,10 @@ def prices(results: dict[Cell, Trained], material: Material, image_size: int, la
                 "macs": macs(network, image_size),
                 "parameters": parameters(network),
             }
-        right = [float(hit.mean()) for hit in (_hits(trained.val_logits, material.validation), _hits(trained.test_logits, material.test))]
+        right = [
+            float(hit.mean())
+            for hit in (_hits(trained.val_logits, material.validation), _hits(trained.test_logits, material.test))
+        ]
         row = {"labels": labels, "shape": one.shape, "loss": one.arm, "seed": one.seed} | known[one.shape]
         rows.append(row | {"val_accuracy": right[0], "test_accuracy": right[1], "seconds": trained.seconds})
     return pd.DataFrame(rows)
@@ -68,7 +79,9 @@ def _of(results: dict[Cell, Trained], material: Material, shape: str, arm: str) 
     return np.stack([_hits(results[one].test_logits, material.test) for one in chosen]).astype(float)
 
 
-def price_tests(results: dict[Cell, Trained], material: Material, groups: np.ndarray, labels: str = "all") -> pd.DataFrame:
+def price_tests(
+    results: dict[Cell, Trained], material: Material, groups: np.ndarray, labels: str = "all"
+) -> pd.DataFrame:
     """Rows of ``tests.csv``: what a smaller field costs in accuracy, what the teacher adds to each shape, and to which it adds more.
 
     The last is a difference of differences on the same seeds and images: (taught - alone) of the smaller field minus that of the plain one.
@@ -81,18 +94,26 @@ def price_tests(results: dict[Cell, Trained], material: Material, groups: np.nda
         for arm in arms:
             pair = (_of(results, material, name, arm) for name in (shape, PLAIN))
             rows.append(
-                compare_over_seeds(f"field: what does the smaller one cost{suffix}?", f"{shape} {arm}", f"{PLAIN} {arm}", *pair, groups)
+                compare_over_seeds(
+                    f"field: what does the smaller one cost{suffix}?", f"{shape} {arm}", f"{PLAIN} {arm}", *pair, groups
+                )
             )
     taught = [arm for arm in arms if arm != ALONE]
     for shape in (PLAIN, *shapes):
         for arm in taught:
             pair = (_of(results, material, shape, name) for name in (arm, ALONE))
-            rows.append(compare_over_seeds(f"teacher: what does it add{suffix}?", f"{shape} {arm}", f"{shape} {ALONE}", *pair, groups))
+            rows.append(
+                compare_over_seeds(
+                    f"teacher: what does it add{suffix}?", f"{shape} {arm}", f"{shape} {ALONE}", *pair, groups
+                )
+            )
     for shape in shapes:
         for arm in taught:
             gains = (_of(results, material, name, arm) - _of(results, material, name, ALONE) for name in (shape, PLAIN))
             what = f"teacher: does it add more to the smaller field{suffix}?"
-            rows.append(compare_over_seeds(what, f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}", *gains, groups))
+            rows.append(
+                compare_over_seeds(what, f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}", *gains, groups)
+            )
     return with_holm(rows)
 
 
@@ -138,7 +159,9 @@ def explanation_tests(rows: pd.DataFrame, shape: str = TRANSPARENT) -> pd.DataFr
             plain = of_metric[of_metric["shape"] == PLAIN]
             for rival in dict.fromkeys(plain["method"]):
                 pair = own, plain[plain["method"] == rival]
-                found.append(fidelity.paired_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, metric))
+                found.append(
+                    fidelity.paired_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, metric)
+                )
     return with_holm([row for row in found if row is not None])
 
 
@@ -170,7 +193,9 @@ def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
     from scipy.stats import binom
 
     rank = max(int(binom.ppf(0.025, repeats, 0.5)), 1)
-    return pd.DataFrame([{"ratio": float(np.median(ratios)), "lo": ratios[rank - 1], "hi": ratios[-rank], "n": repeats}])
+    return pd.DataFrame(
+        [{"ratio": float(np.median(ratios)), "lo": ratios[rank - 1], "hi": ratios[-rank], "n": repeats}]
+    )
 
 
 # -- one image, one decision --------------------------------------------------------------------------------------------
@@ -186,7 +211,12 @@ def apart(model: nn.Module, image: Tensor, classes: Sequence[str]) -> pd.DataFra
     cells_of = evidence.maps[0].flatten(1) / evidence.maps[0, 0].numel()
     with as_found(model), torch.no_grad():
         logits = model(image[None])[0]
-    parts = {"bias": evidence.bias, "for": cells_of.clamp_min(0).sum(1), "against": cells_of.clamp_max(0).sum(1), "sum": evidence.logits[0]}
+    parts = {
+        "bias": evidence.bias,
+        "for": cells_of.clamp_min(0).sum(1),
+        "against": cells_of.clamp_max(0).sum(1),
+        "sum": evidence.logits[0],
+    }
     table = pd.DataFrame({name: values.cpu().numpy() for name, values in (parts | {"logit": logits}).items()})
     return table.assign(**{"class": list(classes)}).set_index("class").sort_values("logit", ascending=False)
 

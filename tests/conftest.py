@@ -30,7 +30,11 @@ FLAGS = [
 
 
 def pytest_addoption(parser):
-    parser.addoption("--notebooks", default=str(REPOSITORY / "notebooks"), help="the folder whose notebooks test_notebooks.py looks at")
+    parser.addoption(
+        "--notebooks",
+        default=str(REPOSITORY / "notebooks"),
+        help="the folder whose notebooks test_notebooks.py looks at",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,9 @@ class OnDevice(Tensor):
     @staticmethod
     def __new__(cls, elem: Tensor):
         layout = {"strides": elem.stride(), "storage_offset": elem.storage_offset()}
-        return torch.Tensor._make_wrapper_subclass(cls, elem.shape, dtype=elem.dtype, device=elem.device, requires_grad=False, **layout)
+        return torch.Tensor._make_wrapper_subclass(
+            cls, elem.shape, dtype=elem.dtype, device=elem.device, requires_grad=False, **layout
+        )
 
     def __init__(self, elem: Tensor):
         self.elem = elem
@@ -87,7 +89,10 @@ class Watch(TorchDispatchMode):
 
 aten = torch.ops.aten
 MAY_MIX = {aten._to_copy.default, aten.copy_.default}
-BY_CORE = {aten.new_empty_strided.default, aten.clone.default}  # autograd asks so for the gradient's own device, as core has it
+BY_CORE = {
+    aten.new_empty_strided.default,
+    aten.clone.default,
+}  # autograd asks so for the gradient's own device, as core has it
 # vmap's core makes weights of one for it where it takes the images to be; where a network's own weights are, its convolutions tell.
 WEIGHTS_OF_CORE = {aten.native_batch_norm.default, aten.native_batch_norm_backward.default}
 # What these return is as large as the values say, which a GPU has to tell the host.
@@ -110,7 +115,9 @@ def _made_by_core(func) -> bool:
 
 def _sized_by_values(func, args) -> bool:
     """Whether the host has to wait for the size of the result."""
-    return func in SIZED_BY_VALUES or (func in MASKED and any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1]))
+    return func in SIZED_BY_VALUES or (
+        func in MASKED and any(at is not None and at.dtype in (torch.bool, torch.uint8) for at in args[1])
+    )
 
 
 def compute(func, args, kwargs, watch):
@@ -127,8 +134,14 @@ def compute(func, args, kwargs, watch):
         inside = inside[:1]
         if watch is not None:
             watch.copies_to_device += sent
-    elif not _made_by_core(func) and any(inside) and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True)):
-        sides = [("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)]
+    elif (
+        not _made_by_core(func)
+        and any(inside)
+        and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True))
+    ):
+        sides = [
+            ("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)
+        ]
         raise Mixed(f"{func} got tensors of both devices: {sides}")
     there = any(inside) if asked is None else asked.type == DEVICE.type
     if watch is not None and any(inside):
@@ -156,7 +169,9 @@ def second_device():
 
     swap = mock.patch.object
     with ExitStack() as stack:
-        for module in [module for name, module in sys.modules.items() if name.startswith("kdnb") and hasattr(module, "best_device")]:
+        for module in [
+            module for name, module in sys.modules.items() if name.startswith("kdnb") and hasattr(module, "best_device")
+        ]:
             stack.enter_context(swap(module, "best_device", lambda: DEVICE))
         stack.enter_context(swap(torch.Tensor, "to", _to))
         stack.enter_context(swap(torch, "tensor", _tensor))
@@ -166,7 +181,9 @@ def second_device():
         stack.enter_context(swap(torch.nn.functional, "one_hot", _one_hot))
         stack.enter_context(mock.patch.dict("os.environ", KDNB_PRECISION="float32"))
         before = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter's values lie in ``elem``: .data cannot replace them
+        torch.__future__.set_swap_module_params_on_conversion(
+            True
+        )  # a parameter's values lie in ``elem``: .data cannot replace them
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, before)
         watch = stack.enter_context(Watch())
         yield watch
@@ -184,7 +201,9 @@ _core_arange = torch.arange
 
 def _arange(*args, device=None, **options) -> Tensor:
     """Inside ``vmap`` a tensor says what core takes for its device; whoever asks it where to count means this one."""
-    return _core_arange(*args, device=device if torch._C._functorch.peek_interpreter_stack() is None else DEVICE, **options)
+    return _core_arange(
+        *args, device=device if torch._C._functorch.peek_interpreter_stack() is None else DEVICE, **options
+    )
 
 
 def _tensor(data, *, device=None, **options) -> Tensor:

@@ -29,7 +29,10 @@ ANSWERS = Path(__file__).with_suffix(".json")
 COUNT, SIZE = 6, 40  # images, and pixels a side: a twentieth of the area is 80 pixels
 STEPS = 20  # at which a curve is read
 REMOVED = (25, 50, 75)  # percent of the area, of ROAD
-EXPLANATIONS = ("class_evidence", "feature_maps_mean")  # whose maps are compared when weights are redrawn: of a class, and of none
+EXPLANATIONS = (
+    "class_evidence",
+    "feature_maps_mean",
+)  # whose maps are compared when weights are redrawn: of a class, and of none
 FILLS = {"blur": blurred, "mean": mean_colour}
 
 
@@ -61,7 +64,9 @@ def _redraw(module: nn.Module, seed: int) -> None:
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers with weights, the last first."""
-    return dict(reversed([(name, module) for name, module in model.named_modules() if hasattr(module, "reset_parameters")]))
+    return dict(
+        reversed([(name, module) for name, module in model.named_modules() if hasattr(module, "reset_parameters")])
+    )
 
 
 def inputs() -> tuple[Tensor, Tensor, dict[str, Tensor], np.ndarray]:
@@ -70,9 +75,14 @@ def inputs() -> tuple[Tensor, Tensor, dict[str, Tensor], np.ndarray]:
     masks = torch.zeros(COUNT, SIZE, SIZE, dtype=torch.bool)
     for nth, mask in enumerate(masks):
         mask[4 * nth : 4 * nth + 10 + nth, 8:22] = True
-    images = torch.linspace(0.2, 0.5, SIZE).expand(COUNT, 1, SIZE, SIZE) + 0.05 * torch.rand(COUNT, 1, SIZE, SIZE, generator=draw)
+    images = torch.linspace(0.2, 0.5, SIZE).expand(COUNT, 1, SIZE, SIZE) + 0.05 * torch.rand(
+        COUNT, 1, SIZE, SIZE, generator=draw
+    )
     images = images + masks[:, None] * torch.rand(COUNT, 1, SIZE, SIZE, generator=draw) * 0.5
-    shuffled = torch.stack([torch.randperm(SIZE * SIZE, generator=draw) for _ in range(COUNT)]).view(COUNT, SIZE, SIZE) / SIZE**2
+    shuffled = (
+        torch.stack([torch.randperm(SIZE * SIZE, generator=draw) for _ in range(COUNT)]).view(COUNT, SIZE, SIZE)
+        / SIZE**2
+    )
     with torch.no_grad():
         targets = network()(images).argmax(dim=1)
     maps = {"lesion": 0.6003 * masks + shuffled - 0.5, "random": shuffled.flip(2) - 0.5}
@@ -133,23 +143,36 @@ def answers() -> dict[str, object]:
     def without(of_map: Tensor, percent: int) -> np.ndarray:
         """p of the target with the ``percent`` of an image imputed where the map is highest, ``(N,)``."""
         order = (-of_map).flatten(1).argsort(dim=1)[:, : SIZE**2 * percent // 100].numpy()
-        filled = [noisy_linear_imputation(one, indices, noise=0.0) for one, indices in zip(images.numpy(), order, strict=True)]
+        filled = [
+            noisy_linear_imputation(one, indices, noise=0.0) for one, indices in zip(images.numpy(), order, strict=True)
+        ]
         with torch.no_grad():
             p = model(torch.from_numpy(np.stack(filled)).float()).softmax(dim=1)
         return p.gather(1, targets[:, None])[:, 0].numpy()
 
     def explain(name: str, model: nn.Module, inputs: np.ndarray, targets: np.ndarray, **_: object) -> np.ndarray:
         """Maps from zero on, for Quantus refuses those below it; neither ranks nor histograms mind."""
-        of_images = METHODS[name](model, torch.as_tensor(inputs, dtype=torch.float32), torch.as_tensor(targets)).detach()
+        of_images = METHODS[name](
+            model, torch.as_tensor(inputs, dtype=torch.float32), torch.as_tensor(targets)
+        ).detach()
         return (of_images - of_images.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
 
     def steadiness() -> np.ndarray:
         """Of the image's own values as the map, the only one to which noise in three channels is the noise of their mean."""
         draws = iter(noise().mean(dim=2).flatten(2).numpy())
-        measured = quantus.MaxSensitivity(nr_samples=SENSITIVITY_SAMPLES, perturb_func=lambda arr, **_: arr + next(draws), **plain)
+        measured = quantus.MaxSensitivity(
+            nr_samples=SENSITIVITY_SAMPLES, perturb_func=lambda arr, **_: arr + next(draws), **plain
+        )
         return measured(**asked, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
 
-    found: dict[str, object] = {"curves": {}, "agreement": {}, "road": {}, "road_hits": {}, "localisation": {}, "complexity": {}}
+    found: dict[str, object] = {
+        "curves": {},
+        "agreement": {},
+        "road": {},
+        "road_hits": {},
+        "localisation": {},
+        "complexity": {},
+    }
     for name, of_map in maps.items():
         for fill, empty in FILLS.items():
             found["curves"][f"{name} deletion_{fill}"] = curve(of_map, images, empty(images))
@@ -163,7 +186,12 @@ def answers() -> dict[str, object]:
     for name, of_map in maps.items():
         for end, shown in (("", of_map), (" tied", tied(of_map))):
             shifted = (shown - shown.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
-            for metric in (quantus.PointingGame, quantus.RelevanceMassAccuracy, quantus.RelevanceRankAccuracy, quantus.AUC):
+            for metric in (
+                quantus.PointingGame,
+                quantus.RelevanceMassAccuracy,
+                quantus.RelevanceRankAccuracy,
+                quantus.AUC,
+            ):
                 scores = metric(**plain)(**asked, a_batch=shifted, s_batch=masks[:, None])
                 found["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
     found["sensitivity_max"] = steadiness()
@@ -176,7 +204,9 @@ def answers() -> dict[str, object]:
         broken = quantus.MPRT(similarity_func=correlation_spearman, layer_order="top_down", **plain)
         stages = broken(**asked, explain_func=partial(explain, name))
         found["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
-        rises = quantus.EfficientMPRT(complexity_func=discrete_entropy, layer_order="top_down", skip_layers=True, **plain)
+        rises = quantus.EfficientMPRT(
+            complexity_func=discrete_entropy, layer_order="top_down", skip_layers=True, **plain
+        )
         found["complexity_rise"][name] = rises(**asked, explain_func=partial(explain, name))
     told = json.dumps(found, default=_numbers)
     return json.loads(told, parse_float=lambda text: float(f"{float(text):.7g}"), parse_constant=lambda _: None)

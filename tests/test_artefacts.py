@@ -136,7 +136,10 @@ def test_a_model_of_an_older_version_is_made_again(tmp_path):
     run = run_at(tmp_path)
     run.save_model("teacher", torch.nn.Linear(3, 2), "k")
     older(run.model_path("teacher"))
-    run.record("artefacts", {"models/teacher.safetensors": {"sha256": file_hash(run.model_path("teacher")), "notebook": "test"}})
+    run.record(
+        "artefacts",
+        {"models/teacher.safetensors": {"sha256": file_hash(run.model_path("teacher")), "notebook": "test"}},
+    )
     assert not run.has_model("teacher", "k")
     with pytest.raises(ArtefactError, match="other data or settings"):
         run.load_model("teacher", torch.nn.Linear(3, 2), "k")
@@ -150,16 +153,21 @@ def test_what_another_run_wrote_is_refused(name, tmp_path):
         run.save_model("student", models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=seed), "k")
     shutil.copy(there.folder / name, here.folder / name)
     with pytest.raises(
-        ArtefactError, match="is not the file that test wrote: delete .*/notebooks/test.ipynb and run `make reproduce` again"
+        ArtefactError,
+        match="is not the file that test wrote: delete .*/notebooks/test.ipynb and run `make reproduce` again",
     ):
-        here.load_table("sweep") if name.endswith("csv") else here.load_model("student", models.StudentCNN(4, (4, 8, 8)), "k")
+        here.load_table("sweep") if name.endswith("csv") else here.load_model(
+            "student", models.StudentCNN(4, (4, 8, 8)), "k"
+        )
 
 
 @pytest.fixture(scope="module")
 def material() -> sweep.Material:
     made = phantom.generate(64, SIZE)
     parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
-    return sweep.Material(*parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data")
+    return sweep.Material(
+        *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
+    )
 
 
 @pytest.fixture(scope="module")

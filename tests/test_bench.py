@@ -65,7 +65,9 @@ def test_the_interval_holds_the_median():
     assert median_interval(np.array([2.0])) == (2.0, 2.0, 2.0)
 
 
-@pytest.mark.parametrize(("direction", "value", "met"), [("<=", 1.0, True), ("<=", 1.1, False), (">=", 1.0, True), (">=", 0.9, False)])
+@pytest.mark.parametrize(
+    ("direction", "value", "met"), [("<=", 1.0, True), ("<=", 1.1, False), (">=", 1.0, True), (">=", 0.9, False)]
+)
 def test_a_goal_is_met_or_not(direction, value, met):
     line = measure("x", Row("this", "that", 1.0, direction, lambda: value))
     assert line["met"] is met and line["what"] == "this / that" and line["goal"] == f"{direction} 1"
@@ -98,7 +100,11 @@ def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):
         pytest.skip("there is a GPU here")
     command = [sys.executable, "-m", "kdnb.bench.gpu"]
     ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2 and ended.stderr.startswith("kdnb: gpu-check needs a GPU") and ended.stderr.count("\n") == 1
+    assert (
+        ended.returncode == 2
+        and ended.stderr.startswith("kdnb: gpu-check needs a GPU")
+        and ended.stderr.count("\n") == 1
+    )
 
 
 def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys):

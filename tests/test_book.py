@@ -19,7 +19,18 @@ import pandas as pd
 import pytest
 from nbformat.v4 import nbjson, new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from kdnb.book import PAGES, REFERENCE, build, chapter, error_classes, errors_page, index_page, linked, mathml, one_header
+from kdnb.book import (
+    PAGES,
+    REFERENCE,
+    build,
+    chapter,
+    error_classes,
+    errors_page,
+    index_page,
+    linked,
+    mathml,
+    one_header,
+)
 from kdnb.errors import ArtefactError
 from kdnb.slides import write as write_slides
 
@@ -34,7 +45,9 @@ PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY4
 
 def built(run: Path) -> Path:
     """The folder of the pages made from a run's notebooks, as `make book RUN=...` makes them."""
-    answer = subprocess.run([sys.executable, "-m", "kdnb.book", "--run", str(run)], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-m", "kdnb.book", "--run", str(run)], capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     return Path(answer.stdout.split()[-1]).parent
 
@@ -72,7 +85,12 @@ def page(browser, site):
     page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
-    page.on("request", lambda request: None if request.url.startswith((site, "data:")) else page.faults.append(f"outside: {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith((site, "data:")) else page.faults.append(f"outside: {request.url}")
+        ),
+    )
     yield page
     context.close()
 
@@ -144,7 +162,9 @@ def test_every_page_loads_without_a_fault_with_mathematics_and_alternatives(repo
         sizes = page.evaluate(f"[...document.querySelectorAll('math')].map({measure})")
         assert all(width > 0 for width, letters in sizes if letters), name
         formulas += len(sizes)
-        bare = page.evaluate("[...document.images].filter(i => !(i.alt || '').trim() || !i.complete || !i.naturalWidth).map(i => i.src)")
+        bare = page.evaluate(
+            "[...document.images].filter(i => !(i.alt || '').trim() || !i.complete || !i.naturalWidth).map(i => i.src)"
+        )
         assert bare == [], f"{name}: pictures without a text alternative or not loaded"
         text = page.evaluate(PROSE)
         assert not re.search(r"\$[^$]{1,80}\$|\\frac|\\begin\{|\\\(", text), f"{name}: unrendered mathematics"
@@ -192,7 +212,9 @@ def test_the_pages_name_no_other_host_for_scripts_styles_or_pictures(book):
 
 def test_tables_in_markdown_are_tables(book):
     for path in book.glob("*.html"):
-        assert not re.search(r"<p>\s*\|", path.read_text(encoding="utf-8")), f"{path.name}: the bars of a table are printed"
+        assert not re.search(r"<p>\s*\|", path.read_text(encoding="utf-8")), (
+            f"{path.name}: the bars of a table are printed"
+        )
     assert (book / "10_report.html").read_text(encoding="utf-8").count("<table") >= 3
 
 
@@ -202,7 +224,9 @@ def test_every_slide_of_the_talk_fits_its_screen_and_keys_turn_the_pages(reposit
     faults = []
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else faults.append(request.url))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else faults.append(request.url)
+    )
     page.goto(path.as_uri())
     for number in range(page.evaluate("slides.length")):
         assert page.evaluate("location.hash") == f"#{number + 1}"
@@ -252,7 +276,8 @@ def test_a_formula_with_a_command_that_would_be_printed_is_refused():
 def _notebook(folder: Path) -> Path:
     picture = new_output("display_data", data={"image/png": PNG, "text/plain": "A rising line."}, metadata={})
     live = new_output(
-        "display_data", data={"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "interactive(...)"}
+        "display_data",
+        data={"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "interactive(...)"},
     )
     cells = [
         new_markdown_cell("# 00 · Start\n\nA formula $x^2$."),
@@ -260,7 +285,11 @@ def _notebook(folder: Path) -> Path:
         new_code_cell("show()", outputs=[picture, live], execution_count=1),
     ]
     path = folder / "00_start_here.ipynb"
-    path.write_text(nbjson.writes(new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})))
+    path.write_text(
+        nbjson.writes(
+            new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+        )
+    )
     return path
 
 
@@ -285,7 +314,9 @@ def test_no_notebooks_is_a_sentence(tmp_path):
 
 
 def test_pages_link_to_chapters_and_pages_of_the_book_only():
-    page = index_page("[one](notebooks/00_start_here.ipynb) [two](LICENSE) [three](https://example.org)", ["00_start_here"])
+    page = index_page(
+        "[one](notebooks/00_start_here.ipynb) [two](LICENSE) [three](https://example.org)", ["00_start_here"]
+    )
     assert page.startswith("[one](00_start_here.ipynb) two [three](https://example.org)")
     assert linked("[own](docs/own_images.md) [test](../tests/test_losses.py)", []) == "[own](own_images.md) test"
 

@@ -20,7 +20,9 @@ from kdnb.settings import resolve
 from kdnb.sources import REPOSITORY, locate, parts
 
 CASES = Path(os.environ.get("KDNB_DATA_DIR", REPOSITORY.parent / "shared" / "datasets")).parent / "cases"
-pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no inputs: set KDNB_DATA_DIR to the data sets that lie beside a folder `cases`")
+pytestmark = pytest.mark.skipif(
+    not CASES.is_dir(), reason="no inputs: set KDNB_DATA_DIR to the data sets that lie beside a folder `cases`"
+)
 SPLITS = ("train", "val", "test")
 
 
@@ -110,7 +112,12 @@ def test_06_the_original_is_named_and_loads():
 
 def test_09_the_task_of_classification_is_named_and_loads():
     data = load(named(refused("09_brisc_two_tasks")), 32)
-    assert data.name.endswith("/classification_task") and data.classes == ("glioma", "meningioma", "no_tumor", "pituitary")
+    assert data.name.endswith("/classification_task") and data.classes == (
+        "glioma",
+        "meningioma",
+        "no_tumor",
+        "pituitary",
+    )
     assert counts(data)["test"] == 24
 
 
@@ -184,7 +191,9 @@ def _patient(path: Path) -> str:
 # -- names ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("case", "classes"), [("51_class_called_all", ("all", "hem")), ("52_grades_0_1_as_folders", ("0", "1"))])
+@pytest.mark.parametrize(
+    ("case", "classes"), [("51_class_called_all", ("all", "hem")), ("52_grades_0_1_as_folders", ("0", "1"))]
+)
 def test_51_52_a_class_has_its_own_row_in_every_table(case, classes, tmp_path):
     import pandas as pd
 
@@ -202,8 +211,12 @@ def test_51_52_a_class_has_its_own_row_in_every_table(case, classes, tmp_path):
     both = pd.concat([run.load_table("per_class"), scores]).pivot_table(index="class", values="n")
     assert both["n"].astype(int).to_dict() == sizes, "each class once"
     names = np.array(classes)[data.labels]
-    rows = pd.DataFrame({"image_id": data.ids, "class": names, "group": data.groups, "value": data.labels, "correct": True})
-    summary = fidelity.summary(rows.assign(model="m", method="f", metric="d"), samples=10).set_index("class")["n"].astype(int)
+    rows = pd.DataFrame(
+        {"image_id": data.ids, "class": names, "group": data.groups, "value": data.labels, "correct": True}
+    )
+    summary = (
+        fidelity.summary(rows.assign(model="m", method="f", metric="d"), samples=10).set_index("class")["n"].astype(int)
+    )
     assert summary.to_dict() == {"all": len(data)} | {fidelity.class_row(name): size for name, size in sizes.items()}
 
 
@@ -230,7 +243,9 @@ def test_21b_the_palette_is_applied():
         file = pydicom.dcmread(path)
         own = apply_color_lut(file.pixel_array, file)
         assert np.abs(np.asarray(decode(path)[0]) - own / 257).max() <= 0.5
-        assert np.abs(np.asarray(decode(path)[0])[..., 0].astype(int) - (255 - file.pixel_array.astype(int))).max() <= 1, "an inverted ramp"
+        assert (
+            np.abs(np.asarray(decode(path)[0])[..., 0].astype(int) - (255 - file.pixel_array.astype(int))).max() <= 1
+        ), "an inverted ramp"
 
 
 def test_22b_colours_are_scaled_by_the_bits_that_are_used():
@@ -250,7 +265,9 @@ def test_26_of_several_frames_the_middle_one_and_it_is_said():
     for path in scan(CASES / "26_dicom_multiframe").files:
         frames = pydicom.dcmread(path).pixel_array
         assert np.array_equal(np.asarray(decode(path)[0]), stretched(frames[10])) and frames[10].any()
-    assert "of 12 files with several frames or slices the middle one" in describe(data) and "np.str_" not in describe(data)
+    assert "of 12 files with several frames or slices the middle one" in describe(data) and "np.str_" not in describe(
+        data
+    )
 
 
 def test_29_16_bits_of_colour_as_of_grey():
@@ -282,7 +299,10 @@ def png16(content: bytes) -> np.ndarray:
 
 def test_30_white_is_zero_is_inverted_at_16_bits_as_at_8():
     folder = CASES / "30_tiff16_white_is_zero" / "cat"
-    raw = {name: np.asarray(Image.open(folder / f"{name}.tif")) for name in ("white_is_zero16", "black_is_zero16", "white_is_zero8")}
+    raw = {
+        name: np.asarray(Image.open(folder / f"{name}.tif"))
+        for name in ("white_is_zero16", "black_is_zero16", "white_is_zero8")
+    }
     seen = {name: np.asarray(decode(folder / f"{name}.tif")[0]) for name in raw}
     assert np.array_equal(seen["white_is_zero16"], 255 - stretched(raw["white_is_zero16"]))
     assert np.array_equal(seen["black_is_zero16"], stretched(raw["black_is_zero16"]))
@@ -290,7 +310,8 @@ def test_30_white_is_zero_is_inverted_at_16_bits_as_at_8():
 
 
 @pytest.mark.parametrize(
-    ("case", "words"), [("19_nifti", "no NIfTI inside"), ("20_mat_npy", "12 .mat, 12 .npy files"), ("34b_all_heic", "6 .heic files")]
+    ("case", "words"),
+    [("19_nifti", "no NIfTI inside"), ("20_mat_npy", "12 .mat, 12 .npy files"), ("34b_all_heic", "6 .heic files")],
 )
 def test_19_20_34b_name_the_files_and_a_cure(case, words):
     message = refused(case)  # the volumes of 19 are generated without a header: no program reads them

@@ -10,8 +10,12 @@ import pytest
 @pytest.mark.slow
 def test_every_chapter_runs_where_a_second_device_is_told_apart(tmp_path, repository):
     script = repository / "tests" / "chapters_on_second_device.py"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # every operation goes through Python, which more threads do not make faster
-    done = subprocess.run([sys.executable, script, tmp_path], cwd=repository, env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1"
+    }  # every operation goes through Python, which more threads do not make faster
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], cwd=repository, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     passed = [line.removesuffix(": passed") for line in done.stdout.splitlines() if line.endswith(": passed")]
     assert passed == sorted(path.stem for path in (repository / "notebooks").glob("*.ipynb"))

@@ -12,7 +12,9 @@ from kdnb.runs import Run
 from kdnb.settings import resolve
 
 
-@pytest.mark.parametrize(("lo", "hi", "verdict"), [(0.95, 0.99, claims.HOLDS), (0.90, 0.93, claims.FAILS), (0.90, 0.99, claims.UNDECIDED)])
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"), [(0.95, 0.99, claims.HOLDS), (0.90, 0.93, claims.FAILS), (0.90, 0.99, claims.UNDECIDED)]
+)
 def test_above(lo, hi, verdict):
     assert claims.above(0.94, lo, hi, 0.94).verdict == verdict
 
@@ -30,7 +32,9 @@ def test_within(lo, hi, verdict):
     assert claims.within(0.0, lo, hi, -0.03, 0.03).verdict == verdict
 
 
-@pytest.mark.parametrize(("lo", "hi", "verdict"), [(0.0, 0.005, claims.HOLDS), (0.02, 0.03, claims.FAILS), (0.0, 0.02, claims.UNDECIDED)])
+@pytest.mark.parametrize(
+    ("lo", "hi", "verdict"), [(0.0, 0.005, claims.HOLDS), (0.02, 0.03, claims.FAILS), (0.0, 0.02, claims.UNDECIDED)]
+)
 def test_below(lo, hi, verdict):
     assert claims.below(0.01, lo, hi, 0.01).verdict == verdict
 
@@ -49,7 +53,8 @@ def test_adds_can_say_that_there_is_nothing(lo, hi, verdict):
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "verdict"), [(0.0015, 0.07, claims.UNDECIDED), (-0.07, -0.0015, claims.UNDECIDED), (0.001, 0.005, claims.NO_EFFECT)]
+    ("lo", "hi", "verdict"),
+    [(0.0015, 0.07, claims.UNDECIDED), (-0.07, -0.0015, claims.UNDECIDED), (0.001, 0.005, claims.NO_EFFECT)],
 )
 def test_an_interval_that_holm_does_not_bear_out_decides_nothing(lo, hi, verdict):
     assert claims.adds(0.0, lo, hi, p=0.087).verdict == verdict
@@ -80,7 +85,10 @@ def explained(better: dict[str, float], images: int = 40) -> pd.DataFrame:
     for method, gain in better.items():
         for metric, sign in claims.FAMILIES.items():
             values = 0.5 + sign * gain + rng.normal(0, 0.05, images)
-            rows += [{"image_id": n, "group": n, "method": method, "metric": metric, "value": value} for n, value in enumerate(values)]
+            rows += [
+                {"image_id": n, "group": n, "method": method, "metric": metric, "value": value}
+                for n, value in enumerate(values)
+            ]
     return pd.DataFrame(rows).assign(model="student_kd", **{"class": "none"})
 
 
@@ -90,23 +98,42 @@ def finished_run(folder, gain: float) -> Run:
     f1 = {"f1_macro": 0.97, "f1_macro_lo": 0.95, "f1_macro_hi": 0.99}
     scores = [{"model": "student_kd", **f1}, {"model": "student_kd", **f1}, {"model": "teacher", "accuracy": 0.9, **f1}]
     run.save_table("classification", pd.DataFrame(scores))
-    lengths = {"model": ["student_ce", "student_ce", "student_kd_t2"], "epochs": [8, 48, 48], "accuracy": [0.85, 0.92, 0.9]}
+    lengths = {
+        "model": ["student_ce", "student_ce", "student_kd_t2"],
+        "epochs": [8, 48, 48],
+        "accuracy": [0.85, 0.92, 0.9],
+    }
     run.save_table("lengths", pd.DataFrame(lengths | {"learned_from": "training"}))
     parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
-    run.save_table("known_and_new", pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}))
-    gains = {"part": ["become known", "stay new", "stay new minus become known"], "n": [20, 50, 70], "mean": [0.05, 0.01, -0.04]}
-    run.save_table("gains", pd.DataFrame(gains | {"lo": [0.03, 0.0, -0.06], "hi": [0.07, 0.02, -0.02], "model": "student_kd"}))
+    run.save_table(
+        "known_and_new",
+        pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}),
+    )
+    gains = {
+        "part": ["become known", "stay new", "stay new minus become known"],
+        "n": [20, 50, 70],
+        "mean": [0.05, 0.01, -0.04],
+    }
+    run.save_table(
+        "gains", pd.DataFrame(gains | {"lo": [0.03, 0.0, -0.06], "hi": [0.07, 0.02, -0.02], "model": "student_kd"})
+    )
     rows = [
         comparison("all seeds: does it differ from teacher?", "student_kd", "teacher", -0.05, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd", "ce", gain, 0.01),
         comparison("all seeds: does it differ from ce?", "student_released", "ce", 0.0, 0.01),
         comparison("all seeds: does it differ from ce?", "student_kd_t2", "ce", 0.002, 0.006),
-        comparison("few labels, 5 a class: does it differ from the labels alone?", "with T²", "labels alone", 0.1, 0.05),
-        comparison("few labels, 5 a class: does it differ from the labels alone?", "paper's loss", "labels alone", 0.03, 0.05),
+        comparison(
+            "few labels, 5 a class: does it differ from the labels alone?", "with T²", "labels alone", 0.1, 0.05
+        ),
+        comparison(
+            "few labels, 5 a class: does it differ from the labels alone?", "paper's loss", "labels alone", 0.03, 0.05
+        ),
         comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "shuffled", 0.002, 0.006),
         comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "class_mean", 0.02, 0.006),
         comparison("few labels, 5 a class: is it knowledge of the image?", "with T²", "symmetric", 0.03, 0.006),
-        comparison("few labels, 5 a class: do images without a label help?", "with T², all images", "with T²", 0.05, 0.02),
+        comparison(
+            "few labels, 5 a class: do images without a label help?", "with T², all images", "with T²", 0.05, 0.02
+        ),
         comparison("all labels: does it differ from the labels alone?", "oracle, T = 1", "labels alone", 0.02, 0.01),
         comparison("long training, 48 epochs: does it differ from ce?", "student_kd_t2", "ce", -0.02, 0.01),
         comparison("shape: does it differ from five layers?", "6 layers", "5 layers", 0.005, 0.01),
@@ -120,21 +147,38 @@ def finished_run(folder, gain: float) -> Run:
         *(("average map against controls", control, 0.3, 0.05) for control in ("random", "centre", "sobel", "uniform")),
     ]:
         for metric, sign in claims.FAMILIES.items():
-            row = comparison(question, "feature_maps_mean", other, sign * difference, half) | average | {"metric": metric}
+            row = (
+                comparison(question, "feature_maps_mean", other, sign * difference, half) | average | {"metric": metric}
+            )
             rows.append(row | {"p_holm": 0.01 if abs(difference) > half else 0.5})
             rows.append(row | {"difference": 0.0, "lo": 0.0, "hi": 0.0, "class": "none"})
     run.save_table("tests", pd.DataFrame(rows))
     ends = comparison("does the temperature matter?", "kd alpha=0.4 T=1", "kd alpha=0.4 T=20", 0.02, 0.03)
     run.save_table("temperature_effect", pd.DataFrame([ends]))
-    grid = {"loss": ["ce", "kd", "kd"], "alpha": [1, 0.4, 0.4], "temperature": [1.0, 5.0, 10.0], "seed": 0, "val_accuracy": 0.9}
+    grid = {
+        "loss": ["ce", "kd", "kd"],
+        "alpha": [1, 0.4, 0.4],
+        "temperature": [1.0, 5.0, 10.0],
+        "seed": 0,
+        "val_accuracy": 0.9,
+    }
     run.save_table("sweep", pd.DataFrame(grid))
     run.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.7, "temperature": 10.0}]))
     run.save_table("fidelity", explained({"grad_cam": 0.1, "shap": 0.34, "random": 0.0}))
     run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
     times = [("student_kd", "shap", 100.0), ("teacher", "shap", 450.0), ("student_kd", "feature_maps_mean", 0.45)]
-    rows = [{"model": m, "method": x, "batch_size": 1, "ms_per_image_median": t, "ms_per_image_iqr": t / 10} for m, x, t in times]
+    rows = [
+        {"model": m, "method": x, "batch_size": 1, "ms_per_image_median": t, "ms_per_image_iqr": t / 10}
+        for m, x, t in times
+    ]
     run.save_table("met", pd.DataFrame(rows))
-    fidelity = {"model": "student_kd", "method": "feature_maps_mean", "metric": "agreement_30", "class": "none", "mean": 0.8}
+    fidelity = {
+        "model": "student_kd",
+        "method": "feature_maps_mean",
+        "metric": "agreement_30",
+        "class": "none",
+        "mean": 0.8,
+    }
     run.save_table("fidelity_summary", pd.DataFrame([fidelity]))
     return run
 
@@ -181,12 +225,17 @@ def test_judgement_of_a_finished_run(tmp_path):
 def test_results_are_in_points_and_ratios_are_ratios(tmp_path):
     judged = claims.judge(finished_run(tmp_path, gain=0.03)).set_index("claim")
     assert judged.loc["distillation_adds", ["measured", "lo", "hi"]].tolist() == pytest.approx([3, 2, 4])
-    assert judged.loc["student_f1", "measured"] == pytest.approx(97) and judged.loc["maps_as_grad_cam", "hi"] == pytest.approx(25)
+    assert judged.loc["student_f1", "measured"] == pytest.approx(97) and judged.loc[
+        "maps_as_grad_cam", "hi"
+    ] == pytest.approx(25)
     ratios = judged.index[judged["unit"] == claims.RATIO]
     assert set(ratios) == {"flops_ratio", "met_ratio", "maps_over_shap", "evidence_cost", "volumes_cost"}
     assert list(judged.index[judged["unit"] == claims.CORRELATION]) == ["maps_change"]
     assert set(judged["unit"]) == {"points", "ratio", "correlation"}
-    assert judged.loc["flops_ratio", "measured"] == pytest.approx(2.441) and judged.loc["flops_ratio", "paper_value"] == 2.436
+    assert (
+        judged.loc["flops_ratio", "measured"] == pytest.approx(2.441)
+        and judged.loc["flops_ratio", "paper_value"] == 2.436
+    )
 
 
 def test_only_what_the_paper_says_of_the_data_is_reproduced(tmp_path, monkeypatch):
@@ -194,9 +243,13 @@ def test_only_what_the_paper_says_of_the_data_is_reproduced(tmp_path, monkeypatc
     judged = claims.judge(run).set_index("claim")
     assert judged.loc["distillation_adds", ["origin", "verdict"]].tolist() == ["ours", "holds"]
     assert judged.loc["met_ratio", ["origin", "verdict"]].tolist() == ["paper", "reproduced"]
-    assert judged.loc["student_against_teacher", ["origin", "verdict"]].tolist() == ["ours", "does not hold"], "it says it of brain MRI"
+    assert judged.loc["student_against_teacher", ["origin", "verdict"]].tolist() == ["ours", "does not hold"], (
+        "it says it of brain MRI"
+    )
     paper = claims.published("paper").replace({"dataset": {"brain_tumor": "phantom"}})
-    monkeypatch.setattr(claims, "published", lambda name, real=claims.published: paper if name == "paper" else real(name))
+    monkeypatch.setattr(
+        claims, "published", lambda name, real=claims.published: paper if name == "paper" else real(name)
+    )
     judged = claims.judge(run).set_index("claim")
     assert judged.loc["student_against_teacher", ["origin", "verdict"]].tolist() == ["paper", "not reproduced"]
     assert judged.loc["student_against_teacher", "paper_value"] == pytest.approx(0.72), "in points, too"
@@ -207,7 +260,14 @@ def test_no_verdict_contradicts_the_p_that_stands_beside_it(tmp_path):
     run.save_table("tests", run.load_table("tests").assign(p_holm=0.07))
     judged = claims.judge(run).set_index("claim")
     corrected = judged[judged["detail"].str.contains("Holm p")]
-    assert {"distillation_adds", "few_labels", "unlabelled_images", "oracle_adds", "long_training", "max_pooling"} <= set(corrected.index)
+    assert {
+        "distillation_adds",
+        "few_labels",
+        "unlabelled_images",
+        "oracle_adds",
+        "long_training",
+        "max_pooling",
+    } <= set(corrected.index)
     decided = corrected["verdict"].isin([claims.HOLDS, claims.FAILS])
     assert not decided.any(), "p = .07 tells nothing from luck, whatever the interval"
 
@@ -223,25 +283,40 @@ def test_one_seed_decides_nothing(tmp_path):
         run.save_table(name, run.load_table(name).assign(seeds=1))
     judged = claims.judge(run).set_index("claim")
     trained = [
-        *("student_against_teacher", "distillation_adds", "teacher_adds", "oracle_adds", "few_labels", "few_labels_without_t2"),
+        *(
+            "student_against_teacher",
+            "distillation_adds",
+            "teacher_adds",
+            "oracle_adds",
+            "few_labels",
+            "few_labels_without_t2",
+        ),
         *("knowledge", "unlabelled_images", "long_training", "released_is_cross_entropy", "five_layers", "max_pooling"),
         "temperature_matters",
     ]
-    assert judged.loc[trained, "verdict"].eq(claims.UNDECIDED).all() and judged.loc[trained, "detail"].str.contains("one seed only").all()
+    assert (
+        judged.loc[trained, "verdict"].eq(claims.UNDECIDED).all()
+        and judged.loc[trained, "detail"].str.contains("one seed only").all()
+    )
     assert judged.loc[trained, ["lo", "hi"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(
-    ("scores", "verdict"), [((0.97, 0.971), claims.HOLDS), ((0.99, 0.95), claims.UNDECIDED), ((0.97,), claims.UNDECIDED)]
+    ("scores", "verdict"),
+    [((0.97, 0.971), claims.HOLDS), ((0.99, 0.95), claims.UNDECIDED), ((0.97,), claims.UNDECIDED)],
 )
 def test_f1_counts_the_luck_of_training(tmp_path, scores, verdict):
     run = finished_run(tmp_path, gain=0.0)
-    rows = [{"model": "student_kd", "f1_macro": f1, "f1_macro_lo": f1 - 0.01, "f1_macro_hi": f1 + 0.008} for f1 in scores]
+    rows = [
+        {"model": "student_kd", "f1_macro": f1, "f1_macro_lo": f1 - 0.01, "f1_macro_hi": f1 + 0.008} for f1 in scores
+    ]
     run.save_table("classification", pd.DataFrame(rows))
     found = claims.CLAIMS["student_f1"].measure(run)
     assert found.verdict == verdict
     if len(scores) > 1:
-        assert found.lo <= found.value - 0.01 and found.hi >= found.value + 0.008, "no narrower than that of one student"
+        assert found.lo <= found.value - 0.01 and found.hi >= found.value + 0.008, (
+            "no narrower than that of one student"
+        )
 
 
 def test_an_exercise_without_students_of_the_paper_s_loss_is_judged_to_its_end(tmp_path):
@@ -256,7 +331,15 @@ def test_an_exercise_without_students_of_the_paper_s_loss_is_judged_to_its_end(t
     run.save_table("temperature_effect", run.load_table("temperature_effect").head(0))
     judged = claims.judge(run).set_index("claim")
     assert list(judged.index) == list(claims.CLAIMS)
-    gone = ["student_f1", "student_against_teacher", "distillation_adds", "few_labels", "knowledge", "new_images", "best_cell"]
+    gone = [
+        "student_f1",
+        "student_against_teacher",
+        "distillation_adds",
+        "few_labels",
+        "knowledge",
+        "new_images",
+        "best_cell",
+    ]
     assert judged.loc[gone, "verdict"].eq(claims.NOT_TESTABLE).all()
 
 
@@ -274,7 +357,9 @@ def test_a_measure_that_tells_nothing_from_random_maps_is_named_broken(tmp_path)
     change_rows(run, "random", (0.0, -0.05, 0.05))
     run.save_table("fidelity", explained({"grad_cam": 0.0, "shap": 0.0, "random": 0.0}))
     judged = claims.judge(run).set_index("claim").loc["maps_as_grad_cam"]
-    assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith("from random maps here: broken measures")
+    assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith(
+        "from random maps here: broken measures"
+    )
 
 
 def test_maps_no_better_than_random_ones_are_not_as_faithful_as_a_rival_that_is(tmp_path):
@@ -292,7 +377,9 @@ def test_a_rival_that_does_not_beat_random_maps_is_no_yardstick(tmp_path):
     for below in (0.0, -0.1):
         run.save_table("fidelity", explained({"shap": below, "grad_cam": 0.1, "random": 0.0}))
         judged = claims.judge(run).set_index("claim").loc["maps_as_shap"]
-        assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith("shap from random maps here: no yardstick")
+        assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith(
+            "shap from random maps here: no yardstick"
+        )
         assert pd.isna(judged["measured"])
 
 
@@ -300,7 +387,9 @@ def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
     # Random maps do well on the 24 images that the rival explains and badly on the 76 others: on all, average maps beat them by more.
     run = finished_run(tmp_path, gain=0.0)
     rows = explained({"shap": 0.0, "random": 0.1}, images=24)
-    others = explained({"random": -0.4}, images=76).assign(image_id=lambda one: one["image_id"] + 100, group=lambda one: one["group"] + 100)
+    others = explained({"random": -0.4}, images=76).assign(
+        image_id=lambda one: one["image_id"] + 100, group=lambda one: one["group"] + 100
+    )
     run.save_table("fidelity", pd.concat([rows, others], ignore_index=True))
     change_rows(run, "shap", (0.1, 0.05, 0.15))  # less than the .3 by which average maps beat random ones
     found = claims.CLAIMS["maps_as_shap"].measure(run)
@@ -329,7 +418,9 @@ def test_learned_maps_must_beat_every_control(tmp_path, nearest, verdict):
     tests = run.load_table("tests")
     for control, ends in (("untrained", (0.2, 0.4)), ("sobel", nearest)):
         for metric, sign in claims.FAMILIES.items():
-            tests.loc[(tests["b"] == control) & (tests["metric"] == metric), ["lo", "hi"]] = sorted(sign * end for end in ends)
+            tests.loc[(tests["b"] == control) & (tests["metric"] == metric), ["lo", "hi"]] = sorted(
+                sign * end for end in ends
+            )
     run.save_table("tests", tests)
     judged = claims.judge(run).set_index("claim").loc["maps_over_controls"]
     assert judged["verdict"] == verdict and "sobel" in judged["detail"]
@@ -338,7 +429,9 @@ def test_learned_maps_must_beat_every_control(tmp_path, nearest, verdict):
 def test_where_the_paper_reports_a_gap_its_claim_is_that_the_student_stays_behind(tmp_path, monkeypatch):
     run = finished_run(tmp_path, gain=0.0)  # five points behind
     paper = claims.published("paper").replace({"dataset": {"eye_disease": "phantom"}})
-    monkeypatch.setattr(claims, "published", lambda name, real=claims.published: paper if name == "paper" else real(name))
+    monkeypatch.setattr(
+        claims, "published", lambda name, real=claims.published: paper if name == "paper" else real(name)
+    )
     assert claims.judge(run).set_index("claim").loc["student_behind", "verdict"] == claims.OF_THE_PAPER[claims.HOLDS]
 
 
@@ -383,7 +476,15 @@ def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").query("a == 'feature_maps_mean'"))
     judged = claims.judge(run).set_index("claim")["verdict"]
-    asked = ["student_against_teacher", "distillation_adds", "few_labels", "knowledge", "unlabelled_images", "oracle_adds", "five_layers"]
+    asked = [
+        "student_against_teacher",
+        "distillation_adds",
+        "few_labels",
+        "knowledge",
+        "unlabelled_images",
+        "oracle_adds",
+        "five_layers",
+    ]
     assert judged[asked].eq(claims.NOT_TESTABLE).all()
 
 
@@ -392,7 +493,9 @@ def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
     run.save_table("temperature_effect", run.load_table("temperature_effect").head(0))
     run.save_table("sweep", run.load_table("sweep").query("temperature != 5"))
     judged = claims.judge(run).set_index("claim").loc[["temperature_matters", "best_cell"]]
-    assert judged["verdict"].eq(claims.NOT_TESTABLE).all() and judged["detail"].str.contains("the grid of this run").all()
+    assert (
+        judged["verdict"].eq(claims.NOT_TESTABLE).all() and judged["detail"].str.contains("the grid of this run").all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -401,7 +504,10 @@ def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
         ({"kd 5": [0.90, 0.91, 0.90]}, claims.HOLDS),
         ({"kd 5": [0.951, 0.95, 0.949]}, claims.UNDECIDED),  # chosen or not, by the luck of seeds and images
         ({"kd 5": [0.990, 0.991, 0.990]}, claims.FAILS),
-        ({"kd 5": [0.90, 0.91, 0.90], "kd_t2 15": [0.99, 0.99, 0.99]}, claims.HOLDS),  # the claim is of the paper's loss
+        (
+            {"kd 5": [0.90, 0.91, 0.90], "kd_t2 15": [0.99, 0.99, 0.99]},
+            claims.HOLDS,
+        ),  # the claim is of the paper's loss
         ({"kd 5": [0.90]}, claims.UNDECIDED),  # one seed of the two
         ({"kd_t2 5": [0.90, 0.91, 0.90]}, claims.NOT_TESTABLE),
     ],
@@ -413,7 +519,9 @@ def test_the_paper_s_cell_is_best_only_if_it_beats_the_others_beyond_luck(tmp_pa
     for cell, accuracies in others.items():
         loss, temperature = cell.split()
         rows += [(loss, float(temperature), seed, accuracy) for seed, accuracy in enumerate(accuracies)]
-    eye.save_table("sweep", pd.DataFrame(rows, columns=["loss", "temperature", "seed", "val_accuracy"]).assign(alpha=0.4))
+    eye.save_table(
+        "sweep", pd.DataFrame(rows, columns=["loss", "temperature", "seed", "val_accuracy"]).assign(alpha=0.4)
+    )
     eye.save_table("data_audit", pd.DataFrame({"split": ["train", "val", "val"], "groups": [9000, 400, 400]}))
     eye.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.4, "temperature": 15.0}]))
     assert claims.CLAIMS["best_cell"].measure(eye).verdict == verdict
@@ -422,16 +530,23 @@ def test_the_paper_s_cell_is_best_only_if_it_beats_the_others_beyond_luck(tmp_pa
 def test_the_paper_s_cell_cannot_be_the_best_of_a_grid_without_it(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
     eye = Run(replace(run.settings, dataset="eye_disease"), "test")
-    eye.save_table("sweep", pd.DataFrame({"loss": "kd", "alpha": 0.4, "temperature": [5.0, 10.0], "seed": 0, "val_accuracy": 0.9}))
+    eye.save_table(
+        "sweep", pd.DataFrame({"loss": "kd", "alpha": 0.4, "temperature": [5.0, 10.0], "seed": 0, "val_accuracy": 0.9})
+    )
     found = claims.CLAIMS["best_cell"].measure(eye)
     assert found.verdict == claims.NOT_TESTABLE and "does not have alpha 0.4, T 15" in found.detail
 
 
 def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
-    run.save_table("known_and_new", pd.DataFrame([{"part": "new", "n": 100, "mean": 0.9, "lo": 0.85, "hi": 0.95, "model": "student_kd"}]))
+    run.save_table(
+        "known_and_new",
+        pd.DataFrame([{"part": "new", "n": 100, "mean": 0.9, "lo": 0.85, "hi": 0.95, "model": "student_kd"}]),
+    )
     judged = claims.judge(run).set_index("claim").loc["new_images"]
-    assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].startswith("all 100 test images are new to training")
+    assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].startswith(
+        "all 100 test images are new to training"
+    )
 
 
 def test_what_relatives_are_worth_needs_images_that_become_known_and_others_that_stay_new(tmp_path):
@@ -470,10 +585,17 @@ def evidence_run(folder, **changed) -> Run:
     """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best, but for what is changed."""
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     question, half = "field: what does the smaller one cost?", 0.002
-    rows = [comparison(question, "transparent ce", "plain ce", changed.get("behind", -0.002), half) | {"metric": "accuracy", "n": 90}]
+    rows = [
+        comparison(question, "transparent ce", "plain ce", changed.get("behind", -0.002), half)
+        | {"metric": "accuracy", "n": 90}
+    ]
     for few, gain in (("?", changed.get("gain", 0.02)), (", 5 labels a class?", 0.0)):
         one = comparison(
-            f"teacher: does it add more to the smaller field{few}", "gain of transparent by kd_t2", "gain of plain by kd_t2", gain, 0.01
+            f"teacher: does it add more to the smaller field{few}",
+            "gain of transparent by kd_t2",
+            "gain of plain by kd_t2",
+            gain,
+            0.01,
         )
         rows.append(one | {"metric": "accuracy", "n": 90})
     for kind, metrics in claims.EVIDENCE_METRICS.items():
@@ -484,13 +606,21 @@ def evidence_run(folder, **changed) -> Run:
                 rows.append(one | {"metric": metric, "n": 40})
     run.save_table("tests_evidence", pd.DataFrame(rows))
     run.save_table(
-        "evidence_cost", pd.DataFrame([{"ratio": changed.get("cost", 1.03), "lo": 1.0, "hi": changed.get("cost", 1.03), "n": 15}])
+        "evidence_cost",
+        pd.DataFrame([{"ratio": changed.get("cost", 1.03), "lo": 1.0, "hi": changed.get("cost", 1.03), "n": 15}]),
     )
     return run
 
 
 def evidence_verdicts(run: Run) -> dict[str, str]:
-    names = ("transparent_keeps_up", "evidence_marks", "evidence_faithful", "evidence_cost", "teacher_pays", "teacher_pays_few")
+    names = (
+        "transparent_keeps_up",
+        "evidence_marks",
+        "evidence_faithful",
+        "evidence_cost",
+        "teacher_pays",
+        "teacher_pays_few",
+    )
     return {name: claims.CLAIMS[name].measure(run).verdict for name in names}
 
 
@@ -498,7 +628,13 @@ def test_the_rules_on_class_evidence(tmp_path):
     verdicts = evidence_verdicts(evidence_run(tmp_path / "good"))
     assert verdicts.pop("teacher_pays_few") == claims.NO_EFFECT
     assert set(verdicts.values()) == {claims.HOLDS}
-    changed = {"behind": -0.05, "gain": -0.02, "grad_cam rank_accuracy": 0.01, "random deletion_blur": -0.2, "cost": 1.3}
+    changed = {
+        "behind": -0.05,
+        "gain": -0.02,
+        "grad_cam rank_accuracy": 0.01,
+        "random deletion_blur": -0.2,
+        "cost": 1.3,
+    }
     assert evidence_verdicts(evidence_run(tmp_path / "bad", **changed)) == {
         "transparent_keeps_up": claims.FAILS,
         "evidence_marks": claims.UNDECIDED,  # one of six comparisons is not told from luck
@@ -508,8 +644,13 @@ def test_the_rules_on_class_evidence(tmp_path):
         "teacher_pays_few": claims.NO_EFFECT,
     }
     lost = claims.CLAIMS["evidence_faithful"].measure(Run(resolve(profile="smoke", run_dir=tmp_path / "bad"), "test"))
-    assert (round(lost.value, 6), round(lost.lo, 6), round(lost.hi, 6)) == (-0.2, -0.25, -0.15), "above 0 where it is better"
-    assert lost.detail == "better beyond luck in 5 of 6 comparisons; the one that decides: plain random by deletion_blur, 40 images"
+    assert (round(lost.value, 6), round(lost.lo, 6), round(lost.hi, 6)) == (-0.2, -0.25, -0.15), (
+        "above 0 where it is better"
+    )
+    assert (
+        lost.detail
+        == "better beyond luck in 5 of 6 comparisons; the one that decides: plain random by deletion_blur, 40 images"
+    )
 
 
 @pytest.mark.parametrize(
@@ -523,7 +664,9 @@ def test_the_rules_on_class_evidence(tmp_path):
     ],
 )
 def test_better_than_every_rival_is_refuted_by_one_that_is_worse_or_equal(ends, p, verdict, decides):
-    rows = pd.DataFrame([{"b": b, "difference": sum(two) / 2, "lo": two[0], "hi": two[1]} for b, two in zip("ab", ends, strict=True)])
+    rows = pd.DataFrame(
+        [{"b": b, "difference": sum(two) / 2, "lo": two[0], "hi": two[1]} for b, two in zip("ab", ends, strict=True)]
+    )
     found = claims.over_every(rows.assign(p_holm=p), 0.05, "{b}")
     assert found.verdict == verdict and found.detail.endswith(f"decides: {decides}")
 
@@ -542,9 +685,13 @@ def test_a_claim_of_other_data_and_a_question_that_was_not_asked_say_so(tmp_path
     assert judged["student_f1"].startswith("the paper says it of other data; ")
     assert judged["teacher_pays_few"] == "this run has no transparent students"
     columns = ["question", "a", "b", "metric", "difference", "lo", "hi", "p_holm", "n", "seeds"]
-    run.save_table("tests_evidence", pd.DataFrame([["field: what does the smaller one cost?", *[0] * 9]], columns=columns))
+    run.save_table(
+        "tests_evidence", pd.DataFrame([["field: what does the smaller one cost?", *[0] * 9]], columns=columns)
+    )
     judged = claims.judge(run).set_index("claim")["detail"]
-    assert judged["teacher_pays_few"] == "this run did not ask it" and judged["evidence_marks"].startswith("fewer than two test images")
+    assert judged["teacher_pays_few"] == "this run did not ask it" and judged["evidence_marks"].startswith(
+        "fewer than two test images"
+    )
 
 
 def test_times_are_judged_from_quartile_to_quartile(tmp_path):
@@ -572,7 +719,10 @@ def test_no_two_claims_are_stated_alike():
 
 
 def test_what_is_said_to_be_stated_before_is_of_claims_that_exist():
-    assert set(claims.CLAIMS) >= claims.BEFORE_DATA | claims.BEFORE_NUMBERS and not claims.BEFORE_DATA & claims.BEFORE_NUMBERS
+    assert (
+        set(claims.CLAIMS) >= claims.BEFORE_DATA | claims.BEFORE_NUMBERS
+        and not claims.BEFORE_DATA & claims.BEFORE_NUMBERS
+    )
     assert claims.UNCHANGED <= claims.BEFORE_DATA | claims.BEFORE_NUMBERS
     assert {claims.stated(name) for name in ("flops_ratio", "best_cell", "long_training", "teacher_adds")} == {
         "before any data",
@@ -588,7 +738,9 @@ def test_rules_err_no_more_often_than_they_promise():
     most = 0.035  # 2.5%, of 1,000 draws
     above, below, within, adds, adds_of_6, one_near, all_near, faithful = (rates.loc[rule] for rule in claims.SIMULATED)
     for rule, threshold in ((above, -1.0), (below, 1.0), (within, -3.0), (within, 3.0), (adds, 0.0), (adds_of_6, 0.0)):
-        assert (rule.loc[threshold, [claims.HOLDS, claims.FAILS]] < most).all(), "2.5% either way at the threshold itself"
+        assert (rule.loc[threshold, [claims.HOLDS, claims.FAILS]] < most).all(), (
+            "2.5% either way at the threshold itself"
+        )
     assert adds_of_6.loc[0.0, claims.HOLDS] < adds.loc[0.0, claims.HOLDS], "Holm's correction"
     for rule in (adds, adds_of_6):
         assert (rule.loc[[-1.0, 1.0], claims.NO_EFFECT] < most).all(), "an effect at the margin is seldom none"
@@ -608,13 +760,34 @@ def test_earlier_records_are_read_in_todays_words_and_units():
         ("student_f1", "F1 of the student", 0.98, "means of 3 seeds", "interval of macro F1 above 0.94", "reproduced"),
         ("few_labels", None, 0.069, "few images, 5 a class, Holm p = 3.32e-06", rule, "reproduced"),
         ("few_labels_without_t2", None, 0.036, "few images, 5 a class, Holm p = 0.0872", rule, "reproduced"),
-        ("released_is_cross_entropy", None, 0.001, "test accuracy over seeds, Holm p = 1", "difference within 3 points", "reproduced"),
+        (
+            "released_is_cross_entropy",
+            None,
+            0.001,
+            "test accuracy over seeds, Holm p = 1",
+            "difference within 3 points",
+            "reproduced",
+        ),
         ("long_training", None, -0.017, "Holm p = 0.0169; accuracy of the labels alone 0.921", rule, "not reproduced"),
-        ("temperature_matters", None, 1.17, "points between means over T; smallest p of 1: 0.052", "analysis of variance", "undecided"),
+        (
+            "temperature_matters",
+            None,
+            1.17,
+            "points between means over T; smallest p of 1: 0.052",
+            "analysis of variance",
+            "undecided",
+        ),
         ("maps_as_shap", None, 0.43, "400 images; shap does not beat random maps: no yardstick", "", "undecided"),
         ("maps_as_grad_cam", None, 0.0, "313 images; maps do not beat random ones, so it cannot tell", "", "undecided"),
         ("flops_ratio", "2.436", 2.44, "counted", "ratio within 5%", "reproduced"),
-        ("best_cell", "alpha 0.4, T 15", None, "chosen on validation: kd, alpha 0.4, T 7", "is the paper's", "not reproduced"),
+        (
+            "best_cell",
+            "alpha 0.4, T 15",
+            None,
+            "chosen on validation: kd, alpha 0.4, T 7",
+            "is the paper's",
+            "not reproduced",
+        ),
     ]
     old = pd.DataFrame(rows, columns=["claim", "paper", "measured", "detail", "rule", "verdict"]).assign(
         lo=0.01, hi=0.02, statement="as it was"
@@ -625,7 +798,10 @@ def test_earlier_records_are_read_in_todays_words_and_units():
         *("not testable here", "not testable here", "reproduced", "undecided"),
     ]
     assert read["measured"].tolist() == pytest.approx([98, 6.9, 3.6, 0.1, -1.7, 1.17, 43, 0, 2.44, np.nan], nan_ok=True)
-    assert read.loc["few_labels", ["lo", "hi", "unit"]].tolist() == [1, 2, "points"] and read.loc["flops_ratio", "hi"] == 0.02
+    assert (
+        read.loc["few_labels", ["lo", "hi", "unit"]].tolist() == [1, 2, "points"]
+        and read.loc["flops_ratio", "hi"] == 0.02
+    )
     assert read.loc["few_labels", "statement"] == claims.CLAIMS["few_labels"].statement
     assert claims.as_today(read.reset_index()).equals(read.reset_index()), "what says its units is as it was"
 
@@ -642,7 +818,12 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
         ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
         ("all labels: what does depth add?", "labels alone", "slices, labels alone", "accuracy"),
         ("controls: is the average map better than what knows nothing?", "feature_maps_mean", "random", "pixel_auc"),
-        ("controls: is the average map better than what knows nothing?", "feature_maps_mean", "random", "deletion_blur"),
+        (
+            "controls: is the average map better than what knows nothing?",
+            "feature_maps_mean",
+            "random",
+            "deletion_blur",
+        ),
     ]
     rows = []
     for question, a, b, metric in asked:
@@ -650,7 +831,10 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
         rows.append({**comparison(question, a, b, sign * difference, 0.03), "metric": metric, "n": 50})
     run.save_table("tests_volumes", pd.DataFrame(rows))
     times = {("teacher", "shap"): 2.0 * ratio, ("student", "shap"): 2.0, ("student", "feature_maps_mean"): 2.0}
-    met = [{"model": model, "method": method, "ms_per_image_median": ms, "ms_per_image_iqr": 0.0} for (model, method), ms in times.items()]
+    met = [
+        {"model": model, "method": method, "ms_per_image_median": ms, "ms_per_image_iqr": 0.0}
+        for (model, method), ms in times.items()
+    ]
     run.save_table("volumes_met", pd.DataFrame(met))
     return run
 
@@ -660,10 +844,15 @@ def volumes_verdicts(run: Run) -> dict[str, str]:
 
 
 def test_claims_on_volumes_follow_their_rules(tmp_path):
-    good, bad = (volumes_verdicts(volumes_run(tmp_path / name, *values)) for name, values in (("good", (0.1, 300)), ("bad", (-0.1, 100))))
+    good, bad = (
+        volumes_verdicts(volumes_run(tmp_path / name, *values))
+        for name, values in (("good", (0.1, 300)), ("bad", (-0.1, 100)))
+    )
     assert len(good) == 5 and set(good.values()) == {claims.HOLDS}
     detail = claims.CLAIMS["volumes_keep_up"].measure(volumes_run(tmp_path / "told", 0.1, 300)).detail
-    assert detail.endswith("; teacher minus the most frequent class +10.0 points [+7.0, +13.0]"), "two that learn nothing are alike, too"
+    assert detail.endswith("; teacher minus the most frequent class +10.0 points [+7.0, +13.0]"), (
+        "two that learn nothing are alike, too"
+    )
     assert set(bad.values()) == {claims.FAILS}
 
 
@@ -684,7 +873,9 @@ def test_generated_volumes_say_nothing_of_real_images(tmp_path, source, verdict)
 # -- lesions that are known ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("difference", "verdict"), [(0.1, claims.HOLDS), (-0.1, claims.FAILS), (0.01, claims.UNDECIDED)])
+@pytest.mark.parametrize(
+    ("difference", "verdict"), [(0.1, claims.HOLDS), (-0.1, claims.FAILS), (0.01, claims.UNDECIDED)]
+)
 def test_maps_mark_the_lesion_if_they_beat_the_best_control(tmp_path, difference, verdict):
     run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
     mark = claims.CLAIMS["maps_mark"].measure
@@ -728,6 +919,8 @@ def test_a_better_teacher_is_said_with_how_much_better_it_is(tmp_path):
     taught = comparison("all labels: does it differ from the labels alone?", ENSEMBLE, "labels alone", 0.03, 0.01)
     run.save_table("tests", pd.DataFrame([own, taught]))
     found = claims.CLAIMS["better_teacher"].measure(run)
-    assert found.verdict == claims.HOLDS and found.detail.endswith("the teacher itself against one student +2.0 points [+1.0, +3.0]")
+    assert found.verdict == claims.HOLDS and found.detail.endswith(
+        "the teacher itself against one student +2.0 points [+1.0, +3.0]"
+    )
     run.save_table("tests", pd.DataFrame([own]))
     assert claims.CLAIMS["better_teacher"].measure(run).verdict == claims.NOT_TESTABLE

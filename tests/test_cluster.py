@@ -30,15 +30,37 @@ def build(num_classes):
 @contextmanager
 def cluster_of_two(folder, *options):
     """The address of a scheduler, and its two workers."""
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+    ]
     processes = [subprocess.Popen([*command, "--scheduler-file", str(folder / "s.json")], stderr=subprocess.DEVNULL)]
     try:
         deadline = time.monotonic() + 60
         while not (folder / "s.json").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         address = json.loads((folder / "s.json").read_text())["address"]
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--nworkers", "1", "--no-nanny"]
-        processes += [subprocess.Popen([*command, "--no-dashboard", *options], stderr=subprocess.DEVNULL, cwd=folder) for _ in range(2)]
+        command = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--nworkers",
+            "1",
+            "--no-nanny",
+        ]
+        processes += [
+            subprocess.Popen([*command, "--no-dashboard", *options], stderr=subprocess.DEVNULL, cwd=folder)
+            for _ in range(2)
+        ]
         with cluster.client(address) as client:
             client.wait_for_workers(2, timeout=90)
         yield address, processes[1:]
@@ -78,7 +100,9 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
     threading.Timer(2.0, workers[0].kill).start()
     there = explain_on(address, chosen, teacher.eval(), images, targets)
     workers[0].wait(timeout=60)  # it really died
-    here = explain_on("", {name: chosen[name] for name in ("feature_maps_layer1", "grad_cam")}, teacher, images, targets)
+    here = explain_on(
+        "", {name: chosen[name] for name in ("feature_maps_layer1", "grad_cam")}, teacher, images, targets
+    )
     for name, maps in here.items():
         assert torch.allclose(there[name], maps, atol=1e-5), name
     some = chosen["shap"](teacher, images[:2], targets[:2])
@@ -140,10 +164,18 @@ def test_a_teacher_whose_worker_dies_goes_on_where_it_was(tmp_path):
     assert not checkpoint.exists()
     alone, _ = networks.new_teacher(name, 4, 32, "auto", "plain", 0)
     sweep.train_teacher(run, "alone", alone, part, part, recipe, "k", 0)
-    assert all(torch.allclose(value, alone.state_dict()[name], atol=1e-5) for name, value in teacher.state_dict().items())
+    assert all(
+        torch.allclose(value, alone.state_dict()[name], atol=1e-5) for name, value in teacher.state_dict().items()
+    )
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence_for_everything():
     student = models.StudentCNN(3, (4, 8, 8)).eval()
     with pytest.raises(ParameterError, match="no Dask scheduler answers there"):
-        explain_on("tcp://127.0.0.1:9", {"sobel": explain.METHODS["sobel"]}, student, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+        explain_on(
+            "tcp://127.0.0.1:9",
+            {"sobel": explain.METHODS["sobel"]},
+            student,
+            torch.rand(2, 3, 32, 32),
+            torch.tensor([0, 1]),
+        )

@@ -55,7 +55,15 @@ def test_met_table_has_a_row_a_method_model_and_batch_and_compares_with_the_mode
         "slow": lambda m, i, t: time.sleep(0.02 * len(i)),
     }
     table = cost.met_table(models, methods, torch.rand(8, 3, 32, 32), batch_sizes=(1, 8), repeats=3, seconds=0.05)
-    columns = ["method", "model", "batch_size", "images", "ms_per_image_median", "ms_per_image_iqr", "forward_equivalents"]
+    columns = [
+        "method",
+        "model",
+        "batch_size",
+        "images",
+        "ms_per_image_median",
+        "ms_per_image_iqr",
+        "forward_equivalents",
+    ]
     assert list(table.columns[:7]) == columns
     assert len(table) == 2 * 2 * 3
     forward = table[table["method"] == "forward"]

@@ -15,7 +15,9 @@ MOST_WORDS = 90
 
 def cells(path: Path) -> list[tuple[str, str]]:
     """Kind and source of every cell."""
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    return [
+        (cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    ]
 
 
 def prose(path: Path) -> str:
@@ -111,6 +113,16 @@ def test_links_of_the_reference_pages_lead_somewhere(page):
 
 
 def test_the_margin_that_chapters_draw_is_the_claims():
-    found = [float(value) for path in TAUGHT for _, text in cells(path) for value in re.findall(r"\bmargin(?:, grid)? = (0\.\d+)", text)]
-    found += [float(value) for path in TAUGHT for _, text in cells(path) for value in re.findall(r"shown, margin = .*?, (0\.\d+)", text)]
+    found = [
+        float(value)
+        for path in TAUGHT
+        for _, text in cells(path)
+        for value in re.findall(r"\bmargin(?:, grid)? = (0\.\d+)", text)
+    ]
+    found += [
+        float(value)
+        for path in TAUGHT
+        for _, text in cells(path)
+        for value in re.findall(r"shown, margin = .*?, (0\.\d+)", text)
+    ]
     assert len(found) >= 2 and set(found) == {MARGIN}

@@ -69,7 +69,9 @@ def png_header(path: Path, width: int, height: int) -> None:
         return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
 
 
 def exif_rotated(path: Path) -> None:
@@ -108,7 +110,10 @@ READ = {  # what is put into a class folder and must be read as one more image
     "one pixel": lambda folder: Image.new("RGB", (1, 1), (9, 9, 9)).save(folder / "x.png"),
     "thin as a line": lambda folder: Image.fromarray(noise(1, (2, 900, 3))).save(folder / "x.png"),
     "constant": lambda folder: Image.new("L", (40, 40), 77).save(folder / "x.png"),
-    "nested folder": lambda folder: ((folder / "left" / "deep").mkdir(parents=True), picture(1).save(folder / "left" / "deep" / "x.png")),
+    "nested folder": lambda folder: (
+        (folder / "left" / "deep").mkdir(parents=True),
+        picture(1).save(folder / "left" / "deep" / "x.png"),
+    ),
     "spaces, quotes, emoji": lambda folder: picture(1).save(folder / "a 'quoted' \U0001f9e0 näme.png"),
     "line break in the name": lambda folder: picture(1).save(folder / "two\nlines.png"),
     "name that is not UTF-8": lambda folder: picture(1).save(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))),
@@ -116,7 +121,10 @@ READ = {  # what is put into a class folder and must be read as one more image
 }
 SKIPPED = {  # what must be skipped, counted, and explained
     "zero bytes": (lambda folder: (folder / "x.png").touch(), "empty file"),
-    "truncated JPEG": (lambda folder: (picture(1).save(folder / "x.jpg"), os.truncate(folder / "x.jpg", 700)), "truncated"),
+    "truncated JPEG": (
+        lambda folder: (picture(1).save(folder / "x.jpg"), os.truncate(folder / "x.jpg", 700)),
+        "truncated",
+    ),
     "damaged PNG": (lambda folder: (picture(1).save(folder / "x.png"), corrupt(folder / "x.png")), ""),
     "text named as an image": (lambda folder: (folder / "x.jpg").write_text("no image"), "cannot identify"),
     "decompression bomb": (lambda folder: png_header(folder / "x.png", 60_000, 60_000), "pixels"),
@@ -181,7 +189,11 @@ REFUSED = {
     "nothing there": (lambda folder: None, DataNotFoundError, "no folder"),
     "a file": (lambda folder: folder.write_text("x"), DataNotFoundError, "no folder"),
     "empty folder": (lambda folder: folder.mkdir(), DataError, "no class folders"),
-    "images without class folders": (lambda folder: (folder.mkdir(), picture(1).save(folder / "x.png")), DataError, "no class folders"),
+    "images without class folders": (
+        lambda folder: (folder.mkdir(), picture(1).save(folder / "x.png")),
+        DataError,
+        "no class folders",
+    ),
     "one class": (lambda folder: fill(folder, ("cat",)), DataError, "one class, 'cat'"),
     "empty class": (lambda folder: (fill(folder), (folder / "bird").mkdir()), DataError, "'bird'"),
     "class of broken files": (
@@ -189,10 +201,18 @@ REFUSED = {
         DataError,
         "'bird'.*can be read",
     ),
-    "class of one image": (lambda folder: (fill(folder), [(folder / "cat" / f"{k}.png").unlink() for k in (1, 2, 3)]), DataError, "'cat'"),
+    "class of one image": (
+        lambda folder: (fill(folder), [(folder / "cat" / f"{k}.png").unlink() for k in (1, 2, 3)]),
+        DataError,
+        "'cat'",
+    ),
     "class of one image, copied": (identical, DataError, "'cat'.*fewer than two independent"),
     "test lacks a class": (lambda folder: two_splits(folder, ("cat", "dog"), ("cat",)), DataError, "'dog'"),
-    "training lacks a class": (lambda folder: two_splits(folder, ("cat", "dog"), ("cat", "dog", "elk")), DataError, "'elk'"),
+    "training lacks a class": (
+        lambda folder: two_splits(folder, ("cat", "dog"), ("cat", "dog", "elk")),
+        DataError,
+        "'elk'",
+    ),
 }
 
 
@@ -206,7 +226,14 @@ def test_refused_with_one_sentence(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "test"), [("train", "test"), ("Training", "Testing"), ("TRAIN", "Test Set"), ("training-set", "testing-set"), ("trn", "tst")]
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Training", "Testing"),
+        ("TRAIN", "Test Set"),
+        ("training-set", "testing-set"),
+        ("trn", "tst"),
+    ],
 )
 def test_usual_spellings_of_splits(train, test, tmp_path):
     fill(tmp_path / "set" / "inner" / train, count=10)

@@ -19,8 +19,12 @@ from kdnb.settings import SPLIT_PROTOCOLS
 from kdnb.sources import REPOSITORY
 
 REAL = Path(os.environ.get("KDNB_DATA_DIR", REPOSITORY.parent / "shared" / "datasets"))
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real data sets: set KDNB_DATA_DIR to the folder that holds them")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")]  # 1.5 million look-alikes
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason="no real data sets: set KDNB_DATA_DIR to the folder that holds them"
+)
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")
+]  # 1.5 million look-alikes
 SETS = ("brain_tumor", "eye_disease", *SLOW)
 
 
@@ -96,7 +100,9 @@ def test_subset_keeps_classes_splits_and_groups():
         counts = np.bincount(part.labels[part.index(split)], minlength=4)
         assert counts.min() > 0 and abs(counts.sum() / len(part) - share) < 0.03
     where = np.searchsorted(whole.ids, part.ids, sorter=np.argsort(whole.ids))
-    assert (whole.split[np.argsort(whole.ids)[where]] == part.split).all(), "a subset must not move images to another split"
+    assert (whole.split[np.argsort(whole.ids)[where]] == part.split).all(), (
+        "a subset must not move images to another split"
+    )
 
 
 def test_leak_free_leaves_out_published_test_images_with_a_copy_in_training(tmp_path, own_cache):
@@ -104,7 +110,11 @@ def test_leak_free_leaves_out_published_test_images_with_a_copy_in_training(tmp_
     make_set(tmp_path / "set" / "test")  # the same pictures
     for name in ("cat", "dog"):
         for path in (tmp_path / "set" / "test" / name).iterdir():
-            image = textured(7000 + int(path.stem) + 100 * (name == "dog")) if int(path.stem) >= 4 else Image.open(path).rotate(90)
+            image = (
+                textured(7000 + int(path.stem) + 100 * (name == "dog"))
+                if int(path.stem) >= 4
+                else Image.open(path).rotate(90)
+            )
             image.save(path)
     leaky, free = (datasets.load(f"folder:{tmp_path / 'set'}", 64, None, protocol) for protocol in SPLIT_PROTOCOLS)
     assert len(leaky.index("test")) == 24 and len(free.index("test")) == 16 and (free.split == "").sum() == 8
@@ -175,7 +185,12 @@ def test_a_set_that_is_split_anew_says_why(tmp_path, own_cache):
 
 
 def test_fellow_eyes_and_series_are_one_person():
-    ids = ["dataset/normal/12_left.jpg", "dataset/glaucoma/12_right.jpg", "dataset/dr/12_left.jpeg", "dataset/cataract/_7_55.jpg"]
+    ids = [
+        "dataset/normal/12_left.jpg",
+        "dataset/glaucoma/12_right.jpg",
+        "dataset/dr/12_left.jpeg",
+        "dataset/cataract/_7_55.jpg",
+    ]
     ids += ["dataset/cataract/_7_99.jpg", "dataset/glaucoma/_7_1.jpg", "dataset/cataract/cataract_001.png"]
     found = groups.by_name("eye_disease", ids, [name.split("/")[1] for name in ids])
     assert found[0] == found[1] != found[2] and found[3] == found[4] != found[5] and found[6] == ids[6]
@@ -192,7 +207,9 @@ def test_join_is_transitive_and_keeps_the_first_name():
 
 def find(images: list[Image.Image]) -> duplicates.Twins:
     signatures = np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BOX)) for image in images])
-    return duplicates.find(images.__getitem__, signatures, np.array([image.tobytes().hex()[:4096] for image in images]), quiet=True)
+    return duplicates.find(
+        images.__getitem__, signatures, np.array([image.tobytes().hex()[:4096] for image in images]), quiet=True
+    )
 
 
 @pytest.mark.parametrize("orientation", range(8))
@@ -271,7 +288,9 @@ def test_processes_follow_a_change_of_folder(tmp_path, own_cache, monkeypatch, t
 
 def test_a_process_that_reads_images_starts_without_pandas_and_torch():
     question = "import sys, kdnb.datasets.cache; print({'pandas', 'torch', 'scipy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
 
 
 def interrupted(items, *_):
@@ -295,7 +314,10 @@ def test_an_interrupted_build_leaves_nothing(processes, tmp_path, own_cache, mon
 
 def test_a_process_that_is_killed_is_one_sentence(tmp_path, own_cache, monkeypatch, two_processes):
     folder = make_set(tmp_path / "set")
-    with monkeypatch.context() as patch, pytest.raises(DataError, match="a process that read images was ended") as caught:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DataError, match="a process that read images was ended") as caught,
+    ):
         patch.setattr(cache, "_read", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         datasets.load(f"folder:{folder}", 32)
     assert "\n" not in str(caught.value)
@@ -366,7 +388,9 @@ def test_medmnist_from_its_file(tmp_path, own_cache):
         for split, shift in (("train", 0), ("val", 50), ("test", 90))
     }
     np.savez(
-        folder / "pneumoniamnist.npz", **images, **{f"{split}_labels": np.arange(12)[:, None] % 2 for split in ("train", "val", "test")}
+        folder / "pneumoniamnist.npz",
+        **images,
+        **{f"{split}_labels": np.arange(12)[:, None] % 2 for split in ("train", "val", "test")},
     )
     where = fetch._unpacked("pneumoniamnist", 28, tmp_path, check=False)
     assert len(list(where.rglob("*.png"))) == 36 and scan(where).classes == ("0_normal", "1_pneumonia")
@@ -405,7 +429,9 @@ def test_nothing_stands_on_two_sides(name):
 def test_validation_is_cut_by_group_in_the_official_split(name):
     data = real(name)
     groups_ = data.groups
-    if name == "brain_tumor":  # by copies alone: its persons were recovered later, and the official split stayed what it was
+    if (
+        name == "brain_tumor"
+    ):  # by copies alone: its persons were recovered later, and the official split stayed what it was
         assert np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()
         groups_ = groups.join(data.ids, audit.twins(data).copies(audit.copies_from(data)))
     assert not np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()
@@ -445,8 +471,20 @@ def test_splits_are_those_of_the_recorded_runs(name, official, leak_free):
 def test_every_known_person_of_the_brain_test_set_is_in_training():
     data = real("brain_tumor")
     counts = audit.of_persons(data).set_index("class")
-    assert counts["test_images"].to_dict() == {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300, "all": 1311}
-    assert counts["person_known"].to_dict() == {"glioma": 300, "meningioma": 188, "notumor": 0, "pituitary": 300, "all": 788}
+    assert counts["test_images"].to_dict() == {
+        "glioma": 300,
+        "meningioma": 306,
+        "notumor": 405,
+        "pituitary": 300,
+        "all": 1311,
+    }
+    assert counts["person_known"].to_dict() == {
+        "glioma": 300,
+        "meningioma": 188,
+        "notumor": 0,
+        "pituitary": 300,
+        "all": 788,
+    }
     assert (counts["person_known"] == counts["also_in_training"]).all() and counts.loc["all", "persons"] == 188
     assert (counts["persons"] == counts["persons_also_in_training"]).all()
     assert len(audit.contradicting(data)) == 4
@@ -461,7 +499,9 @@ def test_brain_mri_is_split_anew_by_person_in_about_the_published_sizes():
         sizes = [np.bincount(one.labels[one.index(part)]) for one in (data, official)]
         assert (np.abs(sizes[0] / sizes[1] - 1) < 0.25).all() and abs(sizes[0].sum() / sizes[1].sum() - 1) < 0.06
     known = np.char.startswith(data.groups, "person_")
-    assert known.sum() == 4750 and len(set(data.groups[known])) == 209, "copies join no two persons, and nobody else to them"
+    assert known.sum() == 4750 and len(set(data.groups[known])) == 209, (
+        "copies join no two persons, and nobody else to them"
+    )
 
 
 @needs_real

@@ -47,7 +47,14 @@ def judged(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
     found = judged(lesion().astype(float), lesion())
-    assert found == {"pointing_game": 1, "rank_accuracy": 1, "pixel_auc": 1, "slice_pointing": 1, "slice_auc": 1, "hidden": 0.5}
+    assert found == {
+        "pointing_game": 1,
+        "rank_accuracy": 1,
+        "pixel_auc": 1,
+        "slice_pointing": 1,
+        "slice_auc": 1,
+        "hidden": 0.5,
+    }
 
 
 def test_the_right_place_in_the_wrong_slices_is_found_out():
@@ -88,8 +95,13 @@ def test_faithfulness_rewards_the_voxels_that_decide():
     volumes[:, 2:4, 4:8, 4:8] = 1
     model, masks = Middle(), torch.from_numpy(lesion())
     ends = depth.ends_of(model, volumes)
-    good, bad = (depth.faithfulness(model, volumes, targets, depth.rank_of(maps), ends) for maps in (masks.float(), 1 - masks.float()))
-    assert (good["insertion_blur"] > bad["insertion_blur"] + 0.2).all() and (good["deletion_blur"] < bad["deletion_blur"] - 0.2).all()
+    good, bad = (
+        depth.faithfulness(model, volumes, targets, depth.rank_of(maps), ends)
+        for maps in (masks.float(), 1 - masks.float())
+    )
+    assert (good["insertion_blur"] > bad["insertion_blur"] + 0.2).all() and (
+        good["deletion_blur"] < bad["deletion_blur"] - 0.2
+    ).all()
 
 
 def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
@@ -135,7 +147,9 @@ def test_grad_cam_is_positive_evidence(network, volumes):
 
 def test_integrated_gradients_add_up_to_what_the_blur_in_depth_changes(network, volumes):
     targets = torch.tensor([0, 1, 2])
-    signed = integrated_gradients(network, volumes, targets, join=lambda values: values, baseline=explain.blurred, steps=explain.STEPS)
+    signed = integrated_gradients(
+        network, volumes, targets, join=lambda values: values, baseline=explain.blurred, steps=explain.STEPS
+    )
     with as_found(network), torch.no_grad():
         change = (network(volumes) - network(explain.blurred(volumes))).gather(1, targets[:, None])[:, 0]
     assert change.abs().max() > 1e-3 and (signed.sum(dim=(1, 2, 3)) - change).abs().max() < 0.05 * change.abs().max()
@@ -177,15 +191,22 @@ def test_comparisons_in_brief_have_a_column_a_measure_and_stars_where_it_is_not_
     tests = third_dimension.explanation_tests(explained({(PAPER, AVERAGE): 0.2}))
     table = third_dimension.in_brief(tests, "controls")
     assert list(table) == [*depth.TRUTH, *depth.FAITHFULNESS] and len(table) == len(explain.CONTROLS)
-    assert table.loc[f"{AVERAGE} minus centre", "pixel_auc"] == "+0.20*" and table["deletion_blur"].str.startswith("-0.20").all()
+    assert (
+        table.loc[f"{AVERAGE} minus centre", "pixel_auc"] == "+0.20*"
+        and table["deletion_blur"].str.startswith("-0.20").all()
+    )
     same = third_dimension.in_brief(third_dimension.explanation_tests(explained({})), "controls")
     assert (~same.stack().str.endswith("*")).mean() > 0.9
 
 
 def test_accuracies_are_paired_as_the_questions_say():
     hits = {ALONE: 0.6, PAPER: 0.7, TAUGHT: 0.8, SLICES_ALONE: 0.4}
-    taught = {"all labels": third_dimension.Taught({}, {}, {way: np.full((3, 50), value) for way, value in hits.items()})}
-    tests = third_dimension.accuracy_tests(taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2)
+    taught = {
+        "all labels": third_dimension.Taught({}, {}, {way: np.full((3, 50), value) for way, value in hits.items()})
+    }
+    tests = third_dimension.accuracy_tests(
+        taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2
+    )
     found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
     assert found == {
         ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
@@ -200,7 +221,9 @@ def test_what_is_learned_is_more_than_the_most_frequent_class():
     hits = {ALONE: np.tile(np.arange(60) < 45, (3, 1)).astype(float)}
     taught = {"all labels": third_dimension.Taught({}, {}, hits)}
     beside = {"teacher": np.ones((1, 60)), CONSTANT: (np.arange(60) < 30)[None].astype(float)}
-    tests = third_dimension.accuracy_tests(taught, beside, np.arange(60).astype(str), np.arange(60) % 3).set_index(["question", "a"])
+    tests = third_dimension.accuracy_tests(taught, beside, np.arange(60).astype(str), np.arange(60) % 3).set_index(
+        ["question", "a"]
+    )
     learned = tests.loc["all labels: is anything learned?"]
     assert learned["difference"].round(6).to_dict() == {"teacher": 0.5, ALONE: 0.25} and (learned["lo"] > 0).all()
 
@@ -208,18 +231,35 @@ def test_what_is_learned_is_more_than_the_most_frequent_class():
 def test_a_teacher_that_hands_on_how_frequent_classes_are_adds_nothing_where_they_count_alike():
     """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all, the other each class in turn."""
     classes = np.repeat([0, 1, 2], [40, 10, 10])
-    hits = {ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float), TAUGHT: np.tile(classes == 0, (3, 1)).astype(float)}
-    tests = third_dimension.accuracy_tests({"few labels": third_dimension.Taught({}, {}, hits)}, {}, np.arange(60).astype(str), classes)
+    hits = {
+        ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float),
+        TAUGHT: np.tile(classes == 0, (3, 1)).astype(float),
+    }
+    tests = third_dimension.accuracy_tests(
+        {"few labels": third_dimension.Taught({}, {}, hits)}, {}, np.arange(60).astype(str), classes
+    )
     plain, alike = (tests[tests["metric"] == name].iloc[0] for name in ("accuracy", "balanced_accuracy"))
     assert plain["difference"] > 0.25 and plain["lo"] > 0
     balanced = 1 / 3 - np.mean([hits[ALONE][0][classes == c].mean() for c in range(3)])
-    assert alike["difference"] == pytest.approx(balanced) and alike["lo"] < 0 < alike["hi"] and alike["question"] != plain["question"]
+    assert (
+        alike["difference"] == pytest.approx(balanced)
+        and alike["lo"] < 0 < alike["hi"]
+        and alike["question"] != plain["question"]
+    )
 
 
 def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():
     """Twelve volumes of six persons, all of a person's alike; the second seed scores 0.1 more."""
     person = np.arange(12) // 2
-    rows = pd.DataFrame({"image_id": [f"v{k}" for k in range(12)], "group": person.astype(str), "way": PAPER, "method": "m", "metric": "x"})
+    rows = pd.DataFrame(
+        {
+            "image_id": [f"v{k}" for k in range(12)],
+            "group": person.astype(str),
+            "way": PAPER,
+            "method": "m",
+            "metric": "x",
+        }
+    )
     rows = pd.concat([rows.assign(seed=seed, value=0.2 + 0.1 * person + 0.1 * seed) for seed in (0, 1)])
     (row,) = third_dimension.explanation_summary(rows, 1000).itertuples()
     assert (row.n, round(row.mean, 6), round(row.lowest, 6), round(row.highest, 6)) == (12, 0.5, 0.45, 0.55)
@@ -238,7 +278,9 @@ def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 8), np.uint8)
     part = Examples(images, labels)
-    whole = Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12))
+    whole = Material(
+        part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12)
+    )
     few = third_dimension.with_few(whole, None, 4)
     numbers, shown = few.train.images[:, 0, 0, 0], np.bincount(few.train.labels)
     assert len(few.train) == third_dimension.FEW_SEEN and len(np.unique(numbers)) == 12 and np.ptp(shown) <= 4
@@ -273,16 +315,26 @@ def test_the_best_filter_is_chosen_where_masks_are_known(network):
         model.features[0][2].weight.fill_(1.0)
     masks = lesion()
     data = VolumeSet(
-        "x", (200 * masks).astype(np.uint8), np.zeros(2, np.int64), ("a",), *(np.array(["a", "b"]),) * 2, np.array(["val", "val"]), masks
+        "x",
+        (200 * masks).astype(np.uint8),
+        np.zeros(2, np.int64),
+        ("a",),
+        *(np.array(["a", "b"]),) * 2,
+        np.array(["val", "val"]),
+        masks,
     )
     layer, number = third_dimension.best_filter(model, data)
     maps = explain.feature_maps(model, third_dimension.tensor_of(data, np.arange(2), model), average=False)
-    cells = torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[layer - 1].shape[2:])[:, 0].bool()
+    cells = torch.nn.functional.adaptive_max_pool3d(
+        torch.from_numpy(masks[:, None]).float(), maps[layer - 1].shape[2:]
+    )[:, 0].bool()
     chosen = fidelity.pixel_auc(depth.flat(maps[layer - 1][:, number].numpy()), depth.flat(cells.numpy()))
     first = fidelity.pixel_auc(
         depth.flat(maps[0][:, 3].numpy()),
         depth.flat(
-            torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[0].shape[2:])[:, 0].bool().numpy()
+            torch.nn.functional.adaptive_max_pool3d(torch.from_numpy(masks[:, None]).float(), maps[0].shape[2:])[:, 0]
+            .bool()
+            .numpy()
         ),
     )
     assert chosen.mean() >= first.mean() == 1
@@ -307,7 +359,9 @@ def test_figures_show_every_slice_method_and_way():
     figure = figures.montage({"volume": volume, "evidence": volume - 100.0}, [lesion()[0], None], signed=("evidence",))
     assert len(figure.axes) == 16 and figures.shown_slices(32).tolist()[::9] == [0, 31]
     assert len(figures.one_slice(volume, {"a": volume * 1.0}, lesion()[0], 2).axes) == 3
-    table = pd.DataFrame({"labels": ["all", "all", "few"], "way": ["a", "b", "a"], "seed": 0, "accuracy": [0.5, 0.6, 0.4]})
+    table = pd.DataFrame(
+        {"labels": ["all", "all", "few"], "way": ["a", "b", "a"], "seed": 0, "accuracy": [0.5, 0.6, 0.4]}
+    )
     assert [axis.get_title() for axis in figures.accuracies(table, 0.9).axes] == ["all", "few"]
     summary = explained({}).groupby(["way", "method", "metric"])["value"].mean().rename("mean").reset_index()
     summary = summary.assign(lo=summary["mean"] - 0.1, hi=summary["mean"] + 0.1)
@@ -320,13 +374,20 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     labels = np.repeat([0, 1, 2], [40, 10, 10])
     part = Examples(np.zeros((60, 16, 16, 8), np.uint8), labels)
     grid = Grid(SHAPE, (2.0, 1.0, 1.0))
-    material = Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k", widths=(4, 6, 8, 8, 12), volumes=grid)
+    material = Material(
+        part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k", widths=(4, 6, 8, 8, 12), volumes=grid
+    )
     ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, material)
     logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
-    results = {way: {one: Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way} for way, of_way in ways.items()}
+    results = {
+        way: {one: Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way}
+        for way, of_way in ways.items()
+    }
     hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}
     taught = {"all labels": third_dimension.Taught(ways, results, hits)}
-    table = third_dimension.accuracies(taught, third_dimension.yardsticks({}, material) | {"teacher": np.ones((1, 60))}, material)
+    table = third_dimension.accuracies(
+        taught, third_dimension.yardsticks({}, material) | {"teacher": np.ones((1, 60))}, material
+    )
     assert table["way"].tolist() == [CONSTANT, "teacher", ALONE, ALONE, SLICES_ALONE, SLICES_ALONE]
     students = table[~table["way"].isin(["teacher", CONSTANT])]
     assert table["accuracy"].iloc[0] == pytest.approx(2 / 3), "the most frequent class of training, always"

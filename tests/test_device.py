@@ -6,7 +6,22 @@ import torch
 from second_device import DEVICE, Mixed, second_device
 from torch.nn import functional as F
 
-from kdnb import cost, device, explain, few_labels, fidelity, losses, models, runs, stack, sweep, teaching, training, transparency, views
+from kdnb import (
+    cost,
+    device,
+    explain,
+    few_labels,
+    fidelity,
+    losses,
+    models,
+    runs,
+    stack,
+    sweep,
+    teaching,
+    training,
+    transparency,
+    views,
+)
 from kdnb.datasets import ImageSet, phantom, to_tensor
 from kdnb.errors import ParameterError
 from kdnb.evaluation import predict
@@ -148,7 +163,10 @@ def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fit
     with training.threads(1), second_device() as watch:
         students = [models.initialised(models.StudentCNN, 4, (4, 8), seed=seed) for seed in range(count)]
         found = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
-        assert all(device.device_of(student) == DEVICE for student in students) and watch.values_read == watch.sizes_read == 0
+        assert (
+            all(device.device_of(student) == DEVICE for student in students)
+            and watch.values_read == watch.sizes_read == 0
+        )
     return found, watch.launches
 
 
@@ -164,7 +182,15 @@ def test_many_students_at_once_launch_hardly_more_a_step_than_one(monkeypatch):
         few = training.Examples(train.images[: 8 * steps], train.labels[: 8 * steps])
         with second_device() as watch:
             bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
-            training.fit(models.initialised(models.StudentCNN, 4, (4, 8), seed=0), few, of(whole, "val"), recipe, kd, seed=0, bank=bank)
+            training.fit(
+                models.initialised(models.StudentCNN, 4, (4, 8), seed=0),
+                few,
+                of(whole, "val"),
+                recipe,
+                kd,
+                seed=0,
+                bank=bank,
+            )
         whole_of_one.append(watch.launches)
     assert a_step[12] <= 2 * (whole_of_one[1] - whole_of_one[0]) / 4
 
@@ -201,7 +227,10 @@ def test_fidelity_works_on_the_device():
         sample = fidelity.draw_sample(model, whole, 2)
         chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "random")}
         maps = explain.explain_all(chosen, model, sample.images, sample.targets)
-        rows = [tables.fidelity_rows(model, "student", sample, maps), tables.captum_rows(model, "student", sample, maps, chosen)]
+        rows = [
+            tables.fidelity_rows(model, "student", sample, maps),
+            tables.captum_rows(model, "student", sample, maps, chosen),
+        ]
         rows.append(tables.localisation_rows("student", sample, maps))
     assert all(len(table) and table["value"].notna().any() for table in rows)
 
@@ -217,30 +246,45 @@ def test_sanity_checks_and_times_work_on_the_device():
         blind = fidelity.class_sensitivity(model, sample.images, chosen["feature_maps_mean"])
         beside = fidelity.side_by_side(model, sample, {name: maps[name] for name in ("feature_maps_mean", "grad_cam")})
         seen = fidelity.reader_features(list(maps.values()), 4)
-        drawn = [explain.explain_all(one, model, sample.images, sample.targets) for one in explain.drawn_controls(0)[:2]]
-        scored = fidelity.over_draws([fidelity.fidelity_rows(model, "student", sample, one, families=True) for one in drawn])
+        drawn = [
+            explain.explain_all(one, model, sample.images, sample.targets) for one in explain.drawn_controls(0)[:2]
+        ]
+        scored = fidelity.over_draws(
+            [fidelity.fidelity_rows(model, "student", sample, one, families=True) for one in drawn]
+        )
         met = cost.met_table({"student": model}, chosen, sample.images, batch_sizes=(1, 2), repeats=1, seconds=0.01)
         passes = cost.passes_within({"student": model}, {"student": 1.0}, 32, repeats=1)
         layers = explain.receptive_fields(model, image_size=32)
     assert fallen["spearman"].notna().any() and blind.min() > 0.999 and len(beside) == len(seen) == len(sample)
-    assert scored["value"].notna().any() and met["ms_per_image_median"].gt(0).all() and len(passes) == 1 and len(layers) == 5
+    assert (
+        scored["value"].notna().any()
+        and met["ms_per_image_median"].gt(0).all()
+        and len(passes) == 1
+        and len(layers) == 5
+    )
 
 
 def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
     whole, shapes = data(192), ("plain", "transparent", "layered", "spread")
-    run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_epochs=1)
+    run = runs.start(
+        "03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_epochs=1
+    )
     groups = whole.groups[whole.index("test")]
     with second_device():
         teacher = device.place(models.initialised(models.StudentCNN, 4, (4, 8, 8, 8), seed=9)).eval()
         material = sweep.material(run, whole, teacher)
-        ways = few_labels.plan(0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False)
+        ways = few_labels.plan(
+            0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False
+        )
         taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0])
         cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
         results = sweep.run_cells(run, cells, material)
         students = {(one.shape, one.seed): sweep.trained_student(run, one, material) for one in cells}
         assert {device.device_of(student) for student in students.values()} == {DEVICE}
         prices = transparency.prices(results, material, 32)
-        rows = transparency.explanation_rows(students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, whole, 2)
+        rows = transparency.explanation_rows(
+            students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, whole, 2
+        )
         images = to_tensor(whole.images[:4]).to(DEVICE)
         apart = transparency.apart(students["transparent", 0], images[0], whole.classes)
         shares = transparency.layer_shares(students["layered", 0], images, ["a"] * 4)
@@ -251,7 +295,13 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
         model = sweep.trained_student(run, lessons[0], explained)
         alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
         found = teaching.detectors({("a", 0): model}, images, whole.masks[:4])
-    assert len(taught.scores) == len(ways) and len(prices) == 4 and len(apart) == 4 and len(shares) == 4 and len(price) == len(found) == 1
+    assert (
+        len(taught.scores) == len(ways)
+        and len(prices) == 4
+        and len(apart) == 4
+        and len(shares) == 4
+        and len(price) == len(found) == 1
+    )
     assert rows["value"].notna().any() and len(learned) == 3 and np.isfinite(list(alike.values())).all()
 
 

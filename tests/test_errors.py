@@ -9,12 +9,16 @@ from kdnb.errors import KdnbError, StorageError, exit_status, writing
 
 
 def test_every_error_of_the_table_can_happen_and_every_one_that_can_stands_in_it(repository):
-    files = [path for path in (repository / "kdnb").rglob("*.py") if path.parent.name != "bench"]  # a measurement may fail as a test does
+    files = [
+        path for path in (repository / "kdnb").rglob("*.py") if path.parent.name != "bench"
+    ]  # a measurement may fail as a test does
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     raised = set(re.findall(r"\braise (\w+)\(", code))
     family = {error.__name__ for error in error_classes()}
     assert family <= raised, "an error that nothing raises has no place in the table"
-    assert {name for name in raised if name.endswith("Error")} <= family | {"OSError"}, "OSError: wrapped at once by `writing`"
+    assert {name for name in raised if name.endswith("Error")} <= family | {"OSError"}, (
+        "OSError: wrapped at once by `writing`"
+    )
 
 
 def test_the_table_gives_each_cause_and_cure_as_a_sentence():
@@ -26,7 +30,10 @@ def test_the_table_gives_each_cause_and_cure_as_a_sentence():
 
 def test_what_the_system_says_becomes_a_sentence_with_the_path(tmp_path):
     path = tmp_path / "x" / "y"
-    with pytest.raises(StorageError, match=r"x/y could not be written \(No such file or directory\): free space"), writing(path):
+    with (
+        pytest.raises(StorageError, match=r"x/y could not be written \(No such file or directory\): free space"),
+        writing(path),
+    ):
         path.write_text("")
 
 

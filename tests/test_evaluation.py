@@ -66,7 +66,10 @@ def test_undefined_values_are_left_out():
 def test_an_interval_of_few_groups_covers_the_truth_as_often_as_it_says(groups):
     rng = np.random.default_rng(2)
     drawn = rng.normal(size=(400, groups))
-    covered = [lo <= 0 <= hi for _, lo, hi in (evaluation.bootstrap_mean(values, samples=1000, seed=k) for k, values in enumerate(drawn))]
+    covered = [
+        lo <= 0 <= hi
+        for _, lo, hi in (evaluation.bootstrap_mean(values, samples=1000, seed=k) for k, values in enumerate(drawn))
+    ]
     assert np.mean(covered) > 0.92  # the plain percentiles cover .50, .75, .81, .87 and .91
 
 
@@ -77,7 +80,9 @@ def test_an_interval_of_very_few_stays_within_what_can_be():
 
 def test_one_group_says_nothing_of_others():
     assert np.isnan(evaluation.bootstrap_mean(np.array([0.4, 0.6]), np.array(["a", "a"]))[1:]).all()
-    table = evaluation.known_and_new(np.array([1.0, 0.0, 1.0, 1.0]), np.array(["a", "a", "b", "c"]), np.array(["a"])).set_index("part")
+    table = evaluation.known_and_new(
+        np.array([1.0, 0.0, 1.0, 1.0]), np.array(["a", "a", "b", "c"]), np.array(["a"])
+    ).set_index("part")
     assert table.loc[["known", "new minus known"], ["lo", "hi"]].isna().all(axis=None) and table.loc["new", "lo"] < 1
 
 
@@ -85,14 +90,22 @@ def test_images_that_are_all_right_leave_room_for_others():
     # All of 8 are right: a share of .369 of wrong ones would have shown none with a probability of 2.5%.
     labels = np.array([0, 1] * 4)
     scores = evaluation.classification_scores(labels, np.eye(2)[labels])
-    assert (scores["accuracy"], scores["accuracy_hi"]) == (1, 1) and scores["accuracy_lo"] == pytest.approx(0.025 ** (1 / 8))
+    assert (scores["accuracy"], scores["accuracy_hi"]) == (1, 1) and scores["accuracy_lo"] == pytest.approx(
+        0.025 ** (1 / 8)
+    )
     assert stats.binomtest(8, 8).proportion_ci().low == pytest.approx(scores["accuracy_lo"])
     assert scores["f1_macro_lo"] < 1
     hits = np.ones((2, 8), bool)
     of_seeds = evaluation.compare_over_seeds("q", "a", "b", hits, hits, np.arange(8))
     for row in (evaluation.compare("q", "a", "b", hits[0], hits[0]), of_seeds):
-        assert (row["lo"], row["hi"], row["p"]) == (pytest.approx(0.025 ** (1 / 8) - 1), pytest.approx(1 - 0.025 ** (1 / 8)), 1)
-    large = evaluation.compare_over_seeds("q", "a", "b", np.ones((2, 2000), bool), np.ones((2, 2000), bool), np.arange(2000))
+        assert (row["lo"], row["hi"], row["p"]) == (
+            pytest.approx(0.025 ** (1 / 8) - 1),
+            pytest.approx(1 - 0.025 ** (1 / 8)),
+            1,
+        )
+    large = evaluation.compare_over_seeds(
+        "q", "a", "b", np.ones((2, 2000), bool), np.ones((2, 2000), bool), np.arange(2000)
+    )
     assert 0 < large["hi"] < 0.002
 
 
@@ -102,8 +115,13 @@ def test_near_ties_do_not_decide_at_the_margin(images):
     worse = np.random.default_rng(3).random((400, images)) < 0.05
     one = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
     right = np.ones((3, images))
-    seeds = [evaluation.compare_over_seeds("q", "a", "b", right - draw, right, np.arange(images))["lo"] > -0.05 for draw in worse[:, None]]
-    assert np.mean(one) < 0.06 and np.mean(seeds) < 0.06  # 2.5% promised, 5 at most of so few differences; it was 12% of 64
+    seeds = [
+        evaluation.compare_over_seeds("q", "a", "b", right - draw, right, np.arange(images))["lo"] > -0.05
+        for draw in worse[:, None]
+    ]
+    assert (
+        np.mean(one) < 0.06 and np.mean(seeds) < 0.06
+    )  # 2.5% promised, 5 at most of so few differences; it was 12% of 64
 
 
 def test_no_resample_lacks_a_class_that_has_few_persons():
@@ -111,7 +129,9 @@ def test_no_resample_lacks_a_class_that_has_few_persons():
     labels, persons = np.repeat([0] * 12 + [1] * 12 + [2] * 2, 4), np.repeat(np.arange(26), 4)
     said = np.where((labels == 2) | (persons == 12), 0, labels)
     scores = evaluation.classification_scores(labels, np.eye(3)[said], persons)
-    assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, "of resamples without the class it could be 1"
+    assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, (
+        "of resamples without the class it could be 1"
+    )
 
 
 def test_groups_drawn_within_strata_spread_as_much_as_they_are_few():
@@ -119,7 +139,9 @@ def test_groups_drawn_within_strata_spread_as_much_as_they_are_few():
     for members in ([0, 1], [2, 3, 4, 5], [6]):
         assert (drawn[:, members].sum(axis=1).round(9) == len(members)).all(), "every stratum counts for what it has"
     values, few = np.array([0.0, 2.0, 5.0, 1.0]), drawn[:, 2:6]
-    assert (few @ values / 4).var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05), "the variance of a mean, not (G - 1) / G of it"
+    assert (few @ values / 4).var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05), (
+        "the variance of a mean, not (G - 1) / G of it"
+    )
 
 
 def test_no_difference_of_accuracies_is_larger_than_one():
@@ -234,7 +256,9 @@ def test_compare_over_seeds_finds_a_steady_difference():
 
 
 def test_diagnosis_fires_above_its_threshold_only():
-    table = evaluation.diagnosis(student_below_teacher_points=5.0, worst_class_below_median_f1_points=10.1).set_index("signature")
+    table = evaluation.diagnosis(student_below_teacher_points=5.0, worst_class_below_median_f1_points=10.1).set_index(
+        "signature"
+    )
     assert not table.loc["student_below_teacher_points", "fired"]
     assert table.loc["worst_class_below_median_f1_points", "fired"]
 
@@ -280,7 +304,9 @@ def test_random_effects_by_hand():
     assert evaluation.random_effects(table) == pytest.approx((3, 3 - 3 * wide, 3 + 3 * wide), rel=1e-5)
     # Alike, they weigh by precision, 1 and 1/4, and the interval is not narrower than their errors make it.
     alike = pd.DataFrame({"difference": [1.0, 1.5], "lo": [1 - half, 1.5 - 2 * half], "hi": [1 + half, 1.5 + 2 * half]})
-    assert evaluation.random_effects(alike) == pytest.approx((1.1, 1.1 - wide / 1.25**0.5, 1.1 + wide / 1.25**0.5), rel=1e-5)
+    assert evaluation.random_effects(alike) == pytest.approx(
+        (1.1, 1.1 - wide / 1.25**0.5, 1.1 + wide / 1.25**0.5), rel=1e-5
+    )
 
 
 # -- power --------------------------------------------------------------------------------------------------------------
@@ -295,9 +321,13 @@ def test_power_is_that_of_a_t_test_where_only_training_has_luck():
 
 
 def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
-    assert np.isnan(evaluation.power(0.0, 0.0, 8, 2, effect=0.01)) and np.isnan(evaluation.power(0.1, 0.1, 1, 2, effect=0.01))
+    assert np.isnan(evaluation.power(0.0, 0.0, 8, 2, effect=0.01)) and np.isnan(
+        evaluation.power(0.1, 0.1, 1, 2, effect=0.01)
+    )
     few = evaluation.power(0.005, 0.1, 100, 3, effect=0.01)
-    assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(0.005, 0.1, 400, 3, effect=0.01)
+    assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(
+        0.005, 0.1, 400, 3, effect=0.01
+    )
     assert evaluation.power(0.005, 0.1, 400, 5, effect=0.0) == pytest.approx(0.05, abs=0.02)
 
 

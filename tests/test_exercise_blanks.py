@@ -29,7 +29,9 @@ def solutions(name: str) -> str:
 
 def functions(code: str) -> dict[str, list[str]]:
     """The functions of a piece of code and the names of their arguments."""
-    return {node.name: [a.arg for a in node.args.args] for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name: [a.arg for a in node.args.args] for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_there_are_exercises_with_solutions_apart():
@@ -44,7 +46,9 @@ def test_each_blank_has_a_solution_of_its_name_and_a_check_behind_it(name):
     asked = {found: arguments for code in blanks for found, arguments in functions(code).items()}
     assert asked == functions(solutions(name))
     assert all("..." in code for code in blanks), "a blank is blank"
-    assert [after for before, after in zip(kinds, kinds[1:], strict=False) if before == "blank"] == ["check"] * len(blanks)
+    assert [after for before, after in zip(kinds, kinds[1:], strict=False) if before == "blank"] == ["check"] * len(
+        blanks
+    )
     assert not any(cell.get("outputs") for cell in cells(name))
 
 

@@ -40,5 +40,7 @@ def test_with_alpha_1_four_arms_are_one_student(run):
 def test_further_temperatures_train_only_their_own_students(run):
     before = {path: path.stat().st_mtime_ns for path in (run / "cells").iterdir()}
     execute("04_temperature_sweep", run, temperatures=[3, 7, 12, 18])
-    trained = {path.name.split("-s")[0] for path in (run / "cells").iterdir() if before.get(path) != path.stat().st_mtime_ns}
+    trained = {
+        path.name.split("-s")[0] for path in (run / "cells").iterdir() if before.get(path) != path.stat().st_mtime_ns
+    }
     assert trained == {f"{arm}-a0.4-t{t}" for arm in ("kd", "kd_t2") for t in (3, 7, 12, 18)}

@@ -47,7 +47,9 @@ def _lively(model):
     for norm in norms:
         norm.momentum = None  # the plain average of all batches
     with torch.no_grad():
-        model.train()(F.interpolate(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)), size=64, mode="bilinear"))
+        model.train()(
+            F.interpolate(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)), size=64, mode="bilinear")
+        )
     return model.eval()
 
 
@@ -84,7 +86,9 @@ def test_maps_agree_with_captum(student, teacher, images):
     for model in (student, teacher):
         maps = explain.average_feature_maps(model, images)
         for layer, found in zip(feature_layers(model).values(), maps, strict=True):
-            torch.testing.assert_close(found, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                found, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_both_memory_layouts_give_the_same_average():
@@ -215,7 +219,8 @@ def test_nothing_is_left_behind_when_a_method_fails(student, images):
 
 def _state(model):
     hooks = [
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) + len(m._backward_pre_hooks) for m in model.modules()
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) + len(m._backward_pre_hooks)
+        for m in model.modules()
     ]
     modes = [module.training for module in model.modules()]
     names = [name for name, _ in model.named_modules()]
@@ -240,7 +245,9 @@ def test_grad_cam_with_equal_weights_is_the_average_feature_map(student, images,
     model = copy.deepcopy(student)
     model.classifier.weight.data.fill_(16.0)  # every filter's mean gradient is then 16 / (16 positions) = 1
     by_grad_cam = METHODS["grad_cam"](model, images, targets)
-    torch.testing.assert_close(by_grad_cam / 16, METHODS["feature_maps_layer5"](model, images, targets), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        by_grad_cam / 16, METHODS["feature_maps_layer5"](model, images, targets), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_integrated_gradients_add_up_to_the_change_of_the_logit(student, images, targets):
@@ -251,7 +258,9 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit(student, images,
     with torch.no_grad():
         change = (student(images) - student(baseline)).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(signed.sum(dim=(1, 2, 3)).float(), change, rtol=0.2, atol=0.1)
-    torch.testing.assert_close(METHODS["integrated_gradients"](student, images, targets), signed.abs().sum(dim=1).float())
+    torch.testing.assert_close(
+        METHODS["integrated_gradients"](student, images, targets), signed.abs().sum(dim=1).float()
+    )
 
 
 def test_every_map_of_one_attribution_costs_no_second_run(student, images, targets):
@@ -320,7 +329,9 @@ def test_shap_of_a_linear_model_is_weight_times_distance_from_the_background():
 
 def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
     a, b = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
-    assert torch.equal(METHODS["feature_maps_mean"](student, images, a), METHODS["feature_maps_mean"](student, images, b))
+    assert torch.equal(
+        METHODS["feature_maps_mean"](student, images, a), METHODS["feature_maps_mean"](student, images, b)
+    )
     maps = [METHODS["grad_cam"](student, images, t).numpy() for t in (a, b)]
     assert np.nanmin(spearman(*maps)) < 0.9
 
@@ -336,8 +347,12 @@ def test_the_untrained_control_does_not_depend_on_the_weights(student, images, t
     other = copy.deepcopy(student)
     for parameter in other.parameters():
         parameter.data.mul_(-2)
-    torch.testing.assert_close(METHODS["untrained"](student, images, targets), METHODS["untrained"](other, images, targets))
-    assert not torch.allclose(METHODS["untrained"](student, images, targets), METHODS["feature_maps_mean"](student, images, targets))
+    torch.testing.assert_close(
+        METHODS["untrained"](student, images, targets), METHODS["untrained"](other, images, targets)
+    )
+    assert not torch.allclose(
+        METHODS["untrained"](student, images, targets), METHODS["feature_maps_mean"](student, images, targets)
+    )
 
 
 def test_the_data_set_mean_is_the_mean_map_of_the_training_images_for_every_image(student, images, targets):
@@ -361,7 +376,14 @@ def test_methods_work_on_the_teacher_and_on_a_network_of_ones_own(teacher, image
     own = methods(shap_samples=2, layers=["first", "second"], depth=2)
     torch.manual_seed(0)
     for model, table in ((teacher, methods(shap_samples=2, depth=4)), (Chain().eval(), own)):
-        for name in ("feature_maps_layer1", "feature_maps_mean", "feature_maps_weighted", "grad_cam", "shap", "untrained"):
+        for name in (
+            "feature_maps_layer1",
+            "feature_maps_mean",
+            "feature_maps_weighted",
+            "grad_cam",
+            "shap",
+            "untrained",
+        ):
             maps = table[name](model, images[:2], targets[:2])
             assert maps.shape == (2, 64, 64) and torch.isfinite(maps).all(), name
 
@@ -378,7 +400,9 @@ def test_captums_gradient_shap_agrees_with_shap():
     theirs = shap(model, images, targets, background=background, samples=400)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     ours = gradient_shap(model, images, targets, background=background, samples=400)
-    assert torch.equal(ours, gradient_shap(model, images, targets, background=background, samples=400)), "the seed decides"
+    assert torch.equal(ours, gradient_shap(model, images, targets, background=background, samples=400)), (
+        "the seed decides"
+    )
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     for one, other in zip(ours, theirs, strict=True):
         assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8

@@ -56,7 +56,9 @@ def test_bias_and_evidence_are_the_logit(built, images, name):
     with torch.no_grad():
         logits = model(images)
     assert logits.std() > 0.1, "a test of zeros says nothing"
-    torch.testing.assert_close(evidence.maps.sum(dim=(2, 3)) / (height * width) + evidence.bias, logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        evidence.maps.sum(dim=(2, 3)) / (height * width) + evidence.bias, logits, rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(evidence.logits, logits, rtol=1e-4, atol=1e-4)
 
 
@@ -66,14 +68,18 @@ def test_it_costs_one_forward_pass_and_leaves_nothing_behind(built, images):
     explain.class_evidence(model, images)
     hook.remove()
     assert calls == [False] and model.training and model.features[0].training
-    assert not any(module._forward_hooks for module in model.modules()) and all(p.grad is None for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules()) and all(
+        p.grad is None for p in model.parameters()
+    )
     model.eval()
 
 
 def test_grad_cam_is_its_positive_part_without_its_scale(built, images):
     model, targets = built["plain student"], torch.tensor([0, 1, 2, 3])
     maps = explain.class_evidence(model, images).maps
-    heat = LayerGradCam(model, model.features[-1]).attribute(images, target=targets, relu_attributions=True)[:, 0].detach()
+    heat = (
+        LayerGradCam(model, model.features[-1]).attribute(images, target=targets, relu_attributions=True)[:, 0].detach()
+    )
     chosen = maps[torch.arange(4), targets]
     torch.testing.assert_close(heat, chosen.relu() / chosen[0].numel(), rtol=1e-3, atol=1e-5)
     assert (chosen < 0).any(), "what Grad-CAM throws away"
@@ -81,11 +87,17 @@ def test_grad_cam_is_its_positive_part_without_its_scale(built, images):
 
 @pytest.mark.parametrize(
     "model",
-    [models.ReleasedStudent(4), models.densenet121_teacher(4, head="paper"), nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4))],
+    [
+        models.ReleasedStudent(4),
+        models.densenet121_teacher(4, head="paper"),
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4)),
+    ],
     ids=["dense head on 2 x 2 cells", "dense layers", "no maps"],
 )
 def test_other_networks_are_refused_in_one_sentence(model, images):
-    with pytest.raises(ModelError, match=r"is not known to end in global average pooling and one linear layer.*use Grad-CAM\.$"):
+    with pytest.raises(
+        ModelError, match=r"is not known to end in global average pooling and one linear layer.*use Grad-CAM\.$"
+    ):
         explain.class_evidence(model.eval(), images)
     assert not explain.explains_itself(model, images)
 
@@ -121,7 +133,9 @@ def test_the_methods_are_the_target_and_the_contrast(built, images):
     of_target = METHODS["class_evidence"](model, images, second)
     torch.testing.assert_close(of_target, explain.upsampled(evidence.maps[rows, second], (64, 64)))
     against = METHODS["evidence_contrast"](model, images, first)
-    torch.testing.assert_close(against, explain.upsampled(evidence.maps[rows, first] - evidence.maps[rows, second], (64, 64)))
+    torch.testing.assert_close(
+        against, explain.upsampled(evidence.maps[rows, first] - evidence.maps[rows, second], (64, 64))
+    )
     # what was second is compared with what was first
     torch.testing.assert_close(METHODS["evidence_contrast"](model, images, second), -against, rtol=1e-4, atol=1e-5)
 

@@ -113,7 +113,9 @@ def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero(
     assert found["validation_images"] == 200 and 0 <= found["ece"] < 0.1
 
 
-@pytest.mark.parametrize(("count", "said"), [(6, "ring (89% after calibration by 6 images only)"), (200, "ring (89% after calibration)")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(6, "ring (89% after calibration by 6 images only)"), (200, "ring (89% after calibration)")]
+)
 def test_a_probability_that_few_images_calibrated_says_so(count, said):
     """Of six validation images nobody can know how sure a network may be, whichever way their temperature turns it."""
     table = pd.DataFrame({"class": ["ring", "spot"], "probability": [0.889, 0.111]})
@@ -141,10 +143,15 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     assert sum(name.startswith("maps/evidence_") and name.endswith(".npy") for name in files) == len(data.classes)
     html = (folder / "index.html").read_text()
     fitted = manifest["calibration"]
-    assert f"divided by {fitted['temperature']:.3g}, the temperature that fits {fitted['validation_images']} validation images best" in html
+    assert (
+        f"divided by {fitted['temperature']:.3g}, the temperature that fits {fitted['validation_images']} validation images best"
+        in html
+    )
     assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
-    assert not [word for word in ("http://", "https://", 'src="maps') if word in html], "one page that needs nothing else"
+    assert not [word for word in ("http://", "https://", 'src="maps') if word in html], (
+        "one page that needs nothing else"
+    )
 
 
 @pytest.fixture
@@ -160,13 +167,17 @@ def explained(fresh, run):
     return json.loads((folder / "manifest.json").read_text()), (folder / "index.html").read_text()
 
 
-def test_without_a_run_the_recorded_student_explains_says_whose_it_is_and_warns_of_an_unlike_image(fresh, tmp_path, capsys):
+def test_without_a_run_the_recorded_student_explains_says_whose_it_is_and_warns_of_an_unlike_image(
+    fresh, tmp_path, capsys
+):
     noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     assert one_image.main(["--", str(tmp_path / "noise.png"), "", ""]) == 0
     whose, what, where = capsys.readouterr().out.splitlines()
     assert whose.startswith("student_kd as recorded, for this run has trained none: phantom-quick-seed0 of ")
-    assert "WARNING: unlike the training images" in what and "after calibration" in what and "the explanation is" in where
+    assert (
+        "WARNING: unlike the training images" in what and "after calibration" in what and "the explanation is" in where
+    )
     manifest, html = explained(fresh, "phantom-quick-seed0")
     record = students.MEASURED / "phantom-quick-seed0"
     assert manifest["recorded"] == students.origin(record, "student_kd") and manifest["recorded"]["commit"] in html
@@ -194,14 +205,19 @@ def test_a_recorded_student_explains_without_its_images_and_says_what_it_cannot_
     assert one_image.main(["--", str(tmp_path / "scan.png"), brain, str(tmp_path)]) == 0
     whose, what, _ = capsys.readouterr().out.splitlines()
     assert brain in whose
-    assert "not calibrated); nobody can say how sure that is, nor whether the image is unlike the training images, because" in what
+    assert (
+        "not calibrated); nobody can say how sure that is, nor whether the image is unlike the training images, because"
+        in what
+    )
     assert "dataset 'brain_tumor' is not in" in what and "make data DATASET=brain_tumor" in what
     manifest, html = explained(fresh, brain)
     assert [manifest[name] for name in ("distance", "limit", "calibration", "unlike_training")] == [None] * 4
     assert "is not in" in manifest["without"] and "not calibrated" in html and "(ECE)" not in html
     assert any("shap" in name for name in manifest["files"]) and manifest["run"]["dataset"] == "brain_tumor"
     probabilities = pd.read_csv(next((fresh / "runs" / brain / "explained").iterdir()) / "probabilities.csv")
-    assert np.allclose(probabilities["probability"], torch.tensor(probabilities["logit"]).softmax(0), atol=1e-5), "as the network says them"
+    assert np.allclose(probabilities["probability"], torch.tensor(probabilities["logit"]).softmax(0), atol=1e-5), (
+        "as the network says them"
+    )
     assert set(probabilities["class"]) == set(students.classes(students.MEASURED / brain))
 
 
@@ -217,7 +233,8 @@ def test_a_student_that_is_neither_trained_nor_recorded_is_one_sentence(brain, f
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["", "{run}"], "image is ''"), (["absent.png", "{run}"], "cannot be used"), (["x.png", "{run}/no"], "no run")]
+    ("words", "said"),
+    [(["", "{run}"], "image is ''"), (["absent.png", "{run}"], "cannot be used"), (["x.png", "{run}/no"], "no run")],
 )
 def test_what_cannot_become_a_page_is_one_sentence(run, words, said, capsys):
     from kdnb.one_image import main
@@ -270,7 +287,10 @@ def test_one_image_in_a_hundred_is_farther_than_the_limit(count):
 @pytest.mark.parametrize("count", [4, 20])
 def test_few_images_borrow_the_length_of_the_tail_from_the_training_images(count):
     rng = np.random.default_rng(0)
-    drawn, beyond = rng.gamma(0.5, size=(400, count + 300)) + 0.5, {}  # more far images than logarithms of a normal distribution have
+    drawn, beyond = (
+        rng.gamma(0.5, size=(400, count + 300)) + 0.5,
+        {},
+    )  # more far images than logarithms of a normal distribution have
     for name, among in (("alone", None), ("with training", rng.gamma(0.5, size=500) + 0.5)):
         beyond[name] = np.mean([(row[count:] > farthest_likely(row[:count], among)).mean() for row in drawn])
     assert beyond["with training"] < 0.013 < 0.02 < beyond["alone"]

@@ -15,7 +15,8 @@ from kdnb.evaluation import expected_hits
 def material():
     made = phantom.generate(192, 32, "drawn")
     parts = [
-        training.Examples(made.images[cut], made.labels[cut], made.posterior[cut]) for cut in (slice(96), slice(96, 128), slice(128, 192))
+        training.Examples(made.images[cut], made.labels[cut], made.posterior[cut])
+        for cut in (slice(96), slice(96, 128), slice(128, 192))
     ]
     bank = np.log(np.maximum(made.posterior[:96], 1e-3))[None].astype(np.float32)
     return sweep.Material(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8))
@@ -25,7 +26,9 @@ def test_without_a_label_only_the_teacher_speaks():
     logits, teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(4, 3)
     targets = torch.tensor([0, losses.UNLABELLED, 2, losses.UNLABELLED])
     found = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
-    assert torch.isclose(found.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), "the mean over all images of the batch"
+    assert torch.isclose(found.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), (
+        "the mean over all images of the batch"
+    )
     every = losses.distillation_loss(logits, teacher, torch.zeros(4, dtype=torch.long), alpha=0.4, temperature=2.0)
     assert torch.equal(found.soft, every.soft)
     nobody = losses.distillation_loss(logits, teacher, torch.full((4,), losses.UNLABELLED), alpha=0.4, temperature=2.0)
@@ -44,7 +47,11 @@ def test_the_same_few_images_keep_their_labels_and_no_others(material):
 def test_the_plan_has_controls_and_the_oracle_where_asked():
     successor = few_labels.Way("dkd", 0.4, 4.0)
     whole = few_labels.plan(0.4, 10.0, few=True, controls=True, successor=successor, knows_truth=True)
-    assert set(teachers.WITHOUT_KNOWLEDGE) <= set(whole) and whole["successor"] is successor and whole["oracle, T = 1"].teacher == "oracle"
+    assert (
+        set(teachers.WITHOUT_KNOWLEDGE) <= set(whole)
+        and whole["successor"] is successor
+        and whole["oracle, T = 1"].teacher == "oracle"
+    )
     brief = few_labels.plan(0.4, 10.0, few=True, controls=False, successor=successor, knows_truth=False)
     assert list(brief) == ["labels alone", "label smoothing", "paper's loss", "with T²", "with T², all images"]
     every = few_labels.plan(0.4, 10.0, few=False, controls=False, successor=successor, knows_truth=False)
@@ -71,12 +78,23 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     for name in teachers.WITHOUT_KNOWLEDGE:
         assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in asked
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
-    assert ("few labels, 3 a class: is the ensemble better than its members?", few_labels.ENSEMBLE, "one student") in asked
+    assert (
+        "few labels, 3 a class: is the ensemble better than its members?",
+        few_labels.ENSEMBLE,
+        "one student",
+    ) in asked
     assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in asked
-    members = [sweep.run_cells(run, [sweep.cell("ce", s, 1, 1)], sweep.with_few_images(run, material, teacher, 3)) for s in (0, 1)]
+    members = [
+        sweep.run_cells(run, [sweep.cell("ce", s, 1, 1)], sweep.with_few_images(run, material, teacher, 3))
+        for s in (0, 1)
+    ]
     chances = np.mean([softmax(found.test_logits, axis=1) for one in members for found in one.values()], axis=0)
     assert np.array_equal(taught.together, expected_hits(chances, material.test.labels, material.test.posterior))
     folders = {path.name for path in run.folder.glob("cells*")}
-    assert {"cells_few_3", "cells_few_3_ensemble", "cells_few_3_shuffled", "cells_few_3_oracle", "cells_few_labels_3"} <= folders, (
-        "each lies apart"
-    )
+    assert {
+        "cells_few_3",
+        "cells_few_3_ensemble",
+        "cells_few_3_shuffled",
+        "cells_few_3_oracle",
+        "cells_few_labels_3",
+    } <= folders, "each lies apart"

@@ -64,7 +64,15 @@ def rows(case):
 
 def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
     means = rows.groupby(["metric", "method"])["value"].mean().unstack()
-    strict = ("deletion_blur", "deletion_mean", "insertion_blur", "insertion_mean", "road_most_first", "road_least_first", "infidelity")
+    strict = (
+        "deletion_blur",
+        "deletion_mean",
+        "insertion_blur",
+        "insertion_mean",
+        "road_most_first",
+        "road_least_first",
+        "infidelity",
+    )
     assert set(strict) < set(means.index)
     for metric in strict:
         sign = -1 if metric in fidelity.LOWER_IS_BETTER else 1
@@ -81,7 +89,9 @@ def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
 def test_random_maps_do_as_the_mean_over_random_orders(case):
     """Chance by another route: pixels deleted at random, all images at every share."""
     sample, maps = case
-    found = fidelity.deletion_insertion(Patch(), sample.images, sample.targets, fidelity.relevance_rank(maps["random"]))["deletion_mean"]
+    found = fidelity.deletion_insertion(
+        Patch(), sample.images, sample.targets, fidelity.relevance_rank(maps["random"])
+    )["deletion_mean"]
     generator, expected = torch.Generator().manual_seed(9), []
     for share in perturb.SHARES:
         gone = torch.rand(len(sample), 1, SIZE, SIZE, generator=generator) < share
@@ -135,7 +145,9 @@ def test_ranks_are_a_permutation_and_ties_are_broken_at_random():
 
 def test_keeping_and_removing_half_of_the_area_by_hand():
     image, empty = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
-    mixed = perturb.composites(image, empty, fidelity.relevance_rank(torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])), (0.0, 0.5, 1.0))
+    mixed = perturb.composites(
+        image, empty, fidelity.relevance_rank(torch.tensor([[[4.0, 1.0], [3.0, 2.0]]])), (0.0, 0.5, 1.0)
+    )
     assert mixed[0, :, 0].tolist() == [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]]]
 
 
@@ -153,7 +165,9 @@ def test_average_drop_and_increase_by_hand():
     maps[0, 4:12, 4:12], maps[1, 4:12, 4:12], maps[0, 0, 0] = 2.0, 1.0, 1.0
     found = fidelity.drop_increase(Patch(), images, targets, maps)
     share, corner = 64 / SIZE**2, 0.2 / SIZE**2  # the map's lowest pixel, which only the first image loses
-    evidence = [patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))]
+    evidence = [
+        patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))
+    ]
     evidence[1] += corner
     whole, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
     assert lowered < whole < raised
@@ -201,11 +215,16 @@ def test_infidelity_of_what_each_pixel_adds_to_a_linear_model_is_zero():
             return torch.stack([(grey * weights).sum(dim=(1, 2)), grey.sum(dim=(1, 2))], dim=1)
 
     generator = torch.Generator().manual_seed(0)
-    weights, images = torch.rand(SIZE, SIZE, generator=generator), torch.rand(3, 1, SIZE, SIZE, generator=generator).expand(-1, 3, -1, -1)
+    weights, images = (
+        torch.rand(SIZE, SIZE, generator=generator),
+        torch.rand(3, 1, SIZE, SIZE, generator=generator).expand(-1, 3, -1, -1),
+    )
     changes = fidelity.square_changes(Linear(), images, torch.zeros(3, dtype=torch.int64))
     detail = (images - blurred(images)).mean(dim=1)
     assert fidelity.infidelity(5 * weights * detail, *changes).max() < 1e-6  # each pixel's share of the logit's fall
-    assert fidelity.infidelity(weights.expand(3, -1, -1).contiguous(), *changes).min() > 1e-4  # its gradient is another thing
+    assert (
+        fidelity.infidelity(weights.expand(3, -1, -1).contiguous(), *changes).min() > 1e-4
+    )  # its gradient is another thing
     assert fidelity.infidelity(torch.rand(3, SIZE, SIZE, generator=generator), *changes).min() > 1e-4
 
 
@@ -227,7 +246,9 @@ def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
 
     for name in ("oracle", "random"):
         phi = maps[name][:, None].expand(-1, 3, -1, -1).contiguous()
-        theirs = captum_infidelity(Patch(), squares, sample.images, phi, target=sample.targets, n_perturb_samples=draws, normalize=True)
+        theirs = captum_infidelity(
+            Patch(), squares, sample.images, phi, target=sample.targets, n_perturb_samples=draws, normalize=True
+        )
         torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), theirs, rtol=1e-3, atol=1e-6)
 
 
@@ -293,19 +314,35 @@ def test_f_fidelity_orders_oracle_random_and_reverse(case):
 
 def test_the_judge_says_of_holed_images_what_the_network_said_of_whole_ones():
     data = load("phantom:certain", SIZE, phantom_images=320)
-    train, validation = (Examples(data.images[data.index(part)], data.labels[data.index(part)]) for part in ("train", "val"))
+    train, validation = (
+        Examples(data.images[data.index(part)], data.labels[data.index(part)]) for part in ("train", "val")
+    )
     student = initialised(StudentCNN, 4, widths=(8, 16, 16, 32, 32), seed=0)
     recipe = Recipe(epochs=6, batch_size=32, views=1)
-    fit(student, train, validation, recipe, lambda logits, _, labels: torch.nn.functional.cross_entropy(logits, labels), seed=0)
+    fit(
+        student,
+        train,
+        validation,
+        recipe,
+        lambda logits, _, labels: torch.nn.functional.cross_entropy(logits, labels),
+        seed=0,
+    )
     before = {name: value.clone() for name, value in student.state_dict().items()}
     judge = fidelity.holed_judge(student, train, validation, replace(recipe, epochs=4, learning_rate=1e-3))
-    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items()), "the student itself stays as it is"
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items()), (
+        "the student itself stays as it is"
+    )
     sample = fidelity.draw_sample(student, data, 20)
-    assert fidelity.stays(judge, sample.images, sample.targets) > fidelity.stays(student, sample.images, sample.targets) + 0.05
+    assert (
+        fidelity.stays(judge, sample.images, sample.targets)
+        > fidelity.stays(student, sample.images, sample.targets) + 0.05
+    )
 
 
 def test_order_agreement_turns_metrics_that_are_better_when_lower():
-    means = pd.DataFrame({"insertion_blur": [3.0, 2, 1, 0], "deletion_blur": [0.0, 1, 2, 3], "ffid_plus": [3.0, 2, 0, 1]}, list("abcd"))
+    means = pd.DataFrame(
+        {"insertion_blur": [3.0, 2, 1, 0], "deletion_blur": [0.0, 1, 2, 3], "ffid_plus": [3.0, 2, 0, 1]}, list("abcd")
+    )
     tau = fidelity.order_agreement(means)
     assert tau.loc["insertion_blur", "deletion_blur"] == pytest.approx(1)
     assert tau.loc["insertion_blur", "ffid_plus"] == pytest.approx(kendalltau([3, 2, 1, 0], [3, 2, 0, 1]).statistic)
@@ -317,7 +354,10 @@ def test_order_agreement_turns_metrics_that_are_better_when_lower():
 def test_localisation_of_oracle_reverse_and_uniform(case):
     sample, maps = case
     share = sample.masks[0].mean()
-    values = {name: fidelity.localisation(m.numpy(), fidelity.relevance_rank(m).numpy(), sample.masks) for name, m in maps.items()}
+    values = {
+        name: fidelity.localisation(m.numpy(), fidelity.relevance_rank(m).numpy(), sample.masks)
+        for name, m in maps.items()
+    }
     values["uniform"] = fidelity.localisation(
         np.ones_like(sample.masks, float), fidelity.relevance_rank(torch.ones(24, SIZE, SIZE)).numpy(), sample.masks
     )
@@ -386,7 +426,9 @@ def test_cascade_breaks_what_depends_on_the_weights_and_nothing_else():
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     chosen = {name: METHODS[name] for name in ("sobel", "feature_maps_mean")}
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    table = fidelity.cascade(student, images, torch.zeros(3, dtype=torch.int64), chosen, ("classifier", "features.2", "features.0"))
+    table = fidelity.cascade(
+        student, images, torch.zeros(3, dtype=torch.int64), chosen, ("classifier", "features.2", "features.0")
+    )
     assert len(table) == 3 * 2 * 3
     means = table.groupby(["method", "order"])["spearman"].mean()
     assert (means["sobel"].round(6) == 1).all()
@@ -406,10 +448,17 @@ def test_the_cascade_over_several_networks_is_not_that_of_the_students_own_start
     assert len(table) == 4 * 2 * 10 * 3
     means = fidelity.of_draws(table).set_index(["method", "stage"])
     last = means.loc[("feature_maps_mean", "features.0")]
-    of_networks = table.query("method == 'feature_maps_mean' and stage == 'features.0'").groupby("draw")["spearman"].mean()
-    assert last["n"] == 10 and last["lowest"] == of_networks.min() < last["spearman"] < last["highest"] == of_networks.max()
+    of_networks = (
+        table.query("method == 'feature_maps_mean' and stage == 'features.0'").groupby("draw")["spearman"].mean()
+    )
+    assert (
+        last["n"] == 10
+        and last["lowest"] == of_networks.min() < last["spearman"] < last["highest"] == of_networks.max()
+    )
     assert last["spearman"] == pytest.approx(of_networks.mean())
-    own = fidelity.cascade(start, images, torch.zeros(3, dtype=torch.int64), chosen, stages, [3]).query("stage == 'features.0'")
+    own = fidelity.cascade(start, images, torch.zeros(3, dtype=torch.int64), chosen, stages, [3]).query(
+        "stage == 'features.0'"
+    )
     assert own.query("method == 'feature_maps_mean'")["spearman"].mean() > last["highest"]
     assert means.loc[("sobel", "features.0"), "lowest"] == pytest.approx(1)
 
@@ -418,7 +467,9 @@ def test_smoothed_maps_are_the_mean_over_noisy_copies():
     images, targets = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1])
     smooth = fidelity.smoothed(lambda model, x, t: x.mean(dim=1) + 10 * t[:, None, None])(None, images, targets)
     expected = images.mean(dim=1) + 10 * targets[:, None, None]
-    assert smooth.shape == (3, 16, 16) and (smooth - expected).abs().max() < 0.06, "each image keeps its own target; noise averages out"
+    assert smooth.shape == (3, 16, 16) and (smooth - expected).abs().max() < 0.06, (
+        "each image keeps its own target; noise averages out"
+    )
 
 
 def test_complexity_is_the_entropy_of_the_values_and_rises_from_a_definite_map_to_noise():
@@ -429,7 +480,10 @@ def test_complexity_is_the_entropy_of_the_values_and_rises_from_a_definite_map_t
     assert fidelity.complexity(even)[0] == pytest.approx(np.log(100)), "all bins equally full"
 
     model = initialised(StudentCNN, 2, widths=(4, 8), seed=0)
-    images, targets = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
+    images, targets = (
+        torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(4, dtype=torch.int64),
+    )
     first = next(model.parameters()).clone()
 
     def definite_if_trained(network, x, t):
@@ -437,7 +491,11 @@ def test_complexity_is_the_entropy_of_the_values_and_rises_from_a_definite_map_t
         half[:, :8] = 1
         return half if torch.equal(next(network.parameters()), first) else x.mean(dim=1)
 
-    chosen = {"learned": definite_if_trained, "blind": lambda network, x, t: x.mean(dim=1), "uniform": METHODS["uniform"]}
+    chosen = {
+        "learned": definite_if_trained,
+        "blind": lambda network, x, t: x.mean(dim=1),
+        "uniform": METHODS["uniform"],
+    }
     rise = fidelity.complexity_rise(model, images, targets, chosen, ["features", "classifier"], [5, 6])
     means = rise.groupby("method")["rise"].mean()
     assert means["learned"] > 1 and means["blind"] == 0 and np.isnan(means["uniform"])
@@ -502,7 +560,11 @@ def test_a_class_called_all_has_its_own_row_and_counts_once(rows):
     )
     assert called.loc["all"].equals(plain.loc["all"]) and called.loc["all (class)"].equals(plain.loc["a"])
     tests = fidelity.paired(
-        called_rows := rows.replace({"class": {"a": "all"}}), "?", [("oracle", "random")], ["deletion_mean"], by_class=True
+        called_rows := rows.replace({"class": {"a": "all"}}),
+        "?",
+        [("oracle", "random")],
+        ["deletion_mean"],
+        by_class=True,
     )
     assert (
         list(tests["class"]) == ["all", "all (class)", "b"]
@@ -514,9 +576,13 @@ def test_a_class_called_all_has_its_own_row_and_counts_once(rows):
 def test_paired_tests_agree_with_scipy_and_correct_for_their_number(rows):
     from scipy.stats import ttest_rel, wilcoxon
 
-    table = fidelity.paired(rows, "which map?", [("oracle", "random"), ("oracle", "absent")], ["deletion_mean"], by_class=True, samples=50)
+    table = fidelity.paired(
+        rows, "which map?", [("oracle", "random"), ("oracle", "absent")], ["deletion_mean"], by_class=True, samples=50
+    )
     assert list(table["class"]) == ["all", "a", "b"] and list(table["n"]) == [24, 12, 12]
-    of_images = rows[rows["metric"] == "deletion_mean"].pivot(index=["image_id", "group"], columns="method", values="value")
+    of_images = rows[rows["metric"] == "deletion_mean"].pivot(
+        index=["image_id", "group"], columns="method", values="value"
+    )
     wide = of_images.groupby("group").mean()  # groups of one size: counting them is a t-test on their means
     assert len(wide) < len(of_images)
     assert table["p"][0] == pytest.approx(ttest_rel(wide["oracle"], wide["random"]).pvalue)
@@ -535,7 +601,9 @@ def test_a_class_without_a_defined_value_is_called_undefined(rows):
     """As ``recovered_q`` of the class that an emptied image is taken for."""
     part = rows[rows["metric"] == "recovered_10"]
     part = part.assign(value=part["value"].where(part["class"] == "b"))
-    table = fidelity.paired(part, "?", [("oracle", "reversed")], ["recovered_10"], by_class=True, samples=50).set_index("class")
+    table = fidelity.paired(part, "?", [("oracle", "reversed")], ["recovered_10"], by_class=True, samples=50).set_index(
+        "class"
+    )
     assert list(table.index) == ["all", "a", "b"] and list(table["n"]) == [12, 0, 12]
     assert list(table["better"]) == ["oracle", "undefined", "oracle"] and np.isnan(table.loc["a", "difference"])
 
@@ -584,7 +652,9 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
 def test_a_control_of_many_draws_has_the_mean_infidelity_of_its_draws(case):
     sample, maps = case
     drawn = [{"random": maps["random"]}, {"random": maps["oracle"]}]
-    whole = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(["image_id", "method"])["value"]
+    whole = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(
+        ["image_id", "method"]
+    )["value"]
     changes = fidelity.square_changes(Patch(), sample.images, sample.targets)
     expected = torch.stack([fidelity.infidelity(one["random"], *changes) for one in drawn]).mean(dim=0)
     np.testing.assert_allclose(whole.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
@@ -595,4 +665,6 @@ def test_a_control_of_many_draws_scores_their_mean_image_by_image():
     rows = pd.DataFrame({"image_id": ["a", "b"], "metric": "m", "method": "random", "value": [0.0, np.nan]})
     other = rows.assign(value=[1.0, 3.0])
     found = fidelity.over_draws([rows, other])
-    assert list(found) == list(rows) and found["image_id"].tolist() == ["a", "b"] and found["value"].tolist() == [0.5, 3.0]
+    assert (
+        list(found) == list(rows) and found["image_id"].tolist() == ["a", "b"] and found["value"].tolist() == [0.5, 3.0]
+    )

@@ -29,7 +29,9 @@ def _tables(rng):
             mean = CONTROLS.get(method, 0.95 + 0.02 * rng.random())
             rows.append(("all", model, method, "agreement_30", mean, mean - 0.05, min(mean + 0.03, 1.0)))
     columns = ["class", "model", "method", "metric", "mean", "lo", "hi"]
-    return pd.DataFrame(met, columns=["method", "model", "batch_size", "ms_per_image_median"]), pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(met, columns=["method", "model", "batch_size", "ms_per_image_median"]), pd.DataFrame(
+        rows, columns=columns
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -62,7 +64,9 @@ def test_time_against_fidelity_leaves_out_what_was_measured_on_no_image():
     axes = explain.time_against_fidelity(met, summary, metric="agreement_30", batch_size=32).axes[0]
     assert not [line for line in axes.lines if line.get_marker() == "s"]
     assert len(axes.texts) == len(TIMED) + len(CONTROLS)
-    nowhere = explain.time_against_fidelity(met, summary.assign(mean=np.nan), metric="agreement_30", batch_size=32).axes[0]
+    nowhere = explain.time_against_fidelity(
+        met, summary.assign(mean=np.nan), metric="agreement_30", batch_size=32
+    ).axes[0]
     assert not nowhere.texts
 
 
@@ -78,7 +82,9 @@ def test_by_method_gives_each_metric_a_panel_three_a_row():
         "deletion",
     ]
     assert len({round(axis.get_position().y0, 2) for axis in axes if axis.axison}) == 2
-    assert [label.get_text() for label in axes[0].get_yticklabels()][-len(CONTROLS) :] == [explain.method_name(name) for name in CONTROLS]
+    assert [label.get_text() for label in axes[0].get_yticklabels()][-len(CONTROLS) :] == [
+        explain.method_name(name) for name in CONTROLS
+    ]
 
 
 def test_a_map_without_contrast_is_drawn_without_contrast():
@@ -94,7 +100,9 @@ def test_the_cascade_names_the_students_layers():
 
 def test_the_cascade_shows_the_range_of_the_networks_and_not_of_the_images():
     bars = [
-        line.get_ydata() for line in explain.cascade(_cascade()).axes[0].lines if len(line.get_xdata()) == 2 and np.ptp(line.get_ydata())
+        line.get_ydata()
+        for line in explain.cascade(_cascade()).axes[0].lines
+        if len(line.get_xdata()) == 2 and np.ptp(line.get_ydata())
     ]
     assert len(bars) == 4 and all(sorted(bar) == pytest.approx([0.1, 0.9]) for bar in bars)
 
@@ -126,7 +134,9 @@ def test_softened_draws_a_bar_a_class_and_model_at_every_temperature():
 def test_a_forest_gives_each_run_its_row_in_every_panel():
     first = pd.DataFrame({"run": ["a", "c", "together"], "difference": [1, 3, 2], "lo": [0, 2, 1], "hi": [2, 4, 3]})
     figure = training.forest({"all": first.assign(run=["b", "c", "together"]), "fewer": first})
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c", "together"], "shared by both"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c", "together"], (
+        "shared by both"
+    )
     drawn = [[line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1] for axes in figure.axes]
     assert drawn == [[1, 2, 3], [0, 2, 3]]
     spans = [line.get_xdata() for line in figure.axes[0].lines if len(set(line.get_ydata())) == 1]

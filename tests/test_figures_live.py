@@ -23,7 +23,9 @@ def test_a_control_draws_the_figure_anew_with_its_value():
     first = bytes(picture.value)
     slider.value = 5.0
     assert seen == [1.0, 5.0] and box.children[0] is slider
-    assert first.startswith(b"\x89PNG") and bytes(picture.value).startswith(b"\x89PNG") and bytes(picture.value) != first
+    assert (
+        first.startswith(b"\x89PNG") and bytes(picture.value).startswith(b"\x89PNG") and bytes(picture.value) != first
+    )
     assert not plt.get_fignums()
 
 

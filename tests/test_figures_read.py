@@ -18,7 +18,13 @@ def no_figure_stays_open():
 
 def _grid(spread: float) -> pd.DataFrame:
     """A sweep whose cells differ by ``spread`` from the first to the last."""
-    cells = [(loss, alpha, t, seed) for loss in ("kd", "kd_t2") for alpha in (0.0, 0.4) for t in (1.0, 4.0, 20.0) for seed in (0, 1)]
+    cells = [
+        (loss, alpha, t, seed)
+        for loss in ("kd", "kd_t2")
+        for alpha in (0.0, 0.4)
+        for t in (1.0, 4.0, 20.0)
+        for seed in (0, 1)
+    ]
     table = pd.DataFrame(cells, columns=["loss", "alpha", "temperature", "seed"])
     table["test_accuracy"] = 0.99 + spread * np.linspace(0, 1, len(table))
     plain = pd.DataFrame({"loss": "ce", "alpha": 1.0, "temperature": 1.0, "seed": [0, 1], "test_accuracy": 0.99})
@@ -39,7 +45,9 @@ def test_temperatures_have_a_panel_a_loss_and_a_scale_of_some_points():
 
 
 def test_an_arm_s_interval_is_that_of_all_its_seeds():
-    table = pd.DataFrame({"model": "student_ce", "accuracy": [0.90, 0.94], "accuracy_lo": [0.86, 0.92], "accuracy_hi": [0.92, 0.96]})
+    table = pd.DataFrame(
+        {"model": "student_ce", "accuracy": [0.90, 0.94], "accuracy_lo": [0.86, 0.92], "accuracy_hi": [0.92, 0.96]}
+    )
     axes = training.arms(table).axes[0]
     assert list(axes.lines[0].get_xdata()) == pytest.approx([89, 94])
     assert np.diff(axes.get_xlim())[0] >= training.LEAST_SPAN
@@ -63,7 +71,10 @@ def test_bins_hold_equally_many_images_and_their_interval_holds_a_calibrated_tru
 def test_persons_widen_the_interval_of_a_bin():
     probabilities = np.tile([[0.8, 0.2]], (400, 1))
     labels = np.repeat(np.random.default_rng(1).integers(0, 2, 40), 10)
-    alone, by_person = (reliability_of_equal_bins(labels, probabilities, groups, bins=1).iloc[0] for groups in (None, np.arange(400) // 10))
+    alone, by_person = (
+        reliability_of_equal_bins(labels, probabilities, groups, bins=1).iloc[0]
+        for groups in (None, np.arange(400) // 10)
+    )
     assert by_person["hi"] - by_person["lo"] > 2 * (alone["hi"] - alone["lo"])
 
 
@@ -133,6 +144,8 @@ def test_curves_draw_a_mean_and_every_seed():
 
 
 def test_an_interval_of_a_share_ends_at_a_hundred_percent():
-    figure = statistics.rates(pd.DataFrame({"name": ["all but one"], "rate": [0.99], "experiments": [100]}), 0.95, "held")
+    figure = statistics.rates(
+        pd.DataFrame({"name": ["all but one"], "rate": [0.99], "experiments": [100]}), 0.95, "held"
+    )
     (line,) = figure.axes[0].collections[0].get_segments()
     assert line[0][0] == pytest.approx(94.55, abs=0.01) and line[1][0] == pytest.approx(99.82, abs=0.01), "Wilson's"

@@ -23,12 +23,24 @@ def records(tmp_path):
         folder = tmp_path / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
         folder.mkdir()
         run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-        provenance = {"run": run, "data": {}, "teacher": {"weights": "scratch"}, "environment": {"device": "cpu"}, "date": "2026-11-30"}
+        provenance = {
+            "run": run,
+            "data": {},
+            "teacher": {"weights": "scratch"},
+            "environment": {"device": "cpu"},
+            "date": "2026-11-30",
+        }
         (folder / "provenance.json").write_text(json.dumps(provenance | {"budget": {"image_size": 64}}))
         scores = {"model": ["teacher", "student_kd", "student_ce"], "n": 100, "accuracy": accuracy}
         scores |= {"accuracy_lo": accuracy - 0.05, "accuracy_hi": accuracy + 0.05, "f1_macro": accuracy}
         pd.DataFrame(scores).to_csv(folder / "classification.csv", index=False)
-        judged = {"claim": CLAIMS, "verdict": verdict, "measured": measured, "lo": measured - 0.02, "hi": measured + 0.02}
+        judged = {
+            "claim": CLAIMS,
+            "verdict": verdict,
+            "measured": measured,
+            "lo": measured - 0.02,
+            "hi": measured + 0.02,
+        }
         pd.DataFrame(judged).to_csv(folder / "claims.csv", index=False)
         return folder
 
@@ -38,7 +50,9 @@ def records(tmp_path):
 
 def test_readme_and_findings_show_exactly_what_is_recorded():
     readme, page = findings.README.read_text(encoding="utf-8"), findings.PAGE.read_text(encoding="utf-8")
-    assert findings.readme_now(readme) == readme and findings.page_now(page) == page, "python -m kdnb.findings writes them"
+    assert findings.readme_now(readme) == readme and findings.page_now(page) == page, (
+        "python -m kdnb.findings writes them"
+    )
     assert findings.findings() in readme and findings.caveats() in readme
     assert in_brief() in page and answer() in page and readme_table() in page
 
@@ -57,7 +71,9 @@ def test_the_readme_s_findings_are_few_and_short():
     assert len(lines) == 5
     for line in lines:
         bold = re.findall(r"\*\*(.+?)\*\*", line)
-        assert len(line.split()) <= 120 and [bool(re.search(r"\d", words)) for words in bold] == [False, True], "a question, a number"
+        assert len(line.split()) <= 120 and [bool(re.search(r"\d", words)) for words in bold] == [False, True], (
+            "a question, a number"
+        )
 
 
 def test_the_picture_changes_with_the_numbers(records):
@@ -91,7 +107,10 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
         records(dataset, "leak_free" if dataset == "alzheimer" else "regrouped", accuracy=after)
     records("eye_disease", accuracy=0.9)
     said = findings.findings(records.folder)
-    assert "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); 0.850 instead of 0.900 on Alzheimer MRI." in said
+    assert (
+        "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); 0.850 instead of 0.900 on Alzheimer MRI."
+        in said
+    )
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
@@ -99,20 +118,52 @@ def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     records("brain_tumor", measured=np.nan)
     assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
     records("eye_disease", measured=0.05)
-    assert "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2 runs)." in findings.findings(records.folder)
+    assert (
+        "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2 runs)."
+        in findings.findings(records.folder)
+    )
     records("alzheimer", measured=0.04)
     assert " over 2 real data sets: yes (3 of 3 runs)." in findings.findings(records.folder)
 
 
 def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
     folder = records("phantom")
-    methods = ["feature_maps_layer1", "feature_maps_layer2", "feature_maps_mean", "grad_cam", "shap", "centre", "random"]
-    rows = {"class": "all", "model": "student_kd", "method": methods, "metric": "pointing_game", "lo": 0.0, "hi": 1.0, "n": 40}
-    pd.DataFrame(rows | {"mean": [0.1, 0.8, 0.5, 0.2, 0.9, 0.3, 0.01]}).to_csv(folder / "localisation_summary.csv", index=False)
-    timed = {"method": ["shap", "grad_cam"], "model": "student_kd", "batch_size": 32, "forward_equivalents": [1000.0, 2.0]}
+    methods = [
+        "feature_maps_layer1",
+        "feature_maps_layer2",
+        "feature_maps_mean",
+        "grad_cam",
+        "shap",
+        "centre",
+        "random",
+    ]
+    rows = {
+        "class": "all",
+        "model": "student_kd",
+        "method": methods,
+        "metric": "pointing_game",
+        "lo": 0.0,
+        "hi": 1.0,
+        "n": 40,
+    }
+    pd.DataFrame(rows | {"mean": [0.1, 0.8, 0.5, 0.2, 0.9, 0.3, 0.01]}).to_csv(
+        folder / "localisation_summary.csv", index=False
+    )
+    timed = {
+        "method": ["shap", "grad_cam"],
+        "model": "student_kd",
+        "batch_size": 32,
+        "forward_equivalents": [1000.0, 2.0],
+    }
     pd.DataFrame(timed).to_csv(folder / "met.csv", index=False)
     found = findings.marks(records.folder)
-    assert found["name"].tolist() == ["SHAP", "average map, layer 2", "average map, all layers", "centre (control)", "Grad-CAM"]
+    assert found["name"].tolist() == [
+        "SHAP",
+        "average map, layer 2",
+        "average map, all layers",
+        "centre (control)",
+        "Grad-CAM",
+    ]
     said = "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; Grad-CAM in 20% (time: 2)."
     assert said in findings.findings(records.folder)
 
@@ -136,6 +187,10 @@ def test_an_older_measure_of_faithfulness_is_named_while_a_record_has_it(records
 
 def test_the_share_of_the_method_in_how_much_faster_maps_are_is_told_apart_from_the_models(records):
     folder = records("brain_tumor")
-    timed = {"method": ["shap", "feature_maps_mean"] * 2, "model": ["student_kd"] * 2 + ["teacher"] * 2, "batch_size": 32}
+    timed = {
+        "method": ["shap", "feature_maps_mean"] * 2,
+        "model": ["student_kd"] * 2 + ["teacher"] * 2,
+        "batch_size": 32,
+    }
     pd.DataFrame(timed | {"ms_per_image_median": [50.0, 0.5, 500.0, 2.0]}).to_csv(folder / "met.csv", index=False)
     assert "(both on the student, so that the method alone counts: 100 times)" in in_brief(records.folder)

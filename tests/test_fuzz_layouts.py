@@ -42,10 +42,18 @@ TREES = st.recursive(
     max_leaves=14,
 )
 IMAGES = st.dictionaries(FILES, st.none(), min_size=1, max_size=4).map(lambda files: files | {"z.png": None})
-CLASSES = st.fixed_dictionaries({"cat": IMAGES, "dog": IMAGES}, optional={"masks": IMAGES, "@eaDir": IMAGES, "a.png": st.none()})
+CLASSES = st.fixed_dictionaries(
+    {"cat": IMAGES, "dog": IMAGES}, optional={"masks": IMAGES, "@eaDir": IMAGES, "a.png": st.none()}
+)
 SPLITS = st.fixed_dictionaries(
     {"train": CLASSES},
-    optional={"test": CLASSES | IMAGES, "val": CLASSES, "test_images": IMAGES, "masks": CLASSES, "labels.csv": st.none()},
+    optional={
+        "test": CLASSES | IMAGES,
+        "val": CLASSES,
+        "test_images": IMAGES,
+        "masks": CLASSES,
+        "labels.csv": st.none(),
+    },
 )
 
 
@@ -69,7 +77,9 @@ def check(found: Listing, root: Path) -> None:
     assert len(set(found.labels)) >= 2 and all(isinstance(label, str) and label for label in found.labels)
     assert all(unicodedata.is_normalized("NFC", label) for label in found.labels)
     for split in set(found.split):
-        assert {label for label, s in zip(found.labels, found.split, strict=True) if s == split} == set(found.labels), "the same classes"
+        assert {label for label, s in zip(found.labels, found.split, strict=True) if s == split} == set(found.labels), (
+            "the same classes"
+        )
     assert not found.masks or len(found.masks) == len(found.files)
     assert not {path for masks in found.masks for path in masks} & set(found.files), "a mask is no sample"
     assert not any(is_system(part) for path in found.files for part in path.relative_to(root).parts)
@@ -154,7 +164,11 @@ def tables(draw) -> tuple[bytes, list[str], list[str]]:
     writer.writerow(names)
     for row in draw(st.permutations(range(6))):
         writer.writerow([columns[name][row] for name in names])
-    return out.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))), labels, columns.get("split", [""] * 6)
+    return (
+        out.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))),
+        labels,
+        columns.get("split", [""] * 6),
+    )
 
 
 def clean(label: str) -> str:
@@ -208,7 +222,9 @@ CELLS = st.sampled_from(
 
 
 @given(
-    st.lists(st.sampled_from(["image", "label", "split", "person", "mask", "id", "x", "", "fold", "N", "M"]), max_size=5),
+    st.lists(
+        st.sampled_from(["image", "label", "split", "person", "mask", "id", "x", "", "fold", "N", "M"]), max_size=5
+    ),
     st.lists(st.lists(CELLS, max_size=6), max_size=8),
     st.sampled_from(",;\t|"),
 )

@@ -25,7 +25,9 @@ CLOCKED_COLUMN = "seconds"
 
 def results(folder: Path) -> dict[str, object]:
     """All tables as they were written, without what a clock measured, and the bytes of all models."""
-    found: dict[str, object] = {path.name: path.read_bytes() for path in sorted((folder / "models").glob("*.safetensors"))}
+    found: dict[str, object] = {
+        path.name: path.read_bytes() for path in sorted((folder / "models").glob("*.safetensors"))
+    }
     for path in sorted((folder / "results").glob("*.csv")):
         if path.stem not in CLOCKED_TABLES:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -49,21 +51,38 @@ class Reproduce:
     def __init__(self, repository: Path, runs: Path):
         self.repository, self.runs = repository, runs
         self.folder = runs / "phantom-smoke-seed0"
-        hidden = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KDNB_PROGRESS", "DATASET", "SEED", "SPLIT", "DATA_DIR", "ONLY", "RUN")
+        hidden = (
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "KDNB_PROGRESS",
+            "DATASET",
+            "SEED",
+            "SPLIT",
+            "DATA_DIR",
+            "ONLY",
+            "RUN",
+        )
         self.environment = {name: value for name, value in os.environ.items() if name not in hidden}
 
     def start(self) -> subprocess.Popen:
         command = ["make", "reproduce", "PROFILE=smoke", f"RUNS={self.runs}"]
         with (self.runs / "log").open("a") as log:
-            return subprocess.Popen(command, cwd=self.repository, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, cwd=self.repository, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
 
     def log(self) -> str:
         return (self.runs / "log").read_text()
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """Finished notebooks as they followed each other, each with what would change if it were written again."""
-        found = [(path.stem, path.stat()) for path in (self.folder / "notebooks").glob("*.ipynb") if "." not in path.stem]
-        return {name: (state.st_ino, state.st_mtime_ns) for name, state in sorted(found, key=lambda one: one[1].st_mtime_ns)}
+        found = [
+            (path.stem, path.stat()) for path in (self.folder / "notebooks").glob("*.ipynb") if "." not in path.stem
+        ]
+        return {
+            name: (state.st_ino, state.st_mtime_ns) for name, state in sorted(found, key=lambda one: one[1].st_mtime_ns)
+        }
 
     def wait_for_start_of(self, name: str, process: subprocess.Popen) -> None:
         end = time.monotonic() + 600
@@ -82,7 +101,11 @@ class Whole(Reproduce):
         both = [self.start(), self.start()]
         assert [process.wait() for process in both] == [0, 0], self.log()[-2000:]
         # A finished notebook bears the time at which it was started, so these are the marks between which the run did something else.
-        self.marks = [began, *(mtime / 1e9 for _, mtime in self.finished().values()), (self.folder / "report.html").stat().st_mtime]
+        self.marks = [
+            began,
+            *(mtime / 1e9 for _, mtime in self.finished().values()),
+            (self.folder / "report.html").stat().st_mtime,
+        ]
 
     def moments(self, draw: random.Random) -> list[tuple[str | None, float]]:
         """A moment in what comes before the first notebook (``None``) and in each notebook: seconds after it was begun."""
@@ -154,11 +177,22 @@ def train(folder: Path) -> None:
         recipe = training.Recipe(epochs=8, batch_size=32, views=2)
         unfinished = folder / "models" / "unfinished" / "teacher.safetensors"
         with training.threads(1):
-            training.fit(teacher, learn, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), seed=0, checkpoint=unfinished, key="k")
+            training.fit(
+                teacher,
+                learn,
+                validation,
+                recipe,
+                lambda z, _, y: F.cross_entropy(z, y),
+                seed=0,
+                checkpoint=unfinished,
+                key="k",
+            )
         run.save_model("teacher", teacher, "k")
         unfinished.unlink(missing_ok=True)
     bank = views.teacher_bank(teacher, learn.images, 2)
-    material = sweep.Material(learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data")
+    material = sweep.Material(
+        learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data"
+    )
     cells = [sweep.cell(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
     found = sweep.run_cells(run, cells, material, jobs=1)
     run.save_table("sweep", sweep.sweep_table(found, material))
@@ -191,7 +225,9 @@ def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):
     process.join()
     seconds = time.monotonic() - began
     draw, cut = random.Random(4), []
-    for _ in range(MOMENTS):  # together they take as long as the whole, and each loses what came after its last checkpoint
+    for _ in range(
+        MOMENTS
+    ):  # together they take as long as the whole, and each loses what came after its last checkpoint
         process = start_training(killed)
         time.sleep(draw.uniform(0, 2 * seconds / MOMENTS))
         process.kill()

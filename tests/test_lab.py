@@ -30,7 +30,9 @@ def lab(repository, tmp_path_factory):
     shutil.copytree(repository / "notebooks", folder / "notebooks")
     more = ["--no-browser", "--port=0", "--expose-app-in-browser", *(["--allow-root"] if os.geteuid() == 0 else [])]
     hidden = ("KDNB_PROGRESS", "JUPYTER_TOKEN")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | {
+        "JUPYTER_PREFER_ENV_PATH": "1"
+    }
     log = (folder / "log").open("w")
     command = [sys.executable, "-m", "jupyterlab", *arguments(repository), *more]
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -60,8 +62,12 @@ def test_notebook_00_runs_to_the_end_and_its_slider_changes_the_figure(lab, brow
     address, token = lab
     page = browser.new_page(viewport={"width": 1280, "height": 2400})
     page.goto(f"{address}/lab/tree/notebooks/00_start_here.ipynb?token={token}")
-    page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000)
-    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.wait_for_function(
+        "() => window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 5", timeout=60_000
+    )
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'", timeout=60_000
+    )
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     done = f"({CELLS})().every(c => !c.source.length || c.execution_count > 0)"
     page.wait_for_function(f"() => {done}", timeout=180_000)

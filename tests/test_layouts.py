@@ -21,7 +21,9 @@ def put(root: Path, *places: str, count: int = 2, name: str = "img_{}.png") -> N
         (root / place).mkdir(parents=True, exist_ok=True)
         for k in range(count):
             seed = [*f"{place}/{k}".encode()]
-            Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)).save(root / place / name.format(k))
+            Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)).save(
+                root / place / name.format(k)
+            )
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -76,8 +78,16 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         4,
         "5 unlabelled images in test",
     ),
-    "unlabelled test, doubled": (lambda root: (put(root, *pairs("train")), put(root, "test/test")), 4, "2 unlabelled images in test"),
-    "unlabelled test, unknown": (lambda root: (put(root, *pairs("train")), put(root, "test/unknown")), 4, "2 unlabelled images in test"),
+    "unlabelled test, doubled": (
+        lambda root: (put(root, *pairs("train")), put(root, "test/test")),
+        4,
+        "2 unlabelled images in test",
+    ),
+    "unlabelled test, unknown": (
+        lambda root: (put(root, *pairs("train")), put(root, "test/unknown")),
+        4,
+        "2 unlabelled images in test",
+    ),
     "unlabelled test images": (
         lambda root: (put(root, *pairs("train_images")), put(root, "test_images")),
         4,
@@ -88,12 +98,32 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         8,
         "2 images in pred, beside the train and test folders",
     ),
-    "augmented training beside training": (lambda root: put(root, *pairs("train", "train_aug", "test")), 8, "4 images in train_aug"),
-    "loose images": (lambda root: (put(root, "cat", "dog"), put(root, ".", count=3)), 4, "3 images outside class folders"),
+    "augmented training beside training": (
+        lambda root: put(root, *pairs("train", "train_aug", "test")),
+        8,
+        "4 images in train_aug",
+    ),
+    "loose images": (
+        lambda root: (put(root, "cat", "dog"), put(root, ".", count=3)),
+        4,
+        "3 images outside class folders",
+    ),
     "Synology": (lambda root: put(root, "cat", "dog", "cat/@eaDir/img_0.png"), 4, "2 files in system folders (@eaDir)"),
-    "recycle bin": (lambda root: put(root, "cat", "dog", "$RECYCLE.BIN"), 4, "2 files in system folders ($RECYCLE.BIN)"),
-    "Mac archive": (lambda root: put(root, "set/cat", "set/dog", "__MACOSX/set/cat"), 4, "2 files in system folders (__MACOSX)"),
-    "checkpoints": (lambda root: put(root, "cat", "dog", ".ipynb_checkpoints"), 4, "2 files in system folders (.ipynb_checkpoints)"),
+    "recycle bin": (
+        lambda root: put(root, "cat", "dog", "$RECYCLE.BIN"),
+        4,
+        "2 files in system folders ($RECYCLE.BIN)",
+    ),
+    "Mac archive": (
+        lambda root: put(root, "set/cat", "set/dog", "__MACOSX/set/cat"),
+        4,
+        "2 files in system folders (__MACOSX)",
+    ),
+    "checkpoints": (
+        lambda root: put(root, "cat", "dog", ".ipynb_checkpoints"),
+        4,
+        "2 files in system folders (.ipynb_checkpoints)",
+    ),
     "volume information": (
         lambda root: put(root, "cat", "dog", "System Volume Information"),
         4,
@@ -121,15 +151,27 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         4,
         "masks of 2 images",
     ),
-    "a mask folder in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("images", "masks"))), 4, "masks of 4 images"),
+    "a mask folder in every class": (
+        lambda root: put(root, *pairs("cat", "dog", inner=("images", "masks"))),
+        4,
+        "masks of 4 images",
+    ),
     "images and masks of classes": (lambda root: put(root, *pairs("images", "masks")), 4, "masks of 4 images"),
     "images and masks of classes in splits": (
         lambda root: put(root, *pairs("train/images", "train/masks", "test/images", "test/masks")),
         8,
         "masks of 8 images",
     ),
-    "masks of some": (lambda root: (put(root, *pairs("scans")), put(root, "Ground_Truth/cat", count=1)), 4, "a mask of 1 image"),
-    "a mask folder beside the classes": (lambda root: put(root, "cat", "dog", "masks"), 4, "2 masks of no image, or of several"),
+    "masks of some": (
+        lambda root: (put(root, *pairs("scans")), put(root, "Ground_Truth/cat", count=1)),
+        4,
+        "a mask of 1 image",
+    ),
+    "a mask folder beside the classes": (
+        lambda root: put(root, "cat", "dog", "masks"),
+        4,
+        "2 masks of no image, or of several",
+    ),
     "a face mask is a class": (lambda root: put(root, "with_mask", "without_mask"), 4, ""),
     "only named like a mask": (lambda root: put(root, "cat", "dog", name="photo_{}_mask.png"), 4, ""),
     "a table beside classes": (
@@ -138,17 +180,27 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
         "not read: metadata.csv beside the class folders (DATASET=table:PATH",
     ),
     "tables around and inside splits": (
-        lambda root: (put(root, *pairs("set/train", "set/test")), touch(root, "about.csv", "set/train/labels.csv", "submission.csv")),
+        lambda root: (
+            put(root, *pairs("set/train", "set/test")),
+            touch(root, "about.csv", "set/train/labels.csv", "submission.csv"),
+        ),
         8,
         "not read: labels.csv, about.csv beside",
     ),
     "the folder around two data sets": (
-        lambda root: (put(root, "bones/broken", "bones/whole", "skin/pics"), touch(root, "bones/about.csv", "skin/labels.csv")),
+        lambda root: (
+            put(root, "bones/broken", "bones/whole", "skin/pics"),
+            touch(root, "bones/about.csv", "skin/labels.csv"),
+        ),
         6,
         "not read: skin/labels.csv, bones/about.csv in class folders: if these are data sets of their own, give one of them",
     ),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
-    "a wrapper beside code": (lambda root: (put(root, "images/cat", "images/dog"), touch(root, "code/train.py")), 4, ""),
+    "a wrapper beside code": (
+        lambda root: (put(root, "images/cat", "images/dog"), touch(root, "code/train.py")),
+        4,
+        "",
+    ),
     "left and right in every class": (lambda root: put(root, *pairs("cat", "dog", inner=("left", "right"))), 8, ""),
     "the classes again": (
         lambda root: put(root, "yes", "no", *pairs("brain_tumor_dataset", inner=("yes", "no"))),
@@ -187,7 +239,10 @@ REFUSED = {  # what is built -> what the sentence must name
         ["/HAM10000_metadata.csv"],
     ),
     "images and a table": (lambda root: (put(root, "images"), touch(root, "labels.csv")), ["images", "/labels.csv"]),
-    "one odd folder and a table": (lambda root: (put(root, "fundus"), touch(root, "labels.xlsx")), ["fundus", "/labels.xlsx"]),
+    "one odd folder and a table": (
+        lambda root: (put(root, "fundus"), touch(root, "labels.xlsx")),
+        ["fundus", "/labels.xlsx"],
+    ),
     "loose images and a table": (lambda root: (put(root, "."), touch(root, "labels.csv")), ["/labels.csv"]),
     "original and augmented": (
         lambda root: put(root, *pairs("OriginalDataset", "AugmentedAlzheimerDataset")),
@@ -204,11 +259,17 @@ REFUSED = {  # what is built -> what the sentence must name
     "folds": (lambda root: put(root, *pairs("fold_1", "fold_2")), ["fold_1, fold_2", ":test=fold_1"]),
     "folds, short": (lambda root: put(root, *pairs("Fold0", "Fold1", "Fold2")), ["Fold0", ":test=Fold0"]),
     "folds with splits": (lambda root: put(root, *pairs("fold1/train", "fold2/train")), ["fold1", "fold2"]),
-    "patients above classes": (lambda root: put(root, *pairs("patient_01", "patient_02")), ["patient_01", "benign/patient_07"]),
+    "patients above classes": (
+        lambda root: put(root, *pairs("patient_01", "patient_02")),
+        ["patient_01", "benign/patient_07"],
+    ),
     "subjects": (lambda root: put(root, "sub-01", "sub-02"), ["sub-01", "sub-02"]),
     "running numbers": (lambda root: put(root, "0001", "0002", "0003"), ["0001", "0002"]),
     "same folders in each": (lambda root: put(root, *pairs("siteA", "siteB")), ["siteA", "cat", "dog"]),
-    "magnifications": (lambda root: put(root, *pairs("benign", "malignant", inner=("40X", "adult", "child"))), ["adult", "child"]),
+    "magnifications": (
+        lambda root: put(root, *pairs("benign", "malignant", inner=("40X", "adult", "child"))),
+        ["adult", "child"],
+    ),
     "splits in sites": (lambda root: put(root, *pairs("siteA/train", "siteB/train")), ["siteA", "siteB"]),
     "images and labels, flat": (lambda root: put(root, "images", "labels"), ["images", "labels"]),
     "detection set": (lambda root: put(root, "train/images", "train/labels", "valid/images"), ["images"]),
@@ -240,7 +301,9 @@ def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
     put(tmp_path / "set", *pairs(*names))
     found = scan(tmp_path / "set", names[1])
     assert found.classes == ("cat", "dog") and len(found.files) == 12
-    assert {identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"} == {names[1]}
+    assert {
+        identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"
+    } == {names[1]}
     with pytest.raises(DataError, match="no fold 'other'"):
         scan(tmp_path / "set", "other")
     put(tmp_path / "plain", "cat", "dog")
@@ -271,7 +334,11 @@ def test_the_loaded_set_and_make_data_say_how_the_folder_was_understood(tmp_path
     assert describe(data) == f"folder:{tmp_path / 'set'}: {line}; {data.notes['persons']}"
     assert data.notes["persons"].startswith("no persons found")
     assert data.notes["left_out"] == {"unlabelled images in test": 3}
-    assert {part: len(data.index(part)) > 0 for part in ("train", "val", "test")} == {"train": True, "val": True, "test": True}
+    assert {part: len(data.index(part)) > 0 for part in ("train", "val", "test")} == {
+        "train": True,
+        "val": True,
+        "test": True,
+    }
     assert fetch.main(["--dataset", f"folder:{tmp_path / 'set'}"]) == 0
     assert f"{line}; the classes are {', '.join(data.classes)}.\n" in capsys.readouterr().out
     assert describe(load("phantom", 32, phantom_images=40)).startswith("phantom: generated; ")

@@ -40,8 +40,12 @@ def test_temperature_divides_logits_and_t2_scales_the_soft_part():
 def test_soft_part_is_a_mean_over_images_not_over_classes():
     student, teacher, targets = random_case()
     once = losses.distillation_loss(student, teacher, targets, alpha=0.0, temperature=3.0).total
-    twice = losses.distillation_loss(student.repeat(2, 1), teacher.repeat(2, 1), targets.repeat(2), alpha=0.0, temperature=3.0).total
-    by_hand = 9 * (F.softmax(teacher / 3, 1) * (F.log_softmax(teacher / 3, 1) - F.log_softmax(student / 3, 1))).sum(1).mean()
+    twice = losses.distillation_loss(
+        student.repeat(2, 1), teacher.repeat(2, 1), targets.repeat(2), alpha=0.0, temperature=3.0
+    ).total
+    by_hand = (
+        9 * (F.softmax(teacher / 3, 1) * (F.log_softmax(teacher / 3, 1) - F.log_softmax(student / 3, 1))).sum(1).mean()
+    )
     torch.testing.assert_close(once, twice)
     torch.testing.assert_close(once, by_hand)
 
@@ -58,7 +62,9 @@ def test_released_soft_loss_does_not_contain_the_student():
 
 def test_released_soft_loss_by_hand():
     # One-hot [1, 0] at T = 1: softmax = [e, 1] / (e + 1). A teacher sure of nothing gives [1/2, 1/2], so the cross-entropy is ln 2.
-    found = losses.released_loss(torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, temperature=1.0)
+    found = losses.released_loss(
+        torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, temperature=1.0
+    )
     assert found.total.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
@@ -97,10 +103,14 @@ def test_label_smoothing_by_hand():
 def test_gradient_of_every_arm_against_finite_differences(arm):
     student, teacher, targets = random_case(seed=3)
     student.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: losses.arm_loss(arm, z, teacher, targets, alpha=0.4, temperature=4.0), (student,))
+    assert torch.autograd.gradcheck(
+        lambda z: losses.arm_loss(arm, z, teacher, targets, alpha=0.4, temperature=4.0), (student,)
+    )
 
 
-@pytest.mark.parametrize(("alpha", "temperature"), [(-0.1, 5), (1.1, 5), (0.4, 0), (0.4, -3), (math.nan, 5), (0.4, math.nan)])
+@pytest.mark.parametrize(
+    ("alpha", "temperature"), [(-0.1, 5), (1.1, 5), (0.4, 0), (0.4, -3), (math.nan, 5), (0.4, math.nan)]
+)
 def test_wrong_alpha_or_temperature_is_refused(alpha, temperature):
     student, teacher, targets = random_case()
     with pytest.raises(ParameterError, match="but it must be"):
@@ -144,7 +154,9 @@ def test_explanation_similarity_is_one_minus_the_cosine():
     assert losses.explanation_similarity_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", [losses.class_attention_transfer, lambda a, b: losses.explanation_similarity_loss(a[:, 0], b[:, 0])])
+@pytest.mark.parametrize(
+    "loss", [losses.class_attention_transfer, lambda a, b: losses.explanation_similarity_loss(a[:, 0], b[:, 0])]
+)
 def test_lessons_have_the_gradients_of_finite_differences(loss):
     generator = torch.Generator().manual_seed(1)
     student, teacher = (torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))

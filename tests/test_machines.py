@@ -39,7 +39,9 @@ def run(tmp_path):
 
 def git(folder: Path, *words: str) -> str:
     person = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *person, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *person, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="this machine has no git")
@@ -144,7 +146,9 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
     for number in range(8):
         place = tmp_path / "images" / ("cat", "dog")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(place / f"{number}.png")
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     mapped = np.array(load(f"folder:{tmp_path / 'images'}", 32).images)
 
@@ -170,9 +174,17 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
 
 def test_the_cache_lies_where_it_is_said(repository, tmp_path):
     code = "from kdnb.datasets import cache; print(cache.FOLDER)"
-    for given, expected in ((str(tmp_path), tmp_path), ("", repository / "data" / "cache"), ("other", repository / "other")):
+    for given, expected in (
+        (str(tmp_path), tmp_path),
+        ("", repository / "data" / "cache"),
+        ("other", repository / "other"),
+    ):
         said = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"KDNB_CACHE": given}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env=os.environ | {"KDNB_CACHE": given},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert said.stdout.strip() == str(expected)
 
@@ -199,7 +211,10 @@ def test_a_path_that_is_not_utf8_is_one_sentence(name, tmp_path):
 def test_a_relative_folder_and_its_absolute_path_are_one_run(tmp_path, monkeypatch):
     (tmp_path / "my images").mkdir()
     monkeypatch.chdir(tmp_path)
-    asked = [from_command_line(["--dataset", f"folder:{path}", "--profile", "smoke"]) for path in ("my images", tmp_path / "my images")]
+    asked = [
+        from_command_line(["--dataset", f"folder:{path}", "--profile", "smoke"])
+        for path in ("my images", tmp_path / "my images")
+    ]
     assert asked[0] == asked[1] and asked[0][1].name.startswith("folder-my-images-")
     assert resolve("folder:my images").run_dir == resolve(f"folder:{tmp_path / 'my images'}").run_dir
 
@@ -211,7 +226,9 @@ def test_a_relative_folder_and_its_absolute_path_are_one_run(tmp_path, monkeypat
 def test_without_checks_nothing_runs(how, tmp_path):
     code = f"from kdnb import runs; runs.start('t', profile='smoke', run_dir={str(tmp_path / 'run')!r})"
     variables = os.environ | ({} if how else {"PYTHONOPTIMIZE": "1"})
-    said = subprocess.run([sys.executable, *how, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [sys.executable, *how, "-c", code], env=variables, capture_output=True, text=True, check=False
+    )
     assert said.returncode == 1 and "the notebooks' checks would vanish: unset it." in said.stderr
     assert not (tmp_path / "run").exists()
 
@@ -221,7 +238,12 @@ def test_a_users_kernels_figures_and_switches_are_left_aside(tmp_path, monkeypat
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "theirs", "language": "python"}))
     (tmp_path / "matplotlibrc").write_text("figure.dpi: 7\n")
-    own = {"JUPYTER_PATH": tmp_path / "theirs", "MATPLOTLIBRC": tmp_path / "matplotlibrc", "PYTHONSAFEPATH": 1, "PYTHONOPTIMIZE": 1}
+    own = {
+        "JUPYTER_PATH": tmp_path / "theirs",
+        "MATPLOTLIBRC": tmp_path / "matplotlibrc",
+        "PYTHONSAFEPATH": 1,
+        "PYTHONOPTIMIZE": 1,
+    }
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
     import nbformat
@@ -245,7 +267,9 @@ def _show(folder: Path, what: str, *words: str, **variables: str) -> str:
     """What a recipe of the Makefile prints."""
     (folder / "show.mk").write_text(f"include Makefile\nshow:\n\t@{what}\n")
     command = ["make", "-s", "-f", "show.mk", "show", *words]
-    return subprocess.run(command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
@@ -265,7 +289,9 @@ def checkout(repository, tmp_path):
 def test_each_python_asked_for_has_an_environment_of_its_own(checkout):
     assert _show(checkout, "echo $(PY)") == ".venv/bin/python\n"
     assert _show(checkout, "echo $(PY)", "PYTHON=./python3.11") == ".venv/bin/python\n"
-    assert _show(checkout, "echo $(PY) $(READY)", "PYTHON=./python3.13").startswith(".venv-3.13/bin/python .venv-3.13/ready-")
+    assert _show(checkout, "echo $(PY) $(READY)", "PYTHON=./python3.13").startswith(
+        ".venv-3.13/bin/python .venv-3.13/ready-"
+    )
     (checkout / ".venv" / "pyvenv.cfg").unlink()
     assert _show(checkout, "echo $(PY)", "PYTHON=./python3.13") == ".venv/bin/python\n", "the first makes .venv"
 
@@ -280,7 +306,9 @@ def test_make_leaves_a_users_switches_aside_and_passes_on_its_own(checkout):
 # -- MedMNIST ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"<html>not found</html>"], ids=["empty", "cut off", "a web page"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut off", b"<html>not found</html>"], ids=["empty", "cut off", "a web page"]
+)
 def test_a_damaged_file_placed_by_hand_is_named(tmp_path, content, monkeypatch):
     def unreachable(*arguments, **options):
         raise OSError("no network")
@@ -288,11 +316,16 @@ def test_a_damaged_file_placed_by_hand_is_named(tmp_path, content, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", unreachable)
     (tmp_path / "medmnist").mkdir()
     (tmp_path / "medmnist" / "pneumoniamnist.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"pneumoniamnist\.npz is damaged or not the published file .*: delete it and fetch it again from"):
+    with pytest.raises(
+        DataError,
+        match=r"pneumoniamnist\.npz is damaged or not the published file .*: delete it and fetch it again from",
+    ):
         fetch._unpacked("pneumoniamnist", 28, tmp_path, check=False)
     assert sorted(path.name for path in (tmp_path / "medmnist").iterdir()) == ["pneumoniamnist.npz"]
 
 
 def test_several_labels_an_image_are_named_as_unsupported(tmp_path):
-    with pytest.raises(ParameterError, match="'medmnist:chestmnist', whose images have several labels each, which the study does"):
+    with pytest.raises(
+        ParameterError, match="'medmnist:chestmnist', whose images have several labels each, which the study does"
+    ):
         fetch.medmnist_folder("chestmnist", 32, tmp_path)

@@ -28,11 +28,15 @@ def own_cache(tmp_path, monkeypatch):
 
 def picture(path: Path, height: int = 40, width: int = 40, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (height, width), dtype=np.uint8)).save(path)
+    Image.fromarray(
+        np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (height, width), dtype=np.uint8)
+    ).save(path)
     return path
 
 
-def lesion(path: Path, where: tuple[slice, slice], height: int = 40, width: int = 40, value: int = 255, **options) -> np.ndarray:
+def lesion(
+    path: Path, where: tuple[slice, slice], height: int = 40, width: int = 40, value: int = 255, **options
+) -> np.ndarray:
     truth = np.zeros((height, width), np.uint8)
     truth[where] = value
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,9 @@ def test_they_go_with_their_images_through_subset_take_and_sample(tmp_path):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
     sample = fidelity.draw_sample(model, whole, 3)
     place = {name: k for k, name in enumerate(whole.ids)}
-    assert all(np.array_equal(mask, whole.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True))
+    assert all(
+        np.array_equal(mask, whole.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True)
+    )
     rows = fidelity.localisation_rows("patch", sample, {"truth": torch.from_numpy(sample.masks.astype(np.float32))})
     assert rows[rows["class"] == "well"]["value"].isna().all(), "where there is no lesion there is nothing to find"
     assert (rows[(rows["class"] == "ill") & (rows["metric"] == "pixel_auc")]["value"] == 1).all()
@@ -101,8 +107,15 @@ def test_a_mask_lies_where_its_image_lies_in_the_square(height, width, tmp_path)
     """Lesions shown white in the image itself: where the square's picture is bright, there is the mask."""
     for name in ("ill", "well"):
         for k in range(4):
-            shown = lesion(tmp_path / "set" / name / f"{name}{k}x.png", (slice(k, height // 2), slice(3, width // 3)), height, width)
-            Image.fromarray(shown).resize((2 * width, 2 * height)).save(tmp_path / "set" / name / f"{name}{k}x_mask.png")
+            shown = lesion(
+                tmp_path / "set" / name / f"{name}{k}x.png",
+                (slice(k, height // 2), slice(3, width // 3)),
+                height,
+                width,
+            )
+            Image.fromarray(shown).resize((2 * width, 2 * height)).save(
+                tmp_path / "set" / name / f"{name}{k}x_mask.png"
+            )
     data = load(f"folder:{tmp_path / 'set'}", 64)
     bright = data.images[..., 0] > 127
     assert ((bright & data.masks).sum(axis=(1, 2)) / (bright | data.masks).sum(axis=(1, 2))).min() > 0.85
@@ -113,11 +126,13 @@ STORED = {  # how a mask may be stored
     "0 and 1": lambda path: lesion(path, HERE, value=1),
     "one bit": lambda path: Image.fromarray(lesion(path, HERE)).save(path),
     "16 bits": lambda path: Image.fromarray(lesion(path, HERE).astype(np.uint16) * 300).save(path),
-    "red": lambda path: Image.fromarray(np.stack([lesion(path, HERE) * np.uint8(9)] + 2 * [np.zeros((40, 40), np.uint8)], axis=-1)).save(
+    "red": lambda path: Image.fromarray(
+        np.stack([lesion(path, HERE) * np.uint8(9)] + 2 * [np.zeros((40, 40), np.uint8)], axis=-1)
+    ).save(path),
+    "palette": lambda path: Image.fromarray(lesion(path, HERE)).convert("RGB").convert("P").save(path),
+    "numbers of lesions": lambda path: Image.fromarray(lesion(path, HERE) * np.arange(1, 41, dtype=np.uint8)).save(
         path
     ),
-    "palette": lambda path: Image.fromarray(lesion(path, HERE)).convert("RGB").convert("P").save(path),
-    "numbers of lesions": lambda path: Image.fromarray(lesion(path, HERE) * np.arange(1, 41, dtype=np.uint8)).save(path),
 }
 
 
@@ -155,7 +170,13 @@ PAIRED = {  # images, masks beside them, folder of masks, its masks -> which ima
         {0: ["a/b (1)_mask.png", "a/b (1)_mask_1.png"]},
     ),
     "a folder": (["a/x.png", "a/y.png"], [], ["masks"], ["masks/y.png"], {1: ["masks/y.png"]}),
-    "a folder, named after": (["a/x.png", "a/y.png"], [], ["masks"], ["masks/y_segmentation.png"], {1: ["masks/y_segmentation.png"]}),
+    "a folder, named after": (
+        ["a/x.png", "a/y.png"],
+        [],
+        ["masks"],
+        ["masks/y_segmentation.png"],
+        {1: ["masks/y_segmentation.png"]},
+    ),
     "folders of classes": (["a/x.png", "b/x.png"], [], ["masks"], ["masks/b/x.png"], {1: ["masks/b/x.png"]}),
     "of several": (["a/x.png", "b/x.png"], [], ["masks"], ["masks/x.png"], {}),
     "of none": (["a/x.png"], [], ["masks"], ["masks/z.png"], {}),
@@ -174,7 +195,9 @@ def test_a_mask_belongs_to_the_image_of_its_name(case, tmp_path):
         [tmp_path / path for path in beside],
         [(outer, tmp_path / folder) for outer, folder in zip(around, folders, strict=True)],
     )
-    assert {k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(found) if masks} == expected
+    assert {
+        k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(found) if masks
+    } == expected
     assert lost == len(beside + inside) - sum(map(len, expected.values()))
 
 
@@ -198,7 +221,9 @@ def test_a_table_names_masks_or_they_lie_beside(tmp_path):
     assert data.masks.any(axis=(1, 2)).tolist() == [True, False] * 4 and data.masks[0].sum() > data.masks[2].sum()
     assert load(f"table:{table}:mask=off", 32).masks is None
     table.write_text("image,label\n" + "\n".join(rows))
-    assert load(f"table:{table}", 32).masks.any(axis=(1, 2)).tolist() == [True, False] * 4, "as they lie in a folder called masks"
+    assert load(f"table:{table}", 32).masks.any(axis=(1, 2)).tolist() == [True, False] * 4, (
+        "as they lie in a folder called masks"
+    )
 
 
 def test_masks_of_a_folder_beside_the_classes(tmp_path):
@@ -246,8 +271,15 @@ def test_the_table_that_comes_with_the_code_says_the_same(tmp_path):
     for name in ("images", "masks"):
         (tmp_path / name).symlink_to(REAL / "figshare-brain-tumor" / name)
     shutil.copy(REPOSITORY / "data" / "figshare_brain.csv", tmp_path / "index.csv")
-    own, given = read(tmp_path / "index.csv", {"person": "patient_group"}), read(REAL / "figshare-brain-tumor" / "index.csv")
-    assert (own.ids, own.labels, own.split) == (given.ids, given.labels, given.split) and own.left_out == given.left_out == {}
+    own, given = (
+        read(tmp_path / "index.csv", {"person": "patient_group"}),
+        read(REAL / "figshare-brain-tumor" / "index.csv"),
+    )
+    assert (own.ids, own.labels, own.split) == (
+        given.ids,
+        given.labels,
+        given.split,
+    ) and own.left_out == given.left_out == {}
     for mine, theirs in zip(own.masks, given.masks, strict=True):
         assert [path.resolve() for path in mine] == [path.resolve() for path in theirs]
     assert len(set(own.persons)) == 209 and own.persons == given.persons
@@ -276,12 +308,25 @@ def slices() -> dict[str, tuple[str, bool]]:
 
 def test_images_of_the_brain_set_have_the_masks_of_the_slices_that_they_are(tmp_path):
     known, sets = slices(), tmp_path / "brain-tumor-mri-dataset"
-    folders = [f"{split}/{name}" for split in ("Training", "Testing") for name in ("glioma", "meningioma", "notumor", "pituitary")]
+    folders = [
+        f"{split}/{name}"
+        for split in ("Training", "Testing")
+        for name in ("glioma", "meningioma", "notumor", "pituitary")
+    ]
     truth = {}
     for folder in folders:
         of_folder = [name for name in known if name.startswith(f"{folder}/")]
-        some = [name for mirrored in (False, True) for name in [name for name in of_folder if known[name][1] == mirrored][:3]]
-        for name in [*some, f"{folder}/nobody_knows_1.png", f"{folder}/nobody_knows_2.png", f"{folder}/nobody_knows_3.png"]:
+        some = [
+            name
+            for mirrored in (False, True)
+            for name in [name for name in of_folder if known[name][1] == mirrored][:3]
+        ]
+        for name in [
+            *some,
+            f"{folder}/nobody_knows_1.png",
+            f"{folder}/nobody_knows_2.png",
+            f"{folder}/nobody_knows_3.png",
+        ]:
             picture(sets / name, 32, 32)
             truth[name] = np.zeros((32, 32), bool)
             if name in known:
@@ -291,7 +336,9 @@ def test_images_of_the_brain_set_have_the_masks_of_the_slices_that_they_are(tmp_
     (tmp_path / "figshare-brain-tumor" / "images").mkdir()
     data = load("brain_tumor", 32, tmp_path)
     assert alone.masks is None and (alone.data_hash, alone.split_hash) == (data.data_hash, data.split_hash)
-    assert sorted({mask.argmax() for mask in truth.values() if mask.any()}) == [8 * 32 + 3, 8 * 32 + 23], "both ways occur"
+    assert sorted({mask.argmax() for mask in truth.values() if mask.any()}) == [8 * 32 + 3, 8 * 32 + 23], (
+        "both ways occur"
+    )
     assert all(np.array_equal(mask, truth[name]) for mask, name in zip(data.masks, data.ids, strict=True))
 
 

@@ -44,7 +44,10 @@ SCORES = pd.DataFrame(
 def finished(tmp_path):
     run = Run(resolve(run_dir=tmp_path / "brain_tumor-cpu-seed0"), "10_report")
     run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": 0})
-    run.record("environment", {"03_distillation": {"device": "cpu", "commit": "a"}, "10_report": {"device": "cpu", "commit": "b"}})
+    run.record(
+        "environment",
+        {"03_distillation": {"device": "cpu", "commit": "a"}, "10_report": {"device": "cpu", "commit": "b"}},
+    )
     run.record("budget", {"03_distillation": {"image_size": 64}})
     run.record("teacher", {"weights": "scratch"})
     run.save_table("classification", SCORES)
@@ -112,11 +115,16 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
         run.save_table("claims", pd.DataFrame(table))
         record(folder, measured)
     first, second, third = answer(measured).splitlines()
-    assert first.endswith("keep up with its teacher?** Of 2 recorded runs: *yes* in 2; -0.2 to +1.2 points of accuracy.")
+    assert first.endswith(
+        "keep up with its teacher?** Of 2 recorded runs: *yes* in 2; -0.2 to +1.2 points of accuracy."
+    )
     assert second.endswith("Of 2 recorded runs: *undecided* in 1, *no* in 1; -3.0 to +0.1 points of accuracy.")
     assert third.endswith("*yes* in 2; 431 times."), "a claim that no run can test has no line"
     _, accuracy, explanations, data = in_brief(measured).split("\n\n")
-    assert "keeps up with its teacher in 2 of 2; " in accuracy and " in 0 of 2 (1 against, 1 undecided) where all" in accuracy
+    assert (
+        "keeps up with its teacher in 2 of 2; " in accuracy
+        and " in 0 of 2 (1 against, 1 undecided) where all" in accuracy
+    )
     assert "200 times faster than SHAP on the teacher in 2 of 2; they are as" in explanations
     assert data.endswith(" in 0 of 0.")
 
@@ -136,10 +144,14 @@ def _records(finished, measured, name, difference, **run):
 def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(finished, tmp_path):
     measured = tmp_path / "measured"
     _records(finished, measured, "brain_tumor-cpu-seed0", 0.5, dataset="brain_tumor")
-    assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], "one is nothing to sum up"
+    assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], (
+        "one is nothing to sum up"
+    )
     assert "over the official splits" not in answer(measured)
     _records(finished, measured, "brain_tumor-smoke-seed0", 50, dataset="brain_tumor", profile="smoke")
-    _records(finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped")
+    _records(
+        finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped"
+    )
     _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
     found = effects("distillation_adds", measured)
     assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
@@ -147,14 +159,23 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     half = stats.t.ppf(0.975, 1) * 2 / NORMAL / 2**0.5
     assert found["hi"].iloc[-1] == pytest.approx(half)
     _records(finished, measured, "phantom-quick-seed0", 30, dataset="phantom")
-    assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), "generated images weigh nothing"
+    assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), (
+        "generated images weigh nothing"
+    )
     shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-half:.1f}, +{half:.1f}]."
     assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     claims = pd.DataFrame(
-        {"claim": ["distillation_adds"], "verdict": ["undecided"], "measured": [0.0], "lo": [0.0], "hi": [0.0], "unit": "points"}
+        {
+            "claim": ["distillation_adds"],
+            "verdict": ["undecided"],
+            "measured": [0.0],
+            "lo": [0.0],
+            "hi": [0.0],
+            "unit": "points",
+        }
     )
     every = pd.concat([claims.assign(claim=name) for name in _QUESTIONS], ignore_index=True)
     Run(resolve(run_dir=finished), "10_report").save_table("claims", every)
@@ -174,7 +195,9 @@ def test_the_answer_says_what_holds_on_images_that_nothing_knows(finished, tmp_p
     run.save_table("new_images", new.assign(n=274, accuracy=[0.9, 0.94, 0.99]))
     (finished / "report.html").touch()
     record(finished, tmp_path / "measured")
-    assert "`brain_tumor`: 0.920 on 274 of 1311 images (on all 0.971)." in answer(tmp_path / "measured").splitlines()[-1]
+    assert (
+        "`brain_tumor`: 0.920 on 274 of 1311 images (on all 0.971)." in answer(tmp_path / "measured").splitlines()[-1]
+    )
     run.save_table("new_images", new.assign(n=1311, accuracy=0.9))  # all are new
     (finished / "report.html").touch()
     record(finished, tmp_path / "measured")
@@ -182,9 +205,14 @@ def test_the_answer_says_what_holds_on_images_that_nothing_knows(finished, tmp_p
 
 
 def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
-    lengths = pd.DataFrame({"learned_from": ["training"] * 3 + ["training and validation"] * 2, "epochs": [8, 8, 48, 8, 48]})
+    lengths = pd.DataFrame(
+        {"learned_from": ["training"] * 3 + ["training and validation"] * 2, "epochs": [8, 8, 48, 8, 48]}
+    )
     lengths = lengths.assign(
-        model="student_ce", f1_macro=[0.7, 0.8, 0.9, 0.85, 0.99], accuracy_known=0.9, accuracy_new=[0.5, 0.6, 0.5, 0.6, 0.6]
+        model="student_ce",
+        f1_macro=[0.7, 0.8, 0.9, 0.85, 0.99],
+        accuracy_known=0.9,
+        accuracy_new=[0.5, 0.6, 0.5, 0.6, 0.6],
     )
     run = Run(resolve(run_dir=finished), "04_temperature_sweep")
     taught = lengths.iloc[[2]].assign(model="student_kd_t2", f1_macro=0.1)  # is no student of the labels alone
@@ -192,9 +220,14 @@ def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
     (finished / "report.html").touch()
     record(finished, tmp_path / "measured")
     last = answer(tmp_path / "measured").splitlines()[-1]
-    assert "`brain_tumor` (its teacher: 0.980): F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and" in last
+    assert (
+        "`brain_tumor` (its teacher: 0.980): F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and"
+        in last
+    )
     assert last.endswith("; accuracy on images that training does not know 0.550, then 0.500.")
-    run.save_table("lengths", lengths.assign(accuracy_known=float("nan")))  # as on the phantom: training knows no test image
+    run.save_table(
+        "lengths", lengths.assign(accuracy_known=float("nan"))
+    )  # as on the phantom: training knows no test image
     record(finished, tmp_path / "measured")
     assert "longer training" not in answer(tmp_path / "measured")
 
@@ -222,7 +255,11 @@ def test_a_run_is_kept_with_its_provenance_and_without_its_long_tables(finished,
     assert sorted(path.name for path in kept.iterdir()) == ["classification.csv", "provenance.json"]
     provenance = json.loads((kept / "provenance.json").read_text())
     assert provenance["run"]["dataset"] == "brain_tumor" and provenance["run"]["seed"] == 0
-    assert provenance["environment"] == {"device": "cpu", "03_distillation": {"commit": "a"}, "10_report": {"commit": "b"}}
+    assert provenance["environment"] == {
+        "device": "cpu",
+        "03_distillation": {"commit": "a"},
+        "10_report": {"commit": "b"},
+    }
     assert set(recorded(tmp_path / "measured")["commit"]) == {"a"}, "the one that the models were trained by"
     assert str(tmp_path) not in (kept / "provenance.json").read_text()
 
@@ -255,7 +292,10 @@ def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path):
 def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):
     record(finished, tmp_path / "measured")
     found = tables_of("classification", tmp_path / "measured")
-    assert list(found) == ["brain_tumor-cpu-seed0"] and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
+    assert (
+        list(found) == ["brain_tumor-cpu-seed0"]
+        and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
+    )
     assert tables_of("sweep", tmp_path / "measured") == {}
 
 
@@ -283,19 +323,37 @@ def test_generated_volumes_beside_real_images_are_not_recorded_with_them(finishe
 # -- volumes ----------------------------------------------------------------------------------------------------------
 
 
-def with_volumes(measured, dataset: str, split: str = "official", student: float = 0.8, verdict: str = HOLDS, lesion: bool = False) -> None:
+def with_volumes(
+    measured, dataset: str, split: str = "official", student: float = 0.8, verdict: str = HOLDS, lesion: bool = False
+) -> None:
     """A recorded run of a data set whose claims on volumes all have this verdict."""
     folder = measured / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
     folder.mkdir()
     run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-    provenance = {"run": run, "data": {}, "teacher": {}, "environment": {"device": "cpu"}, "budget": {}, "date": "2026-11-30"}
+    provenance = {
+        "run": run,
+        "data": {},
+        "teacher": {},
+        "environment": {"device": "cpu"},
+        "budget": {},
+        "date": "2026-11-30",
+    }
     (folder / "provenance.json").write_text(json.dumps(provenance))
     SCORES.to_csv(folder / "classification.csv", index=False)
     ways = ["teacher", CONSTANT, PAPER, PAPER, SLICES_ALONE]
     accuracy = [0.9, 0.5, student - 0.01, student + 0.01, 0.6]
-    pd.DataFrame({"labels": "all labels", "way": ways, "accuracy": accuracy}).to_csv(folder / "volumes.csv", index=False)
+    pd.DataFrame({"labels": "all labels", "way": ways, "accuracy": accuracy}).to_csv(
+        folder / "volumes.csv", index=False
+    )
     names = ["volumes_keep_up", "volumes_few", "volumes_depth", "volumes_maps", "volumes_cost"]
-    claims = {"claim": names, "verdict": verdict, "measured": [5.0] * 4 + [250.0], "lo": 1.0, "hi": 9.0, "unit": "points"}
+    claims = {
+        "claim": names,
+        "verdict": verdict,
+        "measured": [5.0] * 4 + [250.0],
+        "lo": 1.0,
+        "hi": 9.0,
+        "unit": "points",
+    }
     pd.DataFrame(claims).to_csv(folder / "claims.csv", index=False)
     alike = {
         "question": "few",
@@ -309,24 +367,35 @@ def with_volumes(measured, dataset: str, split: str = "official", student: float
     pd.DataFrame([alike]).to_csv(folder / "tests_volumes.csv", index=False)
     metrics = ["pointing_game", "hidden"] if lesion else ["insertion_blur"]
     rows = [(PAPER, name, metric, 0.7) for name in ("feature_maps_mean", "integrated_gradients") for metric in metrics]
-    pd.DataFrame(rows, columns=["way", "method", "metric", "mean"]).to_csv(folder / "volumes_explained.csv", index=False)
+    pd.DataFrame(rows, columns=["way", "method", "metric", "mean"]).to_csv(
+        folder / "volumes_explained.csv", index=False
+    )
 
 
 def test_volumes_have_a_line_for_each_data_set_that_has_them(tmp_path):
     with_volumes(tmp_path, "phantom", lesion=True)
     with_volumes(tmp_path, "eye_disease", verdict=NOT_TESTABLE)
     (line,) = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
-    assert "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always" in line
+    assert (
+        "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always"
+        in line
+    )
     assert "counts alike +2.0 [-1.0, +5.0]" in line
     assert "student minus teacher +5.0 points [+1.0, +9.0] (*yes*)" in line and "250 times (*yes*)" in line
-    assert "lies in the lesion in 70% (average map), 70% (integrated gradients); 70% of it" in line and "eye_disease" not in line
+    assert (
+        "lies in the lesion in 70% (average map), 70% (integrated gradients); 70% of it" in line
+        and "eye_disease" not in line
+    )
 
 
 def test_volumes_of_persons_are_told_once_whatever_the_split_of_the_images(tmp_path):
     with_volumes(tmp_path, "phantom")
     with_volumes(tmp_path, "alzheimer", "leak_free", student=0.55, verdict=FAILS)
     alzheimer, phantom = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
-    assert "`alzheimer`: accuracy 0.550 (the taught student)" in alzheimer and "+5.0 points [+1.0, +9.0] (*no*)" in alzheimer
+    assert (
+        "`alzheimer`: accuracy 0.550 (the taught student)" in alzheimer
+        and "+5.0 points [+1.0, +9.0] (*no*)" in alzheimer
+    )
     assert "`phantom`: accuracy 0.800" in phantom
     with_volumes(tmp_path, "alzheimer", student=0.55, verdict=FAILS)
     assert answer(tmp_path).count("0.550 (the taught student)") == 1 and "lies in the lesion" not in answer(tmp_path)

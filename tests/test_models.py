@@ -107,7 +107,9 @@ def test_absent_network_is_one_sentence_and_auto_starts_from_scratch(monkeypatch
 def test_imagenet_weights_are_kept_but_for_the_head(monkeypatch):
     """torchvision's download is replaced by a network that stands for the published one."""
     published = densenet121()
-    monkeypatch.setattr(models, "densenet121", lambda weights=None, progress=True: published if weights is not None else densenet121())
+    monkeypatch.setattr(
+        models, "densenet121", lambda weights=None, progress=True: published if weights is not None else densenet121()
+    )
     first = published.features.conv0.weight.clone()
     teacher, origin = models.untrained_teacher(3, "auto", "plain", seed=0)
     assert origin == "imagenet"
@@ -115,7 +117,9 @@ def test_imagenet_weights_are_kept_but_for_the_head(monkeypatch):
     assert teacher.network.classifier.out_features == 3
 
 
-@pytest.mark.parametrize(("name", "fields", "cells"), [("plain", 78, 4), ("translucent", 38, 8), ("transparent", 22, 8)])
+@pytest.mark.parametrize(
+    ("name", "fields", "cells"), [("plain", 78, 4), ("translucent", 38, 8), ("transparent", 22, 8)]
+)
 def test_named_shapes_have_their_field_and_map(name, fields, cells):
     model = models.student(name, 3, (8, 8, 16, 16, 16)).eval()
     assert list(receptive_fields(model).values())[-1] == fields
@@ -124,9 +128,12 @@ def test_named_shapes_have_their_field_and_map(name, fields, cells):
 
 def test_the_plain_shape_is_the_default_student_bit_for_bit():
     plain, default = (
-        models.initialised(build, *arguments, seed=3) for build, arguments in ((models.student, ("plain", 4)), (models.StudentCNN, (4,)))
+        models.initialised(build, *arguments, seed=3)
+        for build, arguments in ((models.student, ("plain", 4)), (models.StudentCNN, (4,)))
     )
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), default.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(plain.state_dict().values(), default.state_dict().values(), strict=True)
+    )
 
 
 def test_wrong_shapes_are_refused():
@@ -147,6 +154,8 @@ def test_in_training_each_image_hears_another_combination_of_layers_and_all_of_t
     images = torch.rand(1, 3, 16, 16).repeat(8, 1, 1, 1)
     heard = model(images)
     assert len({tuple(row) for row in heard[:7].round(decimals=5).tolist()}) == 7 and torch.equal(heard[7], heard[0])
-    torch.testing.assert_close(heard[6], model.eval()(images)[6])  # the seventh of seven combinations is all three layers
+    torch.testing.assert_close(
+        heard[6], model.eval()(images)[6]
+    )  # the seventh of seven combinations is all three layers
     first = model.classifier.weight[:, :4] @ model.features[0](model.standardise(images[:1])).mean(dim=(2, 3))[0]
     torch.testing.assert_close(heard[0], 3 * first + model.classifier.bias)

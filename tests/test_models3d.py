@@ -40,7 +40,10 @@ def test_only_the_student_of_slices_is_blind_to_their_order():
     volumes = torch.rand(4, 10, 24, 24)
     other = volumes[:, torch.randperm(10, generator=torch.Generator().manual_seed(0))]
     with torch.no_grad():
-        same = {name: torch.allclose(student(name).eval()(volumes), student(name).eval()(other), atol=1e-5) for name in models3d.SHAPES}
+        same = {
+            name: torch.allclose(student(name).eval()(volumes), student(name).eval()(other), atol=1e-5)
+            for name in models3d.SHAPES
+        }
     assert same == {"volume": False, "volume_transparent": False, "slices": True}
 
 
@@ -67,7 +70,8 @@ def test_evidence_adds_up_to_the_logits_in_three_dimensions(name):
     with torch.no_grad():
         assert (
             found.maps.ndim == 5
-            and (found.maps.sum(dim=(2, 3, 4)) / found.maps[0, 0].numel() + found.bias - network(volumes)).abs().max() < 1e-4
+            and (found.maps.sum(dim=(2, 3, 4)) / found.maps[0, 0].numel() + found.bias - network(volumes)).abs().max()
+            < 1e-4
         )
 
 
@@ -85,7 +89,9 @@ def test_the_student_of_slices_has_filters_for_as_many_operations():
 def test_the_receptive_field_is_where_a_gradient_arrives():
     for name in models3d.SHAPES:
         grid = Grid((24, 96, 96), (2.0, 1.0, 1.0))
-        network = models3d.VolumeStudent(3, WIDTHS, pooling=((1, 2, 2), (2, 2, 2)), **models3d.SHAPES[name]).eval().double()
+        network = (
+            models3d.VolumeStudent(3, WIDTHS, pooling=((1, 2, 2), (2, 2, 2)), **models3d.SHAPES[name]).eval().double()
+        )
         network.standardise = torch.nn.Identity()
         volume = torch.rand(1, *grid.shape, dtype=torch.float64, requires_grad=True)
         maps = network.features(volume[:, None])
@@ -94,7 +100,9 @@ def test_the_receptive_field_is_where_a_gradient_arrives():
         reach = int(seen.any(2).any(1).sum()), int(seen.any(0).any(0).sum())
         field = models3d.receptive_field(network)
         assert all(found <= most for found, most in zip(reach, field, strict=True)), name
-        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], name  # the largest of a pooling window decides
+        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], (
+            name
+        )  # the largest of a pooling window decides
 
 
 def test_a_seed_decides_the_weights_and_leaves_torch_s_generator_alone():
@@ -117,7 +125,9 @@ def test_the_training_loop_and_the_bank_take_volumes_as_images():
     examples = training.Examples(np.moveaxis(volumes, 1, -1), labels)
     network = models3d.student("volume", 2, (4, 4, 4, 4, 4), Grid((6, 16, 16), (2, 1, 1)), seed=0)
     recipe = training.Recipe(epochs=12, batch_size=8, views=2, learning_rate=1e-2)
-    fitted = training.fit(network, examples, examples, recipe, lambda z, t, y: torch.nn.functional.cross_entropy(z, y), seed=0)
+    fitted = training.fit(
+        network, examples, examples, recipe, lambda z, t, y: torch.nn.functional.cross_entropy(z, y), seed=0
+    )
     assert fitted.history["val_accuracy"].iloc[-1] == 1
     assert views.teacher_bank(network, examples.images, 2, batch_size=8).shape == (2, 32, 2)
 
@@ -145,6 +155,8 @@ def test_monai_s_densenet_teaches_volumes_of_few_slices_and_can_be_explained():
     for method in (volume_maps.methods(4)["feature_maps_layer1"], volume_maps.grad_cam):
         found = method(teacher, volume, torch.tensor([1]))
         assert found.shape == volume.shape and torch.isfinite(found).all()
-    assert volume_maps.average_mean(teacher, volume, None).std() > 0, "the last block has one cell here, the first eight a side"
+    assert volume_maps.average_mean(teacher, volume, None).std() > 0, (
+        "the last block has one cell here, the first eight a side"
+    )
     slices = models3d.teacher("densenet121", 3, WIDTHS, GRID, seed=0, shape="slices")
     assert isinstance(slices, models3d.VolumeStudent), "the teacher of slices has no depth"

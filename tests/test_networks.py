@@ -88,7 +88,14 @@ def test_every_method_explains_networks_of_any_answer_and_precision(form, precis
     torch.manual_seed(0)
     model = Answering(form).eval().to(precision)
     methods = explain.methods(IMAGES[:1], shap_samples=2, layers=["body"], depth=1)
-    names = ("feature_maps_layer1", "feature_maps_mean", "feature_maps_weighted", "grad_cam", "integrated_gradients", "shap")
+    names = (
+        "feature_maps_layer1",
+        "feature_maps_mean",
+        "feature_maps_weighted",
+        "grad_cam",
+        "integrated_gradients",
+        "shap",
+    )
     logits = networks.logits_of(model, IMAGES)
     assert logits.shape == (2, 2)
     maps = explain.explain_all({name: methods[name] for name in names}, model, IMAGES, TARGETS)
@@ -120,13 +127,17 @@ def test_grad_cam_equals_captums_on_a_chain():
     student = models.initialised(models.StudentCNN, 3, (8, 8, 16), seed=1).eval()
     layer = models.last_conv(student)
     theirs = LayerGradCam(student, layer).attribute(IMAGES, target=TARGETS, relu_attributions=True)[:, 0]
-    assert torch.allclose(explain.METHODS["grad_cam"](student, IMAGES, TARGETS), explain.upsampled(theirs, (64, 64)).detach(), atol=1e-6)
+    assert torch.allclose(
+        explain.METHODS["grad_cam"](student, IMAGES, TARGETS), explain.upsampled(theirs, (64, 64)).detach(), atol=1e-6
+    )
 
 
 def test_layers_of_transformers_are_read_as_maps():
     block, channels_last, tokens = nn.Sequential(nn.LayerNorm(16)), torch.rand(2, 7, 7, 16), torch.rand(2, 50, 16)
     assert torch.equal(networks.as_maps(channels_last, block), channels_last.permute(0, 3, 1, 2))
-    assert torch.equal(networks.as_maps(channels_last, nn.ReLU()), channels_last), "of a convolutional network, on an image 7 by 16"
+    assert torch.equal(networks.as_maps(channels_last, nn.ReLU()), channels_last), (
+        "of a convolutional network, on an image 7 by 16"
+    )
     maps = networks.as_maps(tokens, block)
     assert maps.shape == (2, 16, 7, 7) and torch.equal(maps[0, :, 0, 1], tokens[0, 2]), "the first token is the class's"
     for odd, words in ((torch.rand(2, 11, 16), "name a convolution"), (torch.rand(2, 16, 8, 16), "cannot be told")):
@@ -162,24 +173,32 @@ def test_a_vision_transformer_by_its_name_is_built_for_the_images(size):
     network = networks.build(networks.spec("teacher", "vit_b_16"), 2, size).eval()
     images = torch.rand(1, 3, size, size)
     assert networks.logits_of(network, images).shape == (1, 2)
-    maps = explain.methods(depth=len(models.feature_layers(network)))["grad_cam"](network, images, torch.zeros(1, dtype=torch.int64))
+    maps = explain.methods(depth=len(models.feature_layers(network)))["grad_cam"](
+        network, images, torch.zeros(1, dtype=torch.int64)
+    )
     assert maps.shape == (1, size, size) and torch.isfinite(maps).all()
 
 
 @pytest.mark.parametrize(("name", "size"), [("vit_b_32", 48), ("alexnet", 32), ("maxvit_t", 64)])
 def test_a_network_without_a_form_for_small_images_is_one_sentence(name, size):
-    with pytest.raises(ModelError, match=rf"{size} x {size} pixels \(.*\): name another network, or a profile of larger images\.$"):
+    with pytest.raises(
+        ModelError, match=rf"{size} x {size} pixels \(.*\): name another network, or a profile of larger images\.$"
+    ):
         networks.build(networks.spec("teacher", name), 2, size)
 
 
 def test_layers_are_found_by_the_size_of_their_maps_or_named():
     found = networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64)
     assert found.feature_layers == tuple(f"network.{name}" for name in ("relu", "layer1", "layer2", "layer3", "layer4"))
-    named = networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64, layers=["layer2"])
+    named = networks.Network(
+        torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64, layers=["layer2"]
+    )
     assert list(models.feature_layers(named)) == ["layer1"]
     for layers, words in ((["layer9"], "no module of that name"),):
         with pytest.raises(ModelError, match=words):
-            networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64, layers=layers)
+            networks.Network(
+                torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64, layers=layers
+            )
     with pytest.raises(ModelError, match="no layer with maps"):
         networks.Network(nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)), 3, standardise=True, image_size=32)
     with pytest.raises(ModelError, match="cannot look at images of 32 x 32"):
@@ -331,8 +350,17 @@ def test_a_whole_run_of_other_networks_ends_in_a_report(file, tmp_path, reposito
             pixels = np.clip(rng.normal(level, 60, (32, 32)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{rng.integers(2**32):08x}.png")
     named = [f"TEACHER={file}:transformer", f"STUDENT={file}:build"]
-    command = ["make", "reproduce", "PROFILE=smoke", f"DATASET=folder:{tmp_path / 'images'}", f"RUNS={tmp_path / 'runs'}", *named]
+    command = [
+        "make",
+        "reproduce",
+        "PROFILE=smoke",
+        f"DATASET=folder:{tmp_path / 'images'}",
+        f"RUNS={tmp_path / 'runs'}",
+        *named,
+    ]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     (report,) = (tmp_path / "runs").glob("*/report.html")
-    assert f"Teacher: {named[0].partition('=')[2]}. Student: {named[1].partition('=')[2]}." in report.read_text(encoding="utf-8")
+    assert f"Teacher: {named[0].partition('=')[2]}. Student: {named[1].partition('=')[2]}." in report.read_text(
+        encoding="utf-8"
+    )

@@ -79,7 +79,11 @@ def compared(cells: list[dict]) -> int:
 
 
 def test_there_are_the_chapters_in_order(request):
-    found = [path.stem for path in sorted(Path(request.config.getoption("--notebooks")).glob("*.ipynb")) if path.stem.count(".") == 0]
+    found = [
+        path.stem
+        for path in sorted(Path(request.config.getoption("--notebooks")).glob("*.ipynb"))
+        if path.stem.count(".") == 0
+    ]
     assert found == [
         "00_start_here",
         "01_data_prep",
@@ -120,7 +124,11 @@ def test_parameters_cell_is_the_contract(notebook):
     assert all(isinstance(node, ast.AnnAssign) for node in tree.body), "only annotated parameters"
     found = {node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value)) for node in tree.body}
     assert {name: found.get(name) for name in CONTRACT} == CONTRACT
-    bare = [line for line in source(tagged[0]).splitlines() if line.strip() and "#" not in line and not line.startswith("seed:")]
+    bare = [
+        line
+        for line in source(tagged[0]).splitlines()
+        if line.strip() and "#" not in line and not line.startswith("seed:")
+    ]
     assert not bare, "each parameter says what it may be"
 
 
@@ -132,7 +140,9 @@ def test_kernel_and_metadata_are_neutral(notebook):
     assert len(set(identities)) == len(identities)
     if not notebook.executed_copy:
         assert set(metadata) <= {"kernelspec", "language_info"}
-        assert all(set(cell["metadata"]) <= {"tags", "editable"} for cell in notebook.cells), "no times, no papermill, no widget state"
+        assert all(set(cell["metadata"]) <= {"tags", "editable"} for cell in notebook.cells), (
+            "no times, no papermill, no widget state"
+        )
 
 
 def test_executed_in_order_without_error(notebook):
@@ -147,14 +157,20 @@ def test_cells_are_short(notebook):
     for cell in notebook.of("code"):
         text = source(cell)
         assert len(text.splitlines()) <= MAX_CODE_LINES, text
-        for node in ast.walk(ast.parse("\n".join("pass" if line.startswith(("%", "!")) else line for line in text.splitlines()))):
+        for node in ast.walk(
+            ast.parse("\n".join("pass" if line.startswith(("%", "!")) else line for line in text.splitlines()))
+        ):
             assert not isinstance(node, ast.ClassDef), f"no class in a notebook: {node.name}"
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{node.name} belongs in kdnb"
 
 
 def test_outputs_hold_nothing_of_this_machine_and_no_noise(notebook):
-    names = [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 4 and name not in ("localhost", "runner")]
+    names = [
+        name
+        for name in (socket.gethostname(), getpass.getuser())
+        if len(name) > 4 and name not in ("localhost", "runner")
+    ]
     for cell in notebook.of("code"):
         for kind, text in texts(cell):
             assert kind != "stderr", f"something was written to stderr: {text[:300]}"
@@ -229,6 +245,8 @@ def test_noise_is_recognised(pattern, bad):
     assert pattern.search(bad)
 
 
-@pytest.mark.parametrize("good", ["https://arxiv.org/abs/2502.15959", "10% of the area", "results/met.csv", "warning signs", "a/tmp/b"])
+@pytest.mark.parametrize(
+    "good", ["https://arxiv.org/abs/2502.15959", "10% of the area", "results/met.csv", "warning signs", "a/tmp/b"]
+)
 def test_ordinary_output_passes(good):
     assert not any(pattern.search(good) for pattern in (PATHS, PROGRESS, WARNINGS))

@@ -38,10 +38,15 @@ def environments():
             }
 
 
-@pytest.mark.parametrize("environment", list(environments()), ids=lambda e: f"{e['python_version']}-{e['sys_platform']}")
+@pytest.mark.parametrize(
+    "environment", list(environments()), ids=lambda e: f"{e['python_version']}-{e['sys_platform']}"
+)
 def test_every_dependency_is_locked_within_its_range(project, lock, environment):
     pinned = {canonicalize_name(r.name): r for r in lock if r.marker is None or r.marker.evaluate(environment)}
-    wanted = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
     for requirement in map(Requirement, wanted):
         found = pinned.get(canonicalize_name(requirement.name))
         assert found is not None, f"{requirement.name} is not in requirements.lock: make lock"
@@ -74,7 +79,9 @@ def test_python_versions_agree(repository, project):
 def test_the_package_carries_all_that_is_no_code_and_its_licence(repository, project):
     patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["kdnb"]
     carried = {path for pattern in patterns for path in (repository / "kdnb").glob(pattern)}
-    assert carried == {path for path in (repository / "kdnb").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert carried == {
+        path for path in (repository / "kdnb").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
     assert "MIT License" in (repository / "LICENSE").read_text()
     assert "CC BY 4.0" in (repository / "LICENSE").read_text()
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
@@ -84,7 +91,9 @@ def test_the_package_carries_all_that_is_no_code_and_its_licence(repository, pro
 
 def test_code_and_notebooks_are_formatted_and_clean(repository):
     for words in (["check"], ["format", "--check"]):
-        answer = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=repository, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, "."], cwd=repository, capture_output=True, text=True, check=False
+        )
         assert answer.returncode == 0, answer.stdout
 
 

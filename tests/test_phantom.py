@@ -86,7 +86,9 @@ def test_middle_slice_of_a_volume_is_the_image():
     volumes, masks = phantom.volumes(positions, 32)
     assert volumes.shape == masks.shape == (3, phantom.DEPTH, 32, 32)
     middle = phantom.DEPTH // 2
-    assert (volumes[:, middle] == made.images[positions, :, :, 0]).all() and (masks[:, middle] == made.masks[positions]).all()
+    assert (volumes[:, middle] == made.images[positions, :, :, 0]).all() and (
+        masks[:, middle] == made.masks[positions]
+    ).all()
     areas = masks.sum(axis=(2, 3))
     assert (areas[:, middle] >= areas[:, 0]).all() and (areas[:, [0, -1]] == 0).all(), "a ball is widest in its middle"
 

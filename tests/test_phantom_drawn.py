@@ -74,7 +74,11 @@ def test_planted_flaws_are_where_they_are_said_to_be():
     assert np.array_equal(planted.made.labels[untouched], made.labels[untouched])
     plain = untouched & ~planted.scanner
     assert np.array_equal(planted.made.images[plain], made.images[plain])
-    assert (planted.made.images[planted.scanner & untouched] != made.images[planted.scanner & untouched]).any(axis=(1, 2, 3)).all()
+    assert (
+        (planted.made.images[planted.scanner & untouched] != made.images[planted.scanner & untouched])
+        .any(axis=(1, 2, 3))
+        .all()
+    )
 
 
 def test_the_posterior_knows_the_scanner():
@@ -110,7 +114,10 @@ def test_truth_travels_with_the_images(data):
     few = take(data, np.array([3, 5]))
     assert np.array_equal(few.posterior, data.posterior[[3, 5]])
     assert np.array_equal(sweep.examples(data, "test").posterior, data.posterior[data.index("test")])
-    assert not data.masks[data.posterior[:, 0] >= 0.5].any() and data.masks[data.posterior[:, 0] < 0.5].any(axis=(1, 2)).all()
+    assert (
+        not data.masks[data.posterior[:, 0] >= 0.5].any()
+        and data.masks[data.posterior[:, 0] < 0.5].any(axis=(1, 2)).all()
+    )
 
 
 def test_pixels_alone_stay_far_below_bayes(data):

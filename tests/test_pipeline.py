@@ -43,7 +43,13 @@ log.write_text((log.read_text() if log.exists() else "") + "{name} ")
 print(dataset, seed)
 """
 PACKAGE = Path(__file__).resolve().parent.parent / "kdnb"
-NAMES = ["01_data_prep", "03_distillation", "04_temperature_sweep", "05_feature_map_explanation", "06_fidelity_benchmark"]
+NAMES = [
+    "01_data_prep",
+    "03_distillation",
+    "04_temperature_sweep",
+    "05_feature_map_explanation",
+    "06_fidelity_benchmark",
+]
 
 
 def notebook(name: str, code: str = WORK) -> nbformat.NotebookNode:
@@ -74,7 +80,18 @@ class Study:
         return ["make", "reproduce", "READY=Makefile", f"PYTHON={sys.executable}", f"PY={self.python}", *words]
 
     def options(self) -> dict:
-        hidden = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DATASET", "PROFILE", "SEED", "SPLIT", "DATA_DIR", "RUNS", "KDNB_PROGRESS")
+        hidden = (
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "DATASET",
+            "PROFILE",
+            "SEED",
+            "SPLIT",
+            "DATA_DIR",
+            "RUNS",
+            "KDNB_PROGRESS",
+        )
         return {"cwd": self.folder, "env": {name: value for name, value in os.environ.items() if name not in hidden}}
 
     def make(self, *words: str) -> subprocess.CompletedProcess:
@@ -196,7 +213,10 @@ def test_two_at_once_on_one_folder_the_second_waits_and_finds_nothing_to_do(fini
         (["DATASET=brains"], "dataset is 'brains', but it must be one of: phantom, "),
         (["SEED=x"], "seed is 'x', but it must be a whole number"),
         (["SPLIT=random"], "split_protocol is 'random', but it must be one of: official, leak_free"),
-        (["DATASET=brain_tumor", "DATA_DIR=nowhere"], "dataset 'brain_tumor' is not in nowhere: run `make data DATASET=brain_tumor`"),
+        (
+            ["DATASET=brain_tumor", "DATA_DIR=nowhere"],
+            "dataset 'brain_tumor' is not in nowhere: run `make data DATASET=brain_tumor`",
+        ),
         (["DATASET=folder:nowhere"], "there is no folder nowhere"),
         (["RUNS=a b"], "runs is 'a b'"),
         (["DATASET=$(touch injected)"], "dataset is '$(touch injected)'"),
@@ -230,7 +250,9 @@ def test_another_python_is_a_sentence(small, tmp_path):
 def test_a_python_that_cannot_be_run_is_a_sentence_without_what_else_was_said(small, tmp_path):
     """pyenv's own python3.12 is there, says three lines and ends where no 3.12 is chosen."""
     shim = tmp_path / "python3.12"
-    shim.write_text("#!/bin/sh\nprintf 'pyenv: python3.12: command not found\\n\\nThe command exists in:\\n  3.12.1\\n' >&2; exit 127\n")
+    shim.write_text(
+        "#!/bin/sh\nprintf 'pyenv: python3.12: command not found\\n\\nThe command exists in:\\n  3.12.1\\n' >&2; exit 127\n"
+    )
     shim.chmod(0o755)
     for python in (shim, tmp_path / "none"):
         answer = small.make(f"PYTHON={python}")
@@ -266,7 +288,10 @@ def test_a_known_error_is_one_sentence_and_the_notebook_is_kept(small):
     small.write("03_distillation")
     assert small.make().returncode == 0
     assert small.ran() == ["03"], "what was finished is not repeated"
-    assert sorted(path.name for path in (small.run / "notebooks").iterdir()) == ["01_data_prep.ipynb", "03_distillation.ipynb"]
+    assert sorted(path.name for path in (small.run / "notebooks").iterdir()) == [
+        "01_data_prep.ipynb",
+        "03_distillation.ipynb",
+    ]
     executed = nbformat.read(small.run / "notebooks" / "03_distillation.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "phantom 0\n"
     assert len(executed.cells[-1].outputs) == 1, "no progress in the notebook"
@@ -276,7 +301,8 @@ def test_an_unknown_error_points_at_the_kept_notebook(small):
     small.write("01_data_prep", "1 / 0")
     answer = small.make()
     assert re.search(
-        r"kdnb: 01_data_prep failed with ZeroDivisionError: division by zero \(the whole traceback is in .*failed.ipynb\)", answer.stderr
+        r"kdnb: 01_data_prep failed with ZeroDivisionError: division by zero \(the whole traceback is in .*failed.ipynb\)",
+        answer.stderr,
     )
 
 
@@ -288,7 +314,9 @@ def test_a_dead_kernel_is_told(small):
 
 
 def _started(study: Study, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(study.command(*words), stderr=subprocess.PIPE, text=True, start_new_session=True, **study.options())
+    return subprocess.Popen(
+        study.command(*words), stderr=subprocess.PIPE, text=True, start_new_session=True, **study.options()
+    )
 
 
 def _wait_for(path: Path, seconds: float = 30) -> None:
@@ -300,7 +328,9 @@ def _wait_for(path: Path, seconds: float = 30) -> None:
 
 def test_a_killed_run_is_not_taken_for_a_finished_one_and_completes_later(small):
     (small.folder / "notebooks" / "03_distillation.ipynb").unlink()
-    small.write("01_data_prep", "import time\nfrom pathlib import Path\nPath(run_dir, 'reached').touch()\ntime.sleep(60)")
+    small.write(
+        "01_data_prep", "import time\nfrom pathlib import Path\nPath(run_dir, 'reached').touch()\ntime.sleep(60)"
+    )
     running = _started(small)
     _wait_for(small.run / "reached")
     os.killpg(running.pid, signal.SIGKILL)
@@ -323,7 +353,10 @@ def test_what_a_killed_write_left_is_removed_by_the_next_run(finished):
 def test_any_path_of_images_reaches_the_notebook_as_text(small):
     images = small.folder / """it's {seed} "a" $HOME $(shell touch injected) \\ \n; touch injected"""
     images.mkdir()
-    small.write("01_data_prep", "from pathlib import Path\nassert Path(dataset.removeprefix('folder:')).is_dir(), dataset\nprint(dataset)")
+    small.write(
+        "01_data_prep",
+        "from pathlib import Path\nassert Path(dataset.removeprefix('folder:')).is_dir(), dataset\nprint(dataset)",
+    )
     answer = small.make(f"DATASET=folder:{images}")
     assert answer.returncode == 0, answer.stderr
     (done,) = (small.folder / "runs").glob("*/notebooks/01_data_prep.ipynb")
@@ -369,13 +402,17 @@ def _imports(code: str) -> set[Path]:
 
 
 # Floor 0 holds no number of the study: budgets reach make through the stamp of the settings.
-FLOOR_0 = {PACKAGE / f"{name}.py" for name in ("__init__", "errors", "filesystems", "sources", "settings", "runs", "progress")}
+FLOOR_0 = {
+    PACKAGE / f"{name}.py" for name in ("__init__", "errors", "filesystems", "sources", "settings", "runs", "progress")
+}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_makefile_knows_every_module_that_a_notebook_uses(path, repository):
     rules = _rules((repository / "Makefile").read_text())
-    source = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")
+    source = "\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+    )
     used, waiting = set(), _imports(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
     while waiting:
         file = waiting.pop()
@@ -427,9 +464,19 @@ def _executed(source: dict) -> dict:
             cell["execution_count"] = count + 10
             cell["metadata"]["execution"] = {"iopub.status.busy": "2026-01-01"}
             cell["outputs"] = [
-                {"output_type": "execute_result", "data": {"text/plain": "1"}, "metadata": {}, "execution_count": count + 10}
+                {
+                    "output_type": "execute_result",
+                    "data": {"text/plain": "1"},
+                    "metadata": {},
+                    "execution_count": count + 10,
+                }
             ]
-    injected = {"cell_type": "code", "source": "run_dir = '/home/ada'", "metadata": {"tags": ["injected-parameters"]}, "outputs": []}
+    injected = {
+        "cell_type": "code",
+        "source": "run_dir = '/home/ada'",
+        "metadata": {"tags": ["injected-parameters"]},
+        "outputs": [],
+    }
     done["cells"].insert(2, injected)
     done["metadata"]["papermill"] = {"output_path": "/home/ada/x.ipynb"}
     return done

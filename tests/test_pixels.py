@@ -30,7 +30,9 @@ def stretched(values: np.ndarray) -> np.ndarray:
 # -- DICOM ------------------------------------------------------------------------------------------------------------------
 
 
-def dicom(path: Path, values: np.ndarray, bits: int = 12, preamble: bool = True, implicit: bool = False, **elements) -> Path:
+def dicom(
+    path: Path, values: np.ndarray, bits: int = 12, preamble: bool = True, implicit: bool = False, **elements
+) -> Path:
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -49,7 +51,10 @@ def dicom(path: Path, values: np.ndarray, bits: int = 12, preamble: bool = True,
     if preamble:
         file.file_meta = FileMetaDataset()
         file.file_meta.TransferSyntaxUID = syntax
-        file.file_meta.MediaStorageSOPClassUID, file.file_meta.MediaStorageSOPInstanceUID = file.SOPClassUID, file.SOPInstanceUID
+        file.file_meta.MediaStorageSOPClassUID, file.file_meta.MediaStorageSOPInstanceUID = (
+            file.SOPClassUID,
+            file.SOPInstanceUID,
+        )
         file.save_as(path, enforce_file_format=True)
     else:
         file.save_as(path, implicit_vr=implicit, little_endian=True)
@@ -116,7 +121,9 @@ def test_a_palette_is_applied_as_pydicom_does(depth, order, tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 def test_colours_are_scaled_by_the_bits_that_are_used(bits, tmp_path):
-    ramp = np.repeat(np.linspace(0, 2**bits - 1, 48).astype(np.uint16 if bits > 8 else np.uint8)[None, :, None], 3, axis=2)
+    ramp = np.repeat(
+        np.linspace(0, 2**bits - 1, 48).astype(np.uint16 if bits > 8 else np.uint8)[None, :, None], 3, axis=2
+    )
     found = pixels(dicom(tmp_path / "x.dcm", np.repeat(ramp, 4, axis=0), bits))
     assert found.shape == (4, 48, 3) and np.abs(found[0, :, 0] - np.linspace(0, 255, 48)).max() <= 1
 
@@ -130,7 +137,16 @@ def test_dicom_without_its_first_part_is_read_whatever_it_is_called(implicit, na
 
 
 def test_other_files_are_not_taken_for_dicom(tmp_path):
-    samples = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\x00\x08\x00\x00\x00", b"BM", b"GIF89a", b"P5 2 2 255 ", b"\x08\x00", b""]
+    samples = [
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        b"II*\x00\x08\x00\x00\x00",
+        b"BM",
+        b"GIF89a",
+        b"P5 2 2 255 ",
+        b"\x08\x00",
+        b"",
+    ]
     for k, start in enumerate(samples):
         (tmp_path / str(k)).write_bytes(start + bytes(range(200)))
         assert not reading.is_dicom(tmp_path / str(k)), start
@@ -161,7 +177,9 @@ def test_a_frame_has_its_own_scale_and_window(where, tmp_path):
         window.WindowCenter, window.WindowWidth = 3000, 1500 + k
         group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [scale], [window]
         groups.append(group)
-    path = dicom(tmp_path / "x.dcm", volume, NumberOfFrames=3, **{where: groups if where.startswith("Per") else groups[1:2]})
+    path = dicom(
+        tmp_path / "x.dcm", volume, NumberOfFrames=3, **{where: groups if where.startswith("Per") else groups[1:2]}
+    )
     single = pydicom.dcmread(path)
     single.update(groups[1].PixelValueTransformationSequence[0])
     single.update(groups[1].FrameVOILUTSequence[0])
@@ -236,7 +254,8 @@ def test_run_length_coding_is_read_and_damage_is_one_line(tmp_path):
         with pytest.raises(DataError) as caught:
             decode(path)
         assert re.fullmatch(
-            r"pixels packed as JPEG[^,\n]*, which (are damaged|no plug-in here reads).*: (fetch|convert) the file.*", str(caught.value)
+            r"pixels packed as JPEG[^,\n]*, which (are damaged|no plug-in here reads).*: (fetch|convert) the file.*",
+            str(caught.value),
         )
 
 
@@ -249,7 +268,9 @@ def test_packing_without_a_plug_in_is_named_with_its_cure(tmp_path, monkeypatch)
     file.compress(pydicom.uid.RLELossless)
     file.save_as(path)
     monkeypatch.setattr(base.Decoder, "is_available", property(lambda self: False))
-    monkeypatch.setattr(base.Decoder, "_validate_plugins", lambda self, plugin="": (_ for _ in ()).throw(RuntimeError("a\nb")))
+    monkeypatch.setattr(
+        base.Decoder, "_validate_plugins", lambda self, plugin="": (_ for _ in ()).throw(RuntimeError("a\nb"))
+    )
     with pytest.raises(DataError, match="packed as RLE Lossless, which no plug-in here reads: convert the file"):
         decode(path)
 
@@ -290,7 +311,11 @@ def test_other_shapes_of_nifti(tmp_path):
     import nibabel
 
     values = np.random.default_rng(6).integers(0, 900, (12, 14, 5, 3)).astype(np.int16)
-    for shape, plane in (((12, 14, 5, 3), values[:, :, 2, 0]), ((12, 14, 1), values[:, :, 0, 0]), ((12, 14), values[:, :, 0, 0])):
+    for shape, plane in (
+        ((12, 14, 5, 3), values[:, :, 2, 0]),
+        ((12, 14, 1), values[:, :, 0, 0]),
+        ((12, 14), values[:, :, 0, 0]),
+    ):
         stored = values if len(shape) == 4 else values[:, :, :1, 0].reshape(shape)
         nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "x.nii")
         assert np.array_equal(pixels(tmp_path / "x.nii"), stretched(plane.T[::-1, ::-1])), shape
@@ -325,19 +350,33 @@ def png16(path: Path, values: np.ndarray, chunk: bytes = b"") -> Path:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     size = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + block(b"IHDR", size) + chunk + block(b"IDAT", zlib.compress(rows)) + block(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + block(b"IHDR", size) + chunk + block(b"IDAT", zlib.compress(rows)) + block(b"IEND", b"")
+    )
     return path
 
 
 def tiff16(
-    path: Path, values: np.ndarray, order: str = "<", photometric: int = 2, orientation: int = 1, strips: int = 1, packed: bool = False
+    path: Path,
+    values: np.ndarray,
+    order: str = "<",
+    photometric: int = 2,
+    orientation: int = 1,
+    strips: int = 1,
+    packed: bool = False,
 ) -> Path:
     """A TIFF of 16 bits a channel."""
     height, width, channels = values.shape
     data = values.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if packed else data
     step = len(data) // strips
-    tags = [(256, 3, [width]), (257, 3, [height]), (258, 3, [16] * channels), (259, 3, [8 if packed else 1]), (262, 3, [photometric])]
+    tags = [
+        (256, 3, [width]),
+        (257, 3, [height]),
+        (258, 3, [16] * channels),
+        (259, 3, [8 if packed else 1]),
+        (262, 3, [photometric]),
+    ]
     tags += [(273, 4, [8 + step * k for k in range(strips)]), (274, 3, [orientation]), (277, 3, [channels])]
     tags += [(278, 3, [height // strips]), (279, 4, [step] * strips)] + ([(338, 3, [2])] if channels == 4 else [])
     directory, beyond = b"", b""
@@ -369,7 +408,9 @@ def test_16_bits_of_colour_are_treated_as_16_bits_of_grey(factor, tmp_path):
 def test_16_bits_with_transparency_lie_on_black(tmp_path):
     alpha = np.full((20, 30, 1), 65535, np.uint16)
     assert np.array_equal(pixels(png16(tmp_path / "x.png", np.concatenate([COLOUR, alpha], axis=2))), stretched(COLOUR))
-    assert np.array_equal(pixels(png16(tmp_path / "y.png", np.concatenate([GREY[..., None], alpha], axis=2)))[..., 0], stretched(GREY))
+    assert np.array_equal(
+        pixels(png16(tmp_path / "y.png", np.concatenate([GREY[..., None], alpha], axis=2)))[..., 0], stretched(GREY)
+    )
     alpha[:10] = 0
     seen = pixels(png16(tmp_path / "z.png", np.concatenate([GREY[..., None], alpha], axis=2)))
     assert not seen[:10].any() and seen[10:].max() == 255
@@ -377,7 +418,9 @@ def test_16_bits_with_transparency_lie_on_black(tmp_path):
 
 def test_16_bit_colours_are_set_upright_once(tmp_path):
     for orientation, turned in ((1, COLOUR), (6, np.rot90(COLOUR, -1)), (3, np.rot90(COLOUR, 2))):
-        assert np.array_equal(pixels(tiff16(tmp_path / "x.tif", COLOUR, orientation=orientation)), stretched(turned)), orientation
+        assert np.array_equal(pixels(tiff16(tmp_path / "x.tif", COLOUR, orientation=orientation)), stretched(turned)), (
+            orientation
+        )
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -385,7 +428,9 @@ def test_white_is_zero_is_inverted_whatever_the_bits(packed, tmp_path):
     white = pixels(tiff16(tmp_path / "w.tif", GREY[..., None], photometric=0, packed=packed))
     assert np.array_equal(white, 255 - stretched(GREY))
     for order in "<>":
-        assert np.array_equal(pixels(tiff16(tmp_path / "b.tif", GREY[..., None], order, photometric=1, packed=packed)), stretched(GREY))
+        assert np.array_equal(
+            pixels(tiff16(tmp_path / "b.tif", GREY[..., None], order, photometric=1, packed=packed)), stretched(GREY)
+        )
 
 
 def test_metadata_over_a_megabyte_are_no_obstacle(tmp_path):

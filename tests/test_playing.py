@@ -143,9 +143,18 @@ def test_the_same_numbers_give_the_phantoms_grey_values(made, monkeypatch, scann
         | {"irregular": float(latent["irregular"][row]), "strength": float(latent["strength"][row])}
         for row in rows
     ]
-    options = {"size": SIZE, "contrast": made["drawing"]["contrast"], "noise": 0, "seed": 1, "discs": True, "scanner": scanner}
+    options = {
+        "size": SIZE,
+        "contrast": made["drawing"]["contrast"],
+        "noise": 0,
+        "seed": 1,
+        "discs": True,
+        "scanner": scanner,
+    }
     answer = "q.heads.map((head, k) => Array.from(Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})))"
-    found = said_by_node("phantom.js", {"heads": made["drawing"]["heads"], "lesions": lesions, "options": options}, answer)
+    found = said_by_node(
+        "phantom.js", {"heads": made["drawing"]["heads"], "lesions": lesions, "options": options}, answer
+    )
     apart = np.abs(np.array(found).reshape(wanted.shape) - wanted)
     assert wanted.std() > 20 and apart.max() <= 1 and (apart > 0).mean() < 0.01
 
@@ -159,9 +168,17 @@ def test_noise_has_its_standard_deviation_and_comes_again():
 
 @node
 def test_the_truth_is_the_generators(made):
-    cases = [(s, w, outer, scanner) for s in (0, 0.3, 1) for w in (0, 0.4, 1) for outer in (1, 2) for scanner in (False, True)]
+    cases = [
+        (s, w, outer, scanner)
+        for s in (0, 0.3, 1)
+        for w in (0, 0.4, 1)
+        for outer in (1, 2)
+        for scanner in (False, True)
+    ]
     rates = np.array(made["drawing"]["scanner"])
-    found = said_by_node("phantom.js", {"cases": cases, "rates": rates.tolist()}, "q.cases.map((one) => Phantom.truth(...one, q.rates))")
+    found = said_by_node(
+        "phantom.js", {"cases": cases, "rates": rates.tolist()}, "q.cases.map((one) => Phantom.truth(...one, q.rates))"
+    )
     for (strength, way, outer, scanner), chances in zip(cases, found, strict=True):
         plain = phantom.posterior(np.array([strength]), np.array([way]), np.array([outer + 1]))
         assert np.allclose(chances, phantom.updated(plain, (rates if scanner else 1 - rates)[None])[0])
@@ -174,7 +191,9 @@ def test_images_are_fitted_as_the_study_fits_them(width, height):
     opaque = np.dstack([pixels, np.full((height, width), 255)])
     question = {"rgba": opaque.flatten().tolist(), "width": width, "height": height}
     found = said_by_node("phantom.js", question, f"Array.from(Reading.fitted(q.rgba, q.width, q.height, {SIZE}))")
-    apart = np.abs(np.array(found).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int))
+    apart = np.abs(
+        np.array(found).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int)
+    )
     assert apart.max() <= 1 and (apart > 0).mean() < 0.02
 
 
@@ -194,7 +213,9 @@ def page(browser, address):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.faults, page.requests = [], []
-    page.on("console", lambda message: page.faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: page.faults.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(address)
@@ -205,7 +226,9 @@ def page(browser, address):
 
 def table(page, name: str) -> dict[str, list[float]]:
     """The numbers of a table, by the names of its rows."""
-    rows = page.eval_on_selector_all(f"#{name} tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))")
+    rows = page.eval_on_selector_all(
+        f"#{name} tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
+    )
     return {row[0]: [float(cell.strip().rstrip("%").replace("−", "-")) for cell in row[1:]] for row in rows}
 
 
@@ -264,8 +287,12 @@ def test_temperature_softens_the_teacher_of_stored_images_and_the_student_of_oth
     page.fill("#temperature", "20")
     at = int(page.input_value("[name=stored]:checked"))
     softened = torch.tensor(made["images"][at]["teacher"]).div(20).softmax(0)
-    assert [row[1] for row in table(page, "probabilities").values()] == pytest.approx((100 * softened).tolist(), abs=0.06)
-    assert "Teacher at T = 20" in page.inner_text("#probabilities") and "which this page has stored" in page.inner_text("#softened")
+    assert [row[1] for row in table(page, "probabilities").values()] == pytest.approx(
+        (100 * softened).tolist(), abs=0.06
+    )
+    assert "Teacher at T = 20" in page.inner_text("#probabilities") and "which this page has stored" in page.inner_text(
+        "#softened"
+    )
     page.fill("#strength", "0.4")
     logits = torch.tensor([row[-1] for row in table(page, "sum").values()])
     shown = [row[1] for row in table(page, "probabilities").values()]
@@ -299,7 +326,9 @@ def test_a_dropped_image_is_answered_and_goes_nowhere(page, players):
     logits = predict(players.students["student_kd_t2"], pixels[None])[0]
     assert [row[-1] for row in table(page, "sum").values()] == pytest.approx(logits.tolist(), abs=6e-4)
     assert len(next(iter(table(page, "probabilities").values()))) == 2, "nobody knows the truth of it"
-    page.set_input_files("#file", {"name": "larger.png", "mimeType": "image/png", "buffer": png(np.repeat(pixels, 3, axis=1))})
+    page.set_input_files(
+        "#file", {"name": "larger.png", "mimeType": "image/png", "buffer": png(np.repeat(pixels, 3, axis=1))}
+    )
     expect(page.locator("#about")).to_contain_text("Your image larger.png, 144 × 48 pixels")
 
 
@@ -353,11 +382,11 @@ def test_the_page_names_no_host(address):
 def test_it_fits_the_width_and_all_of_it_has_names(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = page.eval_on_selector_all("canvas:not([aria-hidden])", "all => all.map(one => [one.getAttribute('role'), one.ariaLabel])")
-    assert len(pictures) == 1 + 5 + 4 and all(role == "img" and words for role, words in pictures)
-    names = (
-        "all => all.map(one => one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join())"
+    pictures = page.eval_on_selector_all(
+        "canvas:not([aria-hidden])", "all => all.map(one => [one.getAttribute('role'), one.ariaLabel])"
     )
+    assert len(pictures) == 1 + 5 + 4 and all(role == "img" and words for role, words in pictures)
+    names = "all => all.map(one => one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join())"
     assert all(page.eval_on_selector_all("input, button", names))
     heights = page.eval_on_selector_all("label, button", "all => all.map(one => one.getBoundingClientRect().height)")
     assert min(heights) >= 40, "too low to be touched"
@@ -367,10 +396,25 @@ def test_everything_works_from_the_keyboard(page):
     stops = []
     for _ in range(40):
         page.keyboard.press("Tab")
-        stops.append(page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.tagName"))
+        stops.append(
+            page.evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.tagName")
+        )
         if stops[-1] == "BODY":
             break
-    for wanted in ("student", "stored", "strength", "outer", "way", "noise", "discs", "scanner", "head", "grain", "file", "temperature"):
+    for wanted in (
+        "student",
+        "stored",
+        "strength",
+        "outer",
+        "way",
+        "noise",
+        "discs",
+        "scanner",
+        "head",
+        "grain",
+        "file",
+        "temperature",
+    ):
         assert wanted in stops, f"{wanted} is not reached"
     for where, key in (
         ("[name=student]", "ArrowRight"),
@@ -397,7 +441,9 @@ def test_nothing_moves_for_readers_who_do_not_want_it(browser, address, wish, mo
 
 
 def test_images_that_nobody_draws_leave_the_drawing_out(browser, players, tmp_path):
-    data = dataclasses.replace(players.data, name="folder:scans", posterior=None, classes=("a </script><b>", "b", "c", "d"))
+    data = dataclasses.replace(
+        players.data, name="folder:scans", posterior=None, classes=("a </script><b>", "b", "c", "d")
+    )
     playing.write(dataclasses.replace(players, data=data), tmp_path / "page.html")
     page, faults = browser.new_page(), []
     page.on("console", lambda message: faults.append(message.text))
@@ -441,10 +487,15 @@ def test_the_book_of_a_run_has_the_page_of_its_students_among_the_chapters(run):
 
 def test_without_students_of_the_studys_own_shapes_a_book_has_no_such_page(run, tmp_path):
     write_sources(run.folder / "notebooks", tmp_path / "source")
-    assert not (tmp_path / "source" / "playing.md").exists() and "playing" not in (tmp_path / "source" / "index.md").read_text()
+    assert (
+        not (tmp_path / "source" / "playing.md").exists()
+        and "playing" not in (tmp_path / "source" / "index.md").read_text()
+    )
     assert playing.of_run(tmp_path) is None and playing.of_record(tmp_path) is None
     run.record("networks", {"student": "layered"})
-    run.save_model("student_kd_t2", models.initialised(models.student, "layered", 4, run.budget.student_widths, seed=1), "key")
+    run.save_model(
+        "student_kd_t2", models.initialised(models.student, "layered", 4, run.budget.student_widths, seed=1), "key"
+    )
     assert list(playing.of_run(run.folder).students) == ["student_transparent"]
 
 
@@ -453,5 +504,7 @@ def test_images_of_the_page_are_spread_over_the_test_set(players):
     assert (data.split[where] == "test").all() and len(set(data.groups[where])) == len(where)
     assert np.bincount(data.labels[where]).tolist() == [playing.PER_CLASS] * 4
     packed = playing.contents(players)["images"][5]["pixels"]
-    assert np.array_equal(np.frombuffer(base64.b64decode(packed), np.uint8).reshape(SIZE, SIZE), data.images[where[5], :, :, 0])
+    assert np.array_equal(
+        np.frombuffer(base64.b64decode(packed), np.uint8).reshape(SIZE, SIZE), data.images[where[5], :, :, 0]
+    )
     assert to_tensor(data.images[where]).shape == (16, 3, SIZE, SIZE)

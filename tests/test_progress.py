@@ -71,7 +71,11 @@ def test_trainings_side_by_side_leave_the_line_to_whoever_waits_for_them(tmp_pat
     for _ in progress(range(1), "2 students"):
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-    assert [line.split("\t")[:2] for line in path.read_text().splitlines()] == [["2 students", "0"], ["2 students", "1"], [""]]
+    assert [line.split("\t")[:2] for line in path.read_text().splitlines()] == [
+        ["2 students", "0"],
+        ["2 students", "1"],
+        [""],
+    ]
 
 
 def test_a_live_notebook_gets_one_line_that_is_emptied(monkeypatch):

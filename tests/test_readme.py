@@ -116,7 +116,9 @@ def test_the_map_of_the_code_names_every_module(repository):
     text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("A map of the code") :]
     named = {name.strip("/") for name in re.findall(r"`(\w+/?)`", section)}
-    modules = {path.stem for path in (repository / "kdnb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    modules = {
+        path.stem for path in (repository / "kdnb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert modules - {"__init__"} <= named
 
 
@@ -128,7 +130,9 @@ def test_every_walk_leads_to_something_that_is_there(repository):
         places = re.findall(r"`kdnb/([\w/]+)\.py:(\w+)`", walk)
         assert places, walk
         for module, name in places:
-            assert hasattr(importlib.import_module(f"kdnb/{module}".replace("/", ".").removesuffix(".__init__")), name), f"{module}: {name}"
+            assert hasattr(
+                importlib.import_module(f"kdnb/{module}".replace("/", ".").removesuffix(".__init__")), name
+            ), f"{module}: {name}"
         for path in re.findall(r"`((?:tests|data|kdnb)/[\w/.]+)`", walk):
             assert (repository / path).exists(), path
 
@@ -149,12 +153,16 @@ def test_it_says_what_it_is_in_a_few_lines(readme):
 def test_make_passes_each_tool_words_that_it_understands(repository):
     """The recipes of data, book, slides, record and bench, with --help put behind them."""
     recipes = re.findall(
-        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|slides|findings|bench)) (.*)$", (repository / "Makefile").read_text(), re.MULTILINE
+        r"\$\(PY\) -m (kdnb\.(?:datasets\.fetch|book|slides|findings|bench)) (.*)$",
+        (repository / "Makefile").read_text(),
+        re.MULTILINE,
     )
     assert len(recipes) == 5
     for module, words in recipes:
         options = [word for word in words.split() if word.startswith("--")]
-        answer = subprocess.run([sys.executable, "-m", module, "--help"], cwd=repository, capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=repository, capture_output=True, text=True, check=True
+        )
         assert all(option in answer.stdout for option in options), module
         positional = "positional arguments" in answer.stdout
         assert positional == (not options), f"{module} {words}"

@@ -71,7 +71,9 @@ class Reader(HTMLParser):
             self.open.append(tag)
         if tag == "img":
             self.images.append(named)
-        self.outside += [value for name, value in attributes if name in ("src", "href") and not value.startswith(("data:", "#"))]
+        self.outside += [
+            value for name, value in attributes if name in ("src", "href") and not value.startswith(("data:", "#"))
+        ]
         self.anchors.add(named.get("id"))
         self.targets.add(named.get("href", "#")[1:])
 
@@ -96,7 +98,9 @@ def test_pictures_come_with_their_alternative_and_failed_notebooks_not(folder):
 
 def test_three_figures_come_first_and_no_figure_twice(folder):
     alone = page(folder)
-    assert "In 1 figure<" not in alone and alone.count(PNG) == 1, "a figure whose name the run does not know is with the others"
+    assert "In 1 figure<" not in alone and alone.count(PNG) == 1, (
+        "a figure whose name the run does not know is with the others"
+    )
     run = Run(resolve(run_dir=folder), "03_distillation")
     path = folder / "figures" / "arms.png"
     path.parent.mkdir()
@@ -108,9 +112,18 @@ def test_three_figures_come_first_and_no_figure_twice(folder):
 
 def test_the_first_page_says_question_answer_figures_and_caveats_and_folds_the_rest(folder):
     claims = {"claim": ["few_labels", "maps_over_shap", "new_images"], "statement": ["it <adds>", "cheaper", "holds"]}
-    claims |= {"verdict": ["reproduced"] * 3, "measured": [7.8, 431.2, None], "lo": [3.3, 431.2, None], "hi": [12.4, 431.2, None]}
+    claims |= {
+        "verdict": ["reproduced"] * 3,
+        "measured": [7.8, 431.2, None],
+        "lo": [3.3, 431.2, None],
+        "hi": [12.4, 431.2, None],
+    }
     table = pd.DataFrame(
-        claims | {"unit": ["points", "ratio", "points"], "stated": ["after seeing data", "before any data", "before its numbers"]}
+        claims
+        | {
+            "unit": ["points", "ratio", "points"],
+            "stated": ["after seeing data", "before any data", "before its numbers"],
+        }
     )
     assert answers({"claims": table}) == [
         ("it <adds>", "reproduced", "+7.8 points [+3.3, +12.4]"),
@@ -156,7 +169,13 @@ def test_several_seeds_are_told_once_and_claims_with_their_verdict():
 
 def test_a_fired_signature_is_told_with_its_advice():
     table = pd.DataFrame(
-        {"signature": ["a", "b"], "value": [0.9, 0.1], "threshold": [0.5, 0.5], "fired": [True, False], "advice": ["do x.", "no"]}
+        {
+            "signature": ["a", "b"],
+            "value": [0.9, 0.1],
+            "threshold": [0.5, 0.5],
+            "fired": [True, False],
+            "advice": ["do x.", "no"],
+        }
     )
     assert verdicts({"diagnosis": table})["Failure signatures"] == ["Signature a fired (0.900, threshold 0.500): do x."]
     table["fired"] = False
@@ -208,6 +227,10 @@ def test_an_empty_run_gives_a_page(tmp_path):
 
 
 def test_every_table_of_the_page_is_written_by_a_notebook(repository):
-    cells = [cell for path in (repository / "notebooks").glob("*.ipynb") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    cells = [
+        cell
+        for path in (repository / "notebooks").glob("*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    ]
     written = {name for cell in cells for name in re.findall(r'save_table\(\s*"(\w+)"', "".join(cell["source"]))}
     assert set(TABLES) <= written

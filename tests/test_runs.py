@@ -59,7 +59,9 @@ def test_a_table_changed_by_another_hand_is_refused(run):
     run.save_table("audit", TABLE)
     with (run.folder / "results/audit.csv").open("a") as file:
         file.write("edge,9,9\n")
-    with pytest.raises(ArtefactError, match="not the file that 01_data_prep wrote: delete .*/notebooks/01_data_prep.ipynb and run"):
+    with pytest.raises(
+        ArtefactError, match="not the file that 01_data_prep wrote: delete .*/notebooks/01_data_prep.ipynb and run"
+    ):
         run.load_table("audit")
     (run.folder / "results/audit.csv").unlink()
     with pytest.raises(ArtefactError, match="audit.csv is missing: delete .*/notebooks/01_data_prep.ipynb and run"):
@@ -131,7 +133,10 @@ def test_a_failing_block_leaves_no_folder(tmp_path):
 def test_a_folder_that_holds_something_is_not_replaced(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine").write_text("mine")
-    with pytest.raises(StorageError, match="set could not be written .*not empty"), atomic_folder(tmp_path / "set") as temporary:
+    with (
+        pytest.raises(StorageError, match="set could not be written .*not empty"),
+        atomic_folder(tmp_path / "set") as temporary,
+    ):
         (temporary / "x").write_text("x")
     assert os.listdir(tmp_path) == ["set"] and os.listdir(tmp_path / "set") == ["mine"]
 
@@ -172,11 +177,14 @@ def test_run_json_tells_where_the_numbers_come_from(started):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 1), ("profile", "quick"), ("dataset", "phantom:volume"), ("split_protocol", "leak_free")]
+    ("name", "value"),
+    [("seed", 1), ("profile", "quick"), ("dataset", "phantom:volume"), ("split_protocol", "leak_free")],
 )
 def test_a_folder_that_holds_another_run_is_refused(started, name, value):
     before = started.info()
-    with pytest.raises(ArtefactError, match=f"holds a run whose {name} is .*, not {value!r}: delete it or use another folder"):
+    with pytest.raises(
+        ArtefactError, match=f"holds a run whose {name} is .*, not {value!r}: delete it or use another folder"
+    ):
         kdnb.runs.start("02_teacher_training", **({"run_dir": started.folder, "profile": "smoke"} | {name: value}))
     assert started.info() == before
     kdnb.runs.start("02_teacher_training", run_dir=started.folder, profile="smoke", image_size=64)
@@ -269,8 +277,12 @@ def test_source_keys_ignore_words_and_follow_code(tmp_path, monkeypatch):
 def test_names_of_classes_are_text_in_every_table_that_is_read(tmp_path):
     run = Run(resolve(run_dir=tmp_path), "03_distillation")
     for names in (["0", "01"], ["True", "False"], ["none", "NaN"], ["1e5", "all"]):
-        table = run.save_table("per_class", pd.DataFrame({"class": names, "image_id": ["007", "1.0"], "f1": [0.5, 1.0]}))
+        table = run.save_table(
+            "per_class", pd.DataFrame({"class": names, "image_id": ["007", "1.0"], "f1": [0.5, 1.0]})
+        )
         again = run.load_table("per_class")
         assert again["class"].tolist() == names and again["image_id"].tolist() == ["007", "1.0"]
         assert again["f1"].dtype == table["f1"].dtype
-        assert pd.concat([table, again]).pivot_table(index="class", values="f1").index.tolist() == sorted(names), "no class twice"
+        assert pd.concat([table, again]).pivot_table(index="class", values="f1").index.tolist() == sorted(names), (
+            "no class twice"
+        )

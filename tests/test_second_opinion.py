@@ -69,7 +69,9 @@ def test_quantus_says_the_same_today():
     kept, today = (pd.json_normalize(one, sep="/").iloc[0] for one in (SAID["answers"], asked.answers()))
     assert list(kept.index) == list(today.index)
     for name in kept.index:
-        np.testing.assert_allclose(*(np.array(one[name], dtype=float) for one in (today, kept)), rtol=1e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            *(np.array(one[name], dtype=float) for one in (today, kept)), rtol=1e-4, atol=2e-5, err_msg=name
+        )
 
 
 def test_every_metric_is_confirmed_or_said_to_be_without_a_counterpart(model, case):
@@ -145,8 +147,13 @@ def test_road_is_that_of_the_exact_imputation(model, case, name, end, monkeypatc
     found = fidelity.road(model, images, targets, rank)[f"road_{end}"]
     np.testing.assert_allclose(found, said("road", f"{name} {end}"), atol=0.01)
     order = rank if end == "most_first" else 1 - rank
-    stays = [perturb.probabilities(model, perturb.imputed(images, order < share)).argmax(1) == targets for share in perturb.ROAD_SHARES]
-    np.testing.assert_allclose([float(one.float().mean()) for one in stays], said("road_hits", f"{name} {end}"), atol=1e-6)
+    stays = [
+        perturb.probabilities(model, perturb.imputed(images, order < share)).argmax(1) == targets
+        for share in perturb.ROAD_SHARES
+    ]
+    np.testing.assert_allclose(
+        [float(one.float().mean()) for one in stays], said("road_hits", f"{name} {end}"), atol=1e-6
+    )
 
 
 def test_sensitivity_is_quantus_s_for_the_same_noise(model, case):
@@ -226,7 +233,9 @@ def test_complexity_is_quantus_s_discrete_entropy(case, name):
 def test_class_sensitivity_is_quantus_s_random_logit_where_there_are_two_classes(model, case, name):
     """Quantus draws the other class; here it is the second most likely one, the one that a reader would ask about."""
     images, _, _, _ = case
-    np.testing.assert_allclose(fidelity.class_sensitivity(model, images, METHODS[name]), said("class_sensitivity", name), atol=1e-4)
+    np.testing.assert_allclose(
+        fidelity.class_sensitivity(model, images, METHODS[name]), said("class_sensitivity", name), atol=1e-4
+    )
 
 
 def test_smoothed_maps_are_captums_smoothgrad(model, case, monkeypatch):
@@ -244,7 +253,12 @@ def test_smoothed_maps_are_captums_smoothgrad(model, case, monkeypatch):
 
     ours = fidelity.smoothed(method)(model, images, targets)
     torch.manual_seed(0)
-    theirs = NoiseTunnel(gradient).attribute(images, "smoothgrad", nt_samples=400, stdevs=sanity.NOISE, target=targets).sum(dim=1).detach()
+    theirs = (
+        NoiseTunnel(gradient)
+        .attribute(images, "smoothgrad", nt_samples=400, stdevs=sanity.NOISE, target=targets)
+        .sum(dim=1)
+        .detach()
+    )
     alone = method(model, images.clone(), targets)
     off = (ours - theirs).flatten(1).norm(dim=1)
     assert off < 0.2 * (ours - alone).flatten(1).norm(dim=1), "one image is not its noisy copies"

@@ -66,7 +66,10 @@ def test_a_split_without_leaks_spends_less_and_a_parameter_has_the_last_word():
         ({"seed": -1}, ["seed", "-1"]),
         ({"seed": True}, ["seed", "True"]),
         ({"split_protocol": "random"}, ["split_protocol", "'random'", "official, leak_free"]),
-        ({"split_protocol": "regrouped"}, ["split_protocol", "'regrouped'", "leak_free (which splits anew where it has to)"]),
+        (
+            {"split_protocol": "regrouped"},
+            ["split_protocol", "'regrouped'", "leak_free (which splits anew where it has to)"],
+        ),
         ({"alphas": [0.4, 1.5]}, ["alphas", "1.5", "0 to 1"]),
         ({"temperatures": []}, ["temperatures", "[]"]),
         ({"temperatures": [0]}, ["temperatures", "above 0"]),
@@ -123,7 +126,14 @@ def test_a_run_name_never_leaves_its_folder(text):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.one_of(st.integers(), st.floats(), st.text()))),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(),
+        st.lists(st.one_of(st.integers(), st.floats(), st.text())),
+    ),
     st.sampled_from([*(field.name for field in fields(Budget)), "seed", "split_protocol", "alpha", "temperature"]),
 )
 def test_any_value_is_taken_or_refused_in_one_sentence(value, name):

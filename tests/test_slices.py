@@ -24,7 +24,11 @@ def a_set(split: list[str]) -> ImageSet:
 def test_persons_are_those_of_the_slices_and_the_rest_is_said_to_be_open():
     found, said = slices.persons(np.array(["a.png", "b.png", "c.png", "d.png"]), KNOWN)
     assert found.tolist() == ["person_p1", "person_p1", "person_p2", "d.png"]
-    assert said.startswith("2 persons of 3 images") and "the other 1 images are nobody knows" in said and "both sides" in said
+    assert (
+        said.startswith("2 persons of 3 images")
+        and "the other 1 images are nobody knows" in said
+        and "both sides" in said
+    )
 
 
 def test_test_images_whose_person_training_has_are_counted():
@@ -36,7 +40,9 @@ def test_test_images_whose_person_training_has_are_counted():
 
 
 def test_an_image_with_another_label_than_its_slice_is_named():
-    assert audit.contradicting(a_set(["train"] * 4)).to_numpy().tolist() == [["b.png", "dog", "images/1.png", "cat", "p1"]]
+    assert audit.contradicting(a_set(["train"] * 4)).to_numpy().tolist() == [
+        ["b.png", "dog", "images/1.png", "cat", "p1"]
+    ]
 
 
 def test_slices_are_found_again_mirrored_or_not():
@@ -63,6 +69,8 @@ def test_every_slice_of_the_table_is_found_again_from_pixels():
     found = audit.recover(data.images[tumours, ..., 0], source.images[..., 0])
     same = found["correlation"] >= slices.ALIKE
     truth = [data.notes["slices"].get(name) for name in data.ids[tumours]]
-    said = [(source.ids[row.slice], row.mirrored) if row.correlation >= slices.ALIKE else None for row in found.itertuples()]
+    said = [
+        (source.ids[row.slice], row.mirrored) if row.correlation >= slices.ALIKE else None for row in found.itertuples()
+    ]
     assert said == [(one.name, one.mirrored) if one else None for one in truth]
     assert found.loc[~same, "correlation"].max() < 0.95

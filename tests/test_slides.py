@@ -65,14 +65,18 @@ def test_the_talk_is_made_of_every_chapter_in_the_list(repository):
                 pictures |= set(_named(cell))
     shown = [slide for slide in slides if slide.kind in ("figure", "code")]
     waiting = sum(name.isidentifier() and name not in pictures for names in TALK.values() for name in names)
-    assert len(shown) == items - waiting and len(shown) > items // 2, "but for chapters whose outputs are being made anew"
+    assert len(shown) == items - waiting and len(shown) > items // 2, (
+        "but for chapters whose outputs are being made anew"
+    )
     assert all(len(slide.alt) > 20 for slide in shown if slide.kind == "figure")
     assert slides[0].kind == "title" and slides[-1].kind == "findings"
 
 
 def test_the_page_has_no_remote_address(repository, tmp_path, capsys):
     text = write(repository / "notebooks", tmp_path / "slides.html").read_text(encoding="utf-8")
-    assert not re.search(r"""(?:src|href|action|poster)=["'](?!data:|#)|url\(|@import|<link(?! rel="icon")|fetch\(|import\(""", text)
+    assert not re.search(
+        r"""(?:src|href|action|poster)=["'](?!data:|#)|url\(|@import|<link(?! rel="icon")|fetch\(|import\(""", text
+    )
     words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text).replace("http://www.w3.org/1998/Math/MathML", "")
     assert not re.search(r"https?:|\bwss?:|//[a-z]+\.", words)
     assert main(["--run", str(tmp_path)]) == 2 and "there are no notebooks" in capsys.readouterr().err

@@ -18,13 +18,16 @@ def benchmark(student, data) -> int:
     sample = fidelity.draw_sample(student, data, per_class=2)
     methods = explain.methods(to_tensor(data.images[:4]), shap_samples=4)
     chosen = {
-        name: methods[name] for name in ("feature_maps_layer5", "feature_maps_mean", "grad_cam", "integrated_gradients", "shap", "sobel")
+        name: methods[name]
+        for name in ("feature_maps_layer5", "feature_maps_mean", "grad_cam", "integrated_gradients", "shap", "sobel")
     }
     maps = explain.explain_all(chosen, student, sample.images, sample.targets)
     rows = fidelity.fidelity_rows(student, "student", sample, maps)
     judged = fidelity.captum_rows(student, "student", sample, maps, {"grad_cam": chosen["grad_cam"]})
     located = fidelity.localisation_rows("student", sample, maps)
-    fidelity.cascade(student, sample.images, sample.targets, {"grad_cam": chosen["grad_cam"]}, ("classifier", "features.1"))
+    fidelity.cascade(
+        student, sample.images, sample.targets, {"grad_cam": chosen["grad_cam"]}, ("classifier", "features.1")
+    )
     fidelity.class_sensitivity(student, sample.images, chosen["grad_cam"])
     summary = fidelity.summary(rows, samples=50)
     tests = fidelity.paired(rows, "which map?", [("feature_maps_mean", "grad_cam")], ["deletion_mean"], samples=50)

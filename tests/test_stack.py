@@ -12,7 +12,9 @@ from kdnb.evaluation import predict
 def test_a_stack_of_three_equals_three_alone(monkeypatch):
     monkeypatch.setenv("KDNB_PRECISION", "float32")  # two orders of adding differ in the third decimal of bfloat16
     made = phantom.generate(128, 32)
-    train, validation = (training.Examples(made.images[part], made.labels[part]) for part in (slice(96), slice(96, None)))
+    train, validation = (
+        training.Examples(made.images[part], made.labels[part]) for part in (slice(96), slice(96, None))
+    )
     recipe = training.Recipe(epochs=2, batch_size=32, views=2, averaging=0.9)
     bank = np.random.default_rng(0).normal(0, 3, (2, 96, 4)).astype(np.float32)
 
@@ -39,10 +41,14 @@ def test_a_stack_of_three_equals_three_alone(monkeypatch):
 
 def test_a_grid_in_stacks_is_stored_cell_by_cell_and_not_trained_again(tmp_path, monkeypatch):
     made = phantom.generate(96, 32)
-    parts = [training.Examples(made.images[part], made.labels[part]) for part in (slice(64), slice(64, 80), slice(80, 96))]
+    parts = [
+        training.Examples(made.images[part], made.labels[part]) for part in (slice(64), slice(64, 80), slice(80, 96))
+    ]
     bank = np.zeros((1, 64, 4), np.float32)
     material = sweep.Material(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key")
-    cells = [sweep.cell("kd", seed, 0.4, 5.0, widths=(4, 8)) for seed in (0, 1)] + [sweep.cell("ce", 0, 1, 1, widths=(4, 8, 8))]
+    cells = [sweep.cell("kd", seed, 0.4, 5.0, widths=(4, 8)) for seed in (0, 1)] + [
+        sweep.cell("ce", 0, 1, 1, widths=(4, 8, 8))
+    ]
     run = runs.start("04_temperature_sweep", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     monkeypatch.setattr(sweep, "stacked", lambda waiting, _: [waiting[:2], waiting[2:]] if len(waiting) == 3 else 1 / 0)
     found = sweep.run_cells(run, cells, material)

@@ -29,7 +29,10 @@ IMAGES, SIZE = 12, 32
 
 
 def _works(command: list[str]) -> bool:
-    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return (
+        shutil.which(command[0]) is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 ALONE = ["unshare", "--user", "--map-root-user", "--mount"]  # a process that may mount, where nobody else sees it
@@ -100,7 +103,16 @@ def writes(run, images: Path) -> dict[str, Callable[[], object]]:
     def train() -> None:
         student = models.initialised(models.StudentCNN, 2, (4, 8, 8), seed=0)
         recipe = training.Recipe(epochs=2, batch_size=16, views=1)
-        training.fit(student, examples, examples, recipe, lambda z, _, y: F.cross_entropy(z, y), seed=0, checkpoint=checkpoint, key="k")
+        training.fit(
+            student,
+            examples,
+            examples,
+            recipe,
+            lambda z, _, y: F.cross_entropy(z, y),
+            seed=0,
+            checkpoint=checkpoint,
+            key="k",
+        )
 
     return {
         "table": lambda: run.save_table("audit", NEW),
@@ -140,11 +152,25 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     run.save_model("student", linear(1), key="old")
     with CAUSES[cause](folder):
         said = {name: told(write) for name, write in writes(run, images).items()}
-        between = [run.load_table("audit").equals(OLD), run.load_model("student", linear(0), "old").weight.mean().item()]
-    left = [path.name for path in folder.rglob("*") if path.suffix == ".part" or path.parent == cache.FOLDER and path.suffix != ".lock"]
+        between = [
+            run.load_table("audit").equals(OLD),
+            run.load_model("student", linear(0), "old").weight.mean().item(),
+        ]
+    left = [
+        path.name
+        for path in folder.rglob("*")
+        if path.suffix == ".part" or path.parent == cache.FOLDER and path.suffix != ".lock"
+    ]
     after = {name: told(write) for name, write in writes(run, images).items()}
     end = [run.load_table("audit").equals(NEW), run.load_model("student", linear(0), "new").weight.mean().item()]
-    return {"said": said, "between": between, "left": left, "after": after, "end": end, "images": len(writes(run, images)["cache"]())}
+    return {
+        "said": said,
+        "between": between,
+        "left": left,
+        "after": after,
+        "end": end,
+        "images": len(writes(run, images)["cache"]()),
+    }
 
 
 # -- what must come of it -------------------------------------------------------------------------------------------
@@ -172,7 +198,9 @@ def images(tmp_path_factory):
         pytest.param(
             "forbidden",
             "Permission denied",
-            marks=pytest.mark.skipif(bool(NOT_SUPER) and not _works([*NOT_SUPER, "true"]), reason="the superuser may write everywhere"),
+            marks=pytest.mark.skipif(
+                bool(NOT_SUPER) and not _works([*NOT_SUPER, "true"]), reason="the superuser may write everywhere"
+            ),
         ),
     ],
 )
@@ -221,9 +249,15 @@ def test_make_reproduce_says_why_it_cannot_write_and_completes_later(cause, cure
     study.write("03_distillation", WORK + FILLS)
     disk.mkdir()
     make = shlex.join(study.command(f"RUNS={disk}/runs"))
-    script = f"{MOUNT} {disk} && ({cause.format(disk)}; {make}; echo status $?; {cure.format(disk)}; {make}; echo status $?)"
-    answer = subprocess.run([*ALONE, "sh", "-c", script], capture_output=True, text=True, check=False, **study.options())
-    assert [line for line in answer.stdout.splitlines() if line.startswith("status")] == ["status 2", "status 0"], answer.stderr
+    script = (
+        f"{MOUNT} {disk} && ({cause.format(disk)}; {make}; echo status $?; {cure.format(disk)}; {make}; echo status $?)"
+    )
+    answer = subprocess.run(
+        [*ALONE, "sh", "-c", script], capture_output=True, text=True, check=False, **study.options()
+    )
+    assert [line for line in answer.stdout.splitlines() if line.startswith("status")] == ["status 2", "status 0"], (
+        answer.stderr
+    )
     sentences = [line for line in answer.stderr.splitlines() if line.startswith("kdnb:")]
     assert len(sentences) == 1 and "could not be written" in sentences[0], answer.stderr
     assert "Traceback" not in answer.stderr

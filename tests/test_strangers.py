@@ -168,7 +168,9 @@ def run(tmp_path):
 def small_material() -> sweep.Material:
     made = phantom.generate(64, SIZE)
     parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
-    return sweep.Material(*parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data")
+    return sweep.Material(
+        *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
+    )
 
 
 @FORMS
@@ -315,7 +317,9 @@ def test_no_image_starts_another_program(tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    (tmp_path / "x.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    )
     with pytest.raises(DataError, match="cannot identify"):
         reading.read(tmp_path / "x.png", SIZE)
     assert not (tmp_path / "started").exists()
@@ -386,7 +390,15 @@ def test_a_class_named_like_a_script_is_text_on_the_page(tmp_path):
 def encoded() -> list[bytes]:
     """A small image in every kind that is read."""
     picture, files = Image.fromarray(noise(1, (12, 10, 3))), []
-    kinds = [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("BMP", {}), ("GIF", {}), ("WEBP", {}), ("PPM", {})]
+    kinds = [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("BMP", {}),
+        ("GIF", {}),
+        ("WEBP", {}),
+        ("PPM", {}),
+    ]
     kinds += [("TIFF", {"compression": name}) for name in (None, "tiff_lzw", "tiff_deflate", "jpeg", "packbits")]
     for kind, options in kinds:
         buffer = io.BytesIO()
@@ -403,11 +415,17 @@ def encoded() -> list[bytes]:
 
 
 FILES = encoded()
-EDITS = st.lists(st.tuples(st.integers(0, 4000), st.sampled_from(["put", "cut", "add"]), st.binary(min_size=1, max_size=8)), max_size=6)
+EDITS = st.lists(
+    st.tuples(st.integers(0, 4000), st.sampled_from(["put", "cut", "add"]), st.binary(min_size=1, max_size=8)),
+    max_size=6,
+)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(FILES), EDITS)), st.sampled_from(sorted(reading.SUFFIXES)))
+@given(
+    st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(FILES), EDITS)),
+    st.sampled_from(sorted(reading.SUFFIXES)),
+)
 def test_any_bytes_are_an_image_or_refused_in_a_few_words(content, suffix):
     if isinstance(content, tuple):
         content, edits = bytearray(content[0]), content[1]
@@ -427,7 +445,23 @@ def test_any_bytes_are_an_image_or_refused_in_a_few_words(content, suffix):
 
 NAMES = st.one_of(
     st.sampled_from(
-        ["train", "Training", "test", "Test Set", "val", "cat", "dog", ".hidden", "__MACOSX", "a.png", "ü", "<b>", "'", "$x", " "]
+        [
+            "train",
+            "Training",
+            "test",
+            "Test Set",
+            "val",
+            "cat",
+            "dog",
+            ".hidden",
+            "__MACOSX",
+            "a.png",
+            "ü",
+            "<b>",
+            "'",
+            "$x",
+            " ",
+        ]
     ),
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
         lambda name: name not in (".", "..")
@@ -450,7 +484,9 @@ def build(folder: Path, tree: object) -> None:
     elif tree == "pipe":
         os.mkfifo(folder)
     else:
-        picture = FILES[tree] if isinstance(tree, int) else {"text": b"hello", "empty": b"", "truncated": FILES[0][:60]}[tree]
+        picture = (
+            FILES[tree] if isinstance(tree, int) else {"text": b"hello", "empty": b"", "truncated": FILES[0][:60]}[tree]
+        )
         folder = folder if isinstance(tree, int) and folder.suffix else folder.with_name(folder.name + ".png")
         if not folder.exists():
             folder.write_bytes(picture)
@@ -471,7 +507,12 @@ def test_any_folder_is_a_data_set_or_refused_in_one_sentence(tree, protocol):
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(st.sampled_from(["--dataset", "--profile", "--seed", "--split", "--data-dir", "--runs"]), st.text()), max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["--dataset", "--profile", "--seed", "--split", "--data-dir", "--runs"]), st.text()),
+        max_size=4,
+    )
+)
 @example([("--data-dir", "~0")])
 def test_any_command_line_is_settings_inside_the_runs_folder_or_refused(words):
     try:

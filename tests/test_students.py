@@ -30,7 +30,11 @@ def run(tmp_path):
     run = begun(tmp_path / "phantom-smoke-seed0", "03_distillation")
     for seed, name in enumerate(("student_ce", "student_kd_t2", "student_ls")):
         run.save_model(name, models.initialised(models.StudentCNN, 4, WIDTHS, seed=seed), f"key of {name}")
-    run.save_model("student_transparent", models.initialised(models.student, "transparent", 4, WIDTHS, seed=3), "key of transparent")
+    run.save_model(
+        "student_transparent",
+        models.initialised(models.student, "transparent", 4, WIDTHS, seed=3),
+        "key of transparent",
+    )
     run.record("students", {"student_kd_t2": "kd_t2-a0.4-t10-s0"})
     return run
 
@@ -44,7 +48,9 @@ def kept(run, folder):
 
 def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_precision(run, tmp_path):
     told = kept(run, tmp_path / "record")
-    assert list(told) == ["student_ce", "student_kd_t2", "student_transparent"], "of those that are kept, the ones the run stored"
+    assert list(told) == ["student_ce", "student_kd_t2", "student_transparent"], (
+        "of those that are kept, the ones the run stored"
+    )
     assert told["student_kd_t2"] == {
         "cell": "kd_t2-a0.4-t10-s0",
         "shape": "plain",
@@ -66,7 +72,10 @@ def test_a_record_that_was_damaged_or_exchanged_is_refused(run, tmp_path):
     kept(run, tmp_path)
     file = tmp_path / "students" / "student_ce.safetensors"
     whole = file.read_bytes()
-    for content in (whole[:-1] + bytes([whole[-1] ^ 1]), (tmp_path / "students" / "student_kd_t2.safetensors").read_bytes()):
+    for content in (
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        (tmp_path / "students" / "student_kd_t2.safetensors").read_bytes(),
+    ):
         file.write_bytes(content)
         with pytest.raises(ArtefactError, match="not the student that was recorded"):
             students.recorded(tmp_path, "student_ce")
@@ -92,7 +101,13 @@ def data():
 @pytest.fixture
 def record(run, data, tmp_path, monkeypatch):
     """The run as ``make record`` keeps it, where the study looks for records."""
-    scores = {"model": ["student_ce", "student_ce"], "seed": [0, 1], "n": [9, 9], "accuracy": [0.75, 0.5], "f1_macro": [0.9, 0.9]}
+    scores = {
+        "model": ["student_ce", "student_ce"],
+        "seed": [0, 1],
+        "n": [9, 9],
+        "accuracy": [0.75, 0.5],
+        "f1_macro": [0.9, 0.9],
+    }
     run.save_table("classification", pd.DataFrame(scores))
     run.save_table("per_class", pd.DataFrame({"model": "student_ce", "class": CLASSES}))
     run.record("data", {"data_hash": data.data_hash, "split_hash_official": data.split_hash})
@@ -116,23 +131,33 @@ def test_a_run_that_has_trained_nothing_is_given_the_recorded_students_and_told_
     said = capsys.readouterr().out
     told = students.provenance(record)
     assert said.count("\n") == 1
-    assert said.startswith("student_ce and student_transparent as recorded, for this run has trained none: phantom-smoke-seed0 of ")
+    assert said.startswith(
+        "student_ce and student_transparent as recorded, for this run has trained none: phantom-smoke-seed0 of "
+    )
     assert told["date"] in said and f"commit {told['environment']['commit'][:8]}" in said
-    assert said.endswith("accuracy on its test images: student_ce 0.750.\n"), "of the run's own seed; the other is in no table"
+    assert said.endswith("accuracy on its test images: student_ce 0.750.\n"), (
+        "of the run's own seed; the other is in no table"
+    )
     for found, name in ((ce, "student_ce"), (transparent, "student_transparent")):
         kept = students.recorded(record, name).state_dict()
-        assert not found.training and all(torch.equal(value.cpu(), kept[part]) for part, value in found.state_dict().items())
+        assert not found.training and all(
+            torch.equal(value.cpu(), kept[part]) for part, value in found.state_dict().items()
+        )
 
 
 def test_a_run_that_has_trained_one_of_them_is_asked_for_all(record, run, data, capsys):
     (own,) = students.own_or_recorded(run, data, "student_ls")
     run.save_table("anything", pd.DataFrame({"a": [1]}))
-    with pytest.raises(ArtefactError, match=r"models/student_kd\.safetensors is not in .*: run the notebook that writes it first"):
+    with pytest.raises(
+        ArtefactError, match=r"models/student_kd\.safetensors is not in .*: run the notebook that writes it first"
+    ):
         students.own_or_recorded(run, data, "student_ce", "student_kd")
     assert capsys.readouterr().out == "" and own is not None
 
 
-@pytest.mark.parametrize("what", [{"seed": 1}, {"profile": "quick"}, {"student_widths": (4, 4, 4, 4, 4)}, {"student_epochs": 5}])
+@pytest.mark.parametrize(
+    "what", [{"seed": 1}, {"profile": "quick"}, {"student_widths": (4, 4, 4, 4, 4)}, {"student_epochs": 5}]
+)
 def test_students_of_another_seed_or_budget_do_not_stand_in(record, data, tmp_path, what):
     with pytest.raises(ArtefactError, match="run the notebook that writes it first"):
         students.own_or_recorded(begun(tmp_path / "fresh", **what), data, "student_ce")
@@ -153,7 +178,9 @@ def test_students_of_other_images_splits_or_networks_do_not_stand_in(record, dat
 
 
 def test_a_chapter_without_a_teacher_says_so_in_one_sentence(data, tmp_path):
-    with pytest.raises(ArtefactError, match=r"models/teacher\.safetensors is not in .*: run the notebook that writes it first"):
+    with pytest.raises(
+        ArtefactError, match=r"models/teacher\.safetensors is not in .*: run the notebook that writes it first"
+    ):
         students.own_or_recorded(begun(tmp_path / "fresh"), data, "teacher")
 
 
@@ -183,7 +210,9 @@ def test_chapters_on_maps_find_a_student_and_a_teacher_of_the_default_run_in_a_f
     fresh = runs.start("05_feature_map_explanation", run_dir=str(tmp_path / "fresh"))
     data = load_for(fresh.settings)
     student, teacher = students.own_or_recorded(fresh, data, "student_kd", "teacher")
-    accuracy = measured.tables_of("classification")["phantom-quick-seed0"].query("seed == 0").set_index("model")["accuracy"]
+    accuracy = (
+        measured.tables_of("classification")["phantom-quick-seed0"].query("seed == 0").set_index("model")["accuracy"]
+    )
     told = f"student_kd {accuracy['student_kd']:.3f}, teacher {accuracy['teacher']:.3f}."
     assert capsys.readouterr().out.strip().endswith(told)
     some = data.index("test")[:64]
@@ -194,7 +223,9 @@ def test_chapters_on_maps_find_a_student_and_a_teacher_of_the_default_run_in_a_f
 
 def test_the_documentation_says_how_large_a_record_can_be(repository):
     most = sum(2 * students.LARGEST for _ in students.KEPT)
-    assert f"at most {most / 1e6:.0f} MB a run" in (repository / "docs" / "own_images.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert f"at most {most / 1e6:.0f} MB a run" in (repository / "docs" / "own_images.md").read_text(
+        encoding="utf-8"
+    ).replace("\n", " ")
 
 
 def test_the_default_runs_recorded_students_score_as_its_record_says():
@@ -204,7 +235,9 @@ def test_the_default_runs_recorded_students_score_as_its_record_says():
     assert sum(path.stat().st_size for path in (folder / "students").iterdir()) < 1_000_000
     data = load_for(resolve(**told["run"]))
     test = data.index("test")
-    scores = measured.tables_of("classification")[folder.name].query("seed == 0").set_index("model")["expected_accuracy"]
+    scores = (
+        measured.tables_of("classification")[folder.name].query("seed == 0").set_index("model")["expected_accuracy"]
+    )
     for name in ("student_ce", "student_kd", "student_kd_t2"):
         network = students.recorded(folder, name)
         found = expected_accuracy(predict(network, data.images[test]), data.posterior[test])

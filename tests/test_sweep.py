@@ -49,7 +49,10 @@ def small_grid() -> list[sweep.Cell]:
 
 
 def same(first: sweep.Trained, second: sweep.Trained) -> bool:
-    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("val_logits", "test_logits", "test_logits_best"))
+    return all(
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for name in ("val_logits", "test_logits", "test_logits_best")
+    )
 
 
 def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
@@ -71,12 +74,16 @@ def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(material
     variants = {f"{depth} layers": [sweep.cell("kd", 0, 0.4, 10, widths=(4,) * depth)] for depth in (3, 6)}
     logits = 3 * np.eye(4, dtype=np.float32)
     results = {
-        one: sweep.Trained(one, logits[material.validation.labels], logits[material.test.labels], pd.DataFrame(), 1, None, 0.0)
+        one: sweep.Trained(
+            one, logits[material.validation.labels], logits[material.test.labels], pd.DataFrame(), 1, None, 0.0
+        )
         for group in variants.values()
         for one in group
     }
     table = sweep.ablation_table(variants, results, replace(material, student=of_run), 32).set_index("shape")
-    sizes = {f"{depth} layers": sum(p.numel() for p in models.StudentCNN(4, (4,) * depth).parameters()) for depth in (3, 6)}
+    sizes = {
+        f"{depth} layers": sum(p.numel() for p in models.StudentCNN(4, (4,) * depth).parameters()) for depth in (3, 6)
+    }
     assert table["parameters"].to_dict() == sizes and (table["test_accuracy"] == 1).all()
 
 
@@ -136,7 +143,9 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, m
         first, second = (sweep.trained_student(run_at(tmp_path / name), one, material).state_dict() for name in "ab")
         assert all(torch.equal(value, second[name]) for name, value in first.items())
         network = sweep.trained_student(run_at(tmp_path / "a"), one, material)
-        np.testing.assert_allclose(evaluation.predict(network, material.test.images), serial[one].test_logits, atol=1e-4)
+        np.testing.assert_allclose(
+            evaluation.predict(network, material.test.images), serial[one].test_logits, atol=1e-4
+        )
     with pytest.raises(ArtefactError, match="is not the finished student"):
         sweep.trained_student(run_at(tmp_path / "c"), small_grid()[0], material)
 
@@ -145,7 +154,9 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
     endless = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)})
     threads = torch.get_num_threads()
     interrupt = threading.Timer(3.0, _thread.interrupt_main)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    handler = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a shell starts in the background ignores it
     try:
         interrupt.start()
         with pytest.raises(KeyboardInterrupt):
@@ -168,7 +179,16 @@ def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, mat
 
 def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
     """A real scheduler and two real workers on localhost; one worker is killed while it trains; the table is the same."""
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    dask = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+    ]
     address_file = tmp_path / "scheduler.json"
     processes = [subprocess.Popen([*dask, "--scheduler-file", str(address_file)], stderr=subprocess.DEVNULL)]
     try:
@@ -197,7 +217,9 @@ def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
         assert processes[2].poll() is not None  # it really died
         here = sweep.run_cells(run_at(tmp_path / "here"), cells, longer, jobs=2)
         columns = [name for name in sweep.sweep_table(here, longer).columns if name != "seconds"]
-        pd.testing.assert_frame_equal(sweep.sweep_table(found, longer)[columns], sweep.sweep_table(here, longer)[columns])
+        pd.testing.assert_frame_equal(
+            sweep.sweep_table(found, longer)[columns], sweep.sweep_table(here, longer)[columns]
+        )
     finally:
         for process in processes:
             process.kill()
@@ -251,7 +273,11 @@ def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tm
 
 
 def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(material):
-    groups = {"train": np.arange(96) // 2, "val": 100 + np.arange(32), "test": np.concatenate([np.arange(16) // 2, 200 + np.arange(16)])}
+    groups = {
+        "train": np.arange(96) // 2,
+        "val": 100 + np.arange(32),
+        "test": np.concatenate([np.arange(16) // 2, 200 + np.arange(16)]),
+    }
     drawn = sweep.with_labels_of_persons(material, groups)
     labels = {part: getattr(drawn, {"val": "validation"}.get(part, part)).labels for part in groups}
     assert np.array_equal(labels["train"][::2], labels["train"][1::2]), "images of a person share a label"
@@ -270,9 +296,13 @@ def test_another_length_of_training_shares_what_is_trained_and_lies_apart(materi
     [shorter], [longer] = (sweep.run_cells(run, plain, sweep.of_length(material, n), jobs=1).values() for n in (2, 5))
     assert shorter.seconds == grids_own.seconds, "the grid's own student, not trained again"
     assert len(longer.history) == 5 and not same(longer, shorter)
-    [taught] = sweep.run_cells(run, narrow([sweep.cell("kd_t2", 0, 0.4, 5.0)]), sweep.of_length(material, 5), jobs=1).values()
+    [taught] = sweep.run_cells(
+        run, narrow([sweep.cell("kd_t2", 0, 0.4, 5.0)]), sweep.of_length(material, 5), jobs=1
+    ).values()
     assert len(taught.history) == 5 and not same(taught, longer), "who listens to the teacher hears it for as long"
-    assert sweep.run_cells(run, plain, material, jobs=1)[plain[0]].seconds == grids_own.seconds, "stored beside, not over"
+    assert sweep.run_cells(run, plain, material, jobs=1)[plain[0]].seconds == grids_own.seconds, (
+        "stored beside, not over"
+    )
     both = sweep.with_validation(run, material, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
     [theirs] = sweep.run_cells(run, plain, both, jobs=1).values()
     [found] = sweep.run_cells(run, plain, sweep.training_and_validation(material), jobs=1).values()
@@ -292,11 +322,17 @@ def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(mater
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
     (run.folder / "results" / "teacher_with_validation_s0_history.csv").unlink()
     sweep.refitted_teacher(run, material, 0)
-    assert len(asked) == 2 and run.has_table("teacher_with_validation_s0_history"), "weights alone do not tell the epochs"
+    assert len(asked) == 2 and run.has_table("teacher_with_validation_s0_history"), (
+        "weights alone do not tell the epochs"
+    )
     other = sweep.refitted_teacher(run, material, 1)
-    assert len(asked) == 3 and not all(torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+    assert len(asked) == 3 and not all(
+        torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items()
+    )
     beside = sweep.refitted_teacher(run, material, 0)
-    assert len(asked) == 3 and all(torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items())
+    assert len(asked) == 3 and all(
+        torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items()
+    )
 
 
 def test_scores_have_a_row_for_each_network_on_the_images_asked_for(material, tmp_path):
@@ -308,7 +344,9 @@ def test_scores_have_a_row_for_each_network_on_the_images_asked_for(material, tm
     assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{one.arm}" for one in cells)]
     assert table["seed"].tolist() == [7, 8, *(one.seed for one in cells)]
     assert (table["n"] == where.sum()).all() and table["f1_macro"].tolist()[:2] == [1.0, 0.0]
-    assert table["accuracy"].tolist()[2:] == [float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()]
+    assert table["accuracy"].tolist()[2:] == [
+        float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()
+    ]
     assert sweep.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
 
 
@@ -380,7 +418,9 @@ def test_a_class_without_validation_images_has_no_best_temperature(material):
     best = sweep.best_temperature_per_class(results, material, CLASSES)
     assert list(best["class"]) == sorted(CLASSES) and (best["temperature"] == 10).all() and (best["val_f1"] == 1).all()
     kept = material.validation.labels != 2
-    lacking = replace(material, validation=training.Examples(material.validation.images[kept], material.validation.labels[kept]))
+    lacking = replace(
+        material, validation=training.Examples(material.validation.images[kept], material.validation.labels[kept])
+    )
     results = {one: replace(trained, val_logits=trained.val_logits[kept]) for one, trained in results.items()}
     best = sweep.best_temperature_per_class(results, lacking, CLASSES)
     assert list(best["class"]) == sorted(set(CLASSES) - {CLASSES[2]})
@@ -389,6 +429,8 @@ def test_a_class_without_validation_images_has_no_best_temperature(material):
 def test_what_the_images_of_validation_add_is_counted_on_new_images_only():
     groups = np.array(["a", "b", "b", "c", "d"])  # a is known to training, b to validation, c and d to neither
     before, after = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 1, 1]])
-    found = sweep.gains({"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50).set_index("part")
+    found = sweep.gains(
+        {"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50
+    ).set_index("part")
     assert found["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
     assert found["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}

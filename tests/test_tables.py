@@ -17,7 +17,9 @@ def put(root: Path, *paths: str) -> None:
     """Small images of noise, no two alike."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng([*path.encode()]).integers(0, 256, (8, 8), dtype=np.uint8)).save(root / path)
+        Image.fromarray(np.random.default_rng([*path.encode()]).integers(0, 256, (8, 8), dtype=np.uint8)).save(
+            root / path
+        )
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -57,7 +59,10 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
         "path,class\n" + "".join(f"/home/me/set/img/{row}\n" for row in AB.split()),
         [f"deep/img/{name}" for name in FOUR],
     ),
-    "a path of Windows": ("path,class\n" + "".join(f"set\\img\\{row}\n" for row in AB.split()), [f"img/{name}" for name in FOUR]),
+    "a path of Windows": (
+        "path,class\n" + "".join(f"set\\img\\{row}\n" for row in AB.split()),
+        [f"img/{name}" for name in FOUR],
+    ),
     "letters of another case": ("Image,Label\n" + AB.replace(".png", ".PNG"), FOUR),
     "an odd name for the images": ("fundus,label\n" + AB, FOUR),
     "semicolons": ("image;label\n" + AB.replace(",", ";"), FOUR),
@@ -66,7 +71,10 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
     "empty lines and an index": (",image,label\n0,0.png,a\n1,1.png,b\n,,\n\n2,2.png,a\n3,3.png,b\n", FOUR),
     "Windows' line ends": ("image,label\r\n" + AB.replace("\n", "\r\n"), FOUR),
     "quotes": ('"image","label"\n"0.png","a"\n"1.png","b"\n"2.png","a"\n"3.png","b"\n', FOUR),
-    "images in class folders": ("image,label\n" + AB.replace(".png", ""), ["a/0.png", "b/1.png", "a/2.png", "b/3.png", "b/0.png"]),
+    "images in class folders": (
+        "image,label\n" + AB.replace(".png", ""),
+        ["a/0.png", "b/1.png", "a/2.png", "b/3.png", "b/0.png"],
+    ),
     "the same names in a test folder": (
         "image,label\n" + AB.replace(".png", ""),
         [f"train_images/{name}" for name in FOUR] + [f"test_images/{name}" for name in FOUR],
@@ -75,7 +83,10 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
         "image,label\n" + AB.replace(".png", ""),
         [f"images/{name}" for name in FOUR] + [f"masks/{name}" for name in FOUR],
     ),
-    "masks beside": ("image,label\n" + AB.replace(".png", ""), FOUR + [name.replace(".png", "_mask.png") for name in FOUR]),
+    "masks beside": (
+        "image,label\n" + AB.replace(".png", ""),
+        FOUR + [name.replace(".png", "_mask.png") for name in FOUR],
+    ),
     "an empty cell too many": ("image,label\n" + AB.replace("\n", ",\n"), FOUR),
     "a comma in quotes": ("image,label,note\n" + AB.replace("\n", ',"x, y"\n'), FOUR),
     "a line break in quotes": ('image,label,"a\nnote"\n' + AB.replace("\n", ',"x\ny"\n'), FOUR),
@@ -89,7 +100,12 @@ def test_usual_tables_are_understood(case, tmp_path):
     text, images = UNDERSTOOD[case]
     put(tmp_path, *images)
     found = read(write(tmp_path / "train.csv", text))
-    assert {Path(name).stem: label for name, label in zip(found.ids, found.labels, strict=True)} == {"0": "a", "1": "b", "2": "a", "3": "b"}
+    assert {Path(name).stem: label for name, label in zip(found.ids, found.labels, strict=True)} == {
+        "0": "a",
+        "1": "b",
+        "2": "a",
+        "3": "b",
+    }
     assert len(found.ids) == 4
     assert found.ids == sorted(found.ids) and all((tmp_path / name).is_file() for name in found.ids)
     assert "2 classes by the table train.csv" in found.understood() and "\n" not in found.understood()
@@ -104,7 +120,9 @@ def test_a_table_in_another_encoding(encoding, tmp_path):
 
 def test_one_class_whatever_system_wrote_its_letters(tmp_path):
     put(tmp_path, *FOUR)
-    found = read(write(tmp_path / "t.csv", "image,label\n0.png,K\u00e9ratite\n1.png,b\n2.png,Ke\u0301ratite\n3.png,b\n"))
+    found = read(
+        write(tmp_path / "t.csv", "image,label\n0.png,K\u00e9ratite\n1.png,b\n2.png,Ke\u0301ratite\n3.png,b\n")
+    )
     assert found.classes == ("K\u00e9ratite", "b")
 
 
@@ -159,7 +177,10 @@ def test_a_row_without_a_split_is_left_out_and_counted(tmp_path):
 def test_published_folds_in_a_column(tmp_path):
     images = [f"{k}.png" for k in range(6)]
     put(tmp_path, *images)
-    table = write(tmp_path / "t.csv", "image,label,fold\n" + "".join(f"{image},{'ab'[k % 2]},{k // 2}\n" for k, image in enumerate(images)))
+    table = write(
+        tmp_path / "t.csv",
+        "image,label,fold\n" + "".join(f"{image},{'ab'[k % 2]},{k // 2}\n" for k, image in enumerate(images)),
+    )
     with pytest.raises(DataError, match="has folds in its column 'fold': add test=0"):
         read(table)
     assert read(table, {"test": "1"}).split == ["train", "train", "test", "test", "train", "train"]
@@ -192,7 +213,10 @@ REFUSED = {  # table's text -> what the sentence must name
     "no image column": ("a,b\n1,2\n3,4\n", ["no column that is called like images (a, b)", "image=COLUMN"]),
     "no header": (AB, ["first line", "image,label"]),
     "no label column": ("image,age\n0.png,3\n1.png,4\n", ["label", "age", "label=COLUMN"]),
-    "two image columns": ("Left-Fundus,Right-Fundus,label\n0.png,1.png,a\n2.png,3.png,b\n", ["Left-Fundus, Right-Fundus", "image=COLUMN"]),
+    "two image columns": (
+        "Left-Fundus,Right-Fundus,label\n0.png,1.png,a\n2.png,3.png,b\n",
+        ["Left-Fundus, Right-Fundus", "image=COLUMN"],
+    ),
     "one class": ("image,label\n0.png,a\n1.png,a\n", ["one class, 'a'"]),
     "no file": ("image,label\nx.png,a\ny.png,b\n", ["'x.png'", "images=FOLDER"]),
     "a split that is none": ("image,label,split\n0.png,a,train\n1.png,b,left\n", ["'split'", "'left'", "split=off"]),
@@ -200,7 +224,10 @@ REFUSED = {  # table's text -> what the sentence must name
     "a format that is not read": ("image,label\n0.heic,a\n1.heic,b\n", [".heic files", ".png"]),
     "a file that is no image": ("image,label\nt.csv,a\nt.csv,b\n", ["'t.csv'", "images=FOLDER"]),
     "no training": ("image,label,split\n0.png,a,test\n1.png,b,test\n", ["no training rows", "split=off"]),
-    "test lacks a class": ("image,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,test\n", ["'b'", "only one of train and test"]),
+    "test lacks a class": (
+        "image,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,test\n",
+        ["'b'", "only one of train and test"],
+    ),
     "no rows": ("image,label\n", ["no rows"]),
     "nothing": ("", ["no rows"]),
     "ragged": ("image,label\n0.png,a\n1.png,b,c\n", ["row 3", "quotes"]),
@@ -281,7 +308,9 @@ def test_persons_of_a_column_are_on_one_side(eyes, capsys):
     assert fetch.main(["--dataset", f"table:{eyes}"]) == 0
     assert "24 images in 2 classes by the table t.csv" in capsys.readouterr().out
     nobody = load(f"table:{eyes}:person=off", 32, split_protocol="leak_free")
-    assert len(set(nobody.groups)) == 24 and nobody.notes["persons"].startswith("persons were not looked for (person=off)")
+    assert len(set(nobody.groups)) == 24 and nobody.notes["persons"].startswith(
+        "persons were not looked for (person=off)"
+    )
 
 
 def test_rows_without_a_person_stand_alone(eyes):
@@ -292,7 +321,10 @@ def test_rows_without_a_person_stand_alone(eyes):
 
 def test_the_rule_of_names_can_be_switched_off(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
-    put(tmp_path, *(f"set/{label}/{number}_{side}.png" for label in "ab" for number in range(6) for side in ("left", "right")))
+    put(
+        tmp_path,
+        *(f"set/{label}/{number}_{side}.png" for label in "ab" for number in range(6) for side in ("left", "right")),
+    )
     assert len(set(load(f"folder:{tmp_path / 'set'}", 32).groups)) == 6
     off = load(f"folder:{tmp_path / 'set'}:person=off", 32)
     assert len(set(off.groups)) == 24 and "not looked for" in describe(off) and "too good" in describe(off)
@@ -314,7 +346,9 @@ def test_a_parquet_table_reads_as_its_csv_or_says_what_is_missing(tmp_path, monk
     import pandas as pd
 
     put(tmp_path, *FOUR)
-    frame = pd.DataFrame({"image": FOUR, "label": pd.array([0, 1, None, 1], "Int64"), "flag": [True, False, True, False]})
+    frame = pd.DataFrame(
+        {"image": FOUR, "label": pd.array([0, 1, None, 1], "Int64"), "flag": [True, False, True, False]}
+    )
     monkeypatch.setattr(pd, "read_parquet", lambda path, dtype_backend: frame)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     found = read(tmp_path / "t.parquet")
@@ -334,7 +368,11 @@ def test_parquet_as_it_is_written(tmp_path):
 
     put(tmp_path, *FOUR)
     frame = pd.DataFrame({"image": FOUR, "label": ["01", "none", "01", "none"], "patient_id": [1, 1, 2, None]})
-    for written, options in ((frame, {}), (frame.set_index("image"), {}), (frame.astype({"label": "category"}), {"compression": "zstd"})):
+    for written, options in (
+        (frame, {}),
+        (frame.set_index("image"), {}),
+        (frame.astype({"label": "category"}), {"compression": "zstd"}),
+    ):
         written.to_parquet(tmp_path / "t.parquet", **options)
         found = read(tmp_path / "t.parquet")
         assert (found.ids, found.labels, found.classes) == (sorted(FOUR), ["01", "none", "01", "none"], ("01", "none"))

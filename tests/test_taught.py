@@ -61,7 +61,9 @@ def test_gradient_times_activation_adds_up_where_what_follows_is_linear():
     network, images = Linear().eval(), pictures(2, 8)
     found = teacher_explanations(network, images)
     logits = network(images).detach()
-    torch.testing.assert_close(found.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t"])
@@ -139,7 +141,9 @@ def test_one_silent_image_chooses_no_other_block_for_its_batch():
     network, images = Quiet().eval(), pictures(4, 8)
     images[2] = 0
     assert blocks_of(network, images[2:3]) == Blocks(("layer1", "layer2"), "layer1")
-    assert blocks_of(network, images[[2, 3]]) == blocks_of(network, images[:1]) == Blocks(("layer1", "layer2"), "layer2")
+    assert (
+        blocks_of(network, images[[2, 3]]) == blocks_of(network, images[:1]) == Blocks(("layer1", "layer2"), "layer2")
+    )
     pixels = (images.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
     one_by_one, layout = explanation_bank(network, pixels, views=1, batch_size=1)
     together, same = explanation_bank(network, pixels, views=1, batch_size=4)
@@ -157,7 +161,9 @@ def test_a_student_in_training_shows_its_average_maps_and_its_evidence():
         student(images)
         found = shows()
     maps = average_feature_maps(student, images)
-    for mine, depth in zip(found.attention, (1, 2, 4), strict=True):  # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3
+    for mine, depth in zip(
+        found.attention, (1, 2, 4), strict=True
+    ):  # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3
         torch.testing.assert_close(mine, maps[depth])
     torch.testing.assert_close(found.evidence, class_evidence(student, images).maps)
     assert found.evidence.requires_grad

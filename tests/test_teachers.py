@@ -42,7 +42,9 @@ def test_shuffled_logits_are_the_same_ones_within_each_class(bank):
 
 def test_class_means_by_hand(bank):
     means = teachers.class_mean(bank, LABELS)
-    assert np.allclose(means[:, 0], bank[:, :2].mean(axis=(0, 1)), atol=1e-6) and np.array_equal(means[0, 2], means[1, 4])
+    assert np.allclose(means[:, 0], bank[:, :2].mean(axis=(0, 1)), atol=1e-6) and np.array_equal(
+        means[0, 2], means[1, 4]
+    )
 
 
 def test_the_symmetric_teacher_has_the_margin_and_nothing_else():
@@ -57,7 +59,9 @@ def test_a_teacher_is_recorded_and_loaded_in_half_precision(tmp_path, monkeypatc
     run = runs.start("02_teacher_training", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0)
     run.save_model("teacher", teacher, "key")
-    run.save_table("teacher_history", pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_accuracy": [0.5], "seconds": [120.0]}))
+    run.save_table(
+        "teacher_history", pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_accuracy": [0.5], "seconds": [120.0]})
+    )
     about = {"key": "key", "head": "plain", "recipe": {}, "task": "task"}
     run.record("teacher", about | {"made": "loaded: recorded after 2 minutes"})
     with pytest.raises(ArtefactError, match="TRAIN_TEACHER=1"):
@@ -76,10 +80,14 @@ def test_the_recorded_teacher_is_the_default_runs_and_near_what_can_be_known():
     quick = budget("quick")
     recipe = Recipe(quick.teacher_epochs, batch_size=64, views=quick.teacher_epochs, learning_rate=2e-3)
     identity = networks.identity("teacher", networks.OWN_TEACHER)
-    task = runs.content_key(teachers.generated_key(quick.image_size, quick.teacher_images), vars(recipe), "scratch", "plain", *identity)
+    task = runs.content_key(
+        teachers.generated_key(quick.image_size, quick.teacher_images), vars(recipe), "scratch", "plain", *identity
+    )
     teacher = models.densenet121_teacher(len(phantom.CLASSES))
     facts = teachers.load(teacher, task)
-    assert facts is not None, "recorded for another profile or generator: make reproduce TRAIN_TEACHER=1, python -m kdnb.teachers runs/..."
+    assert facts is not None, (
+        "recorded for another profile or generator: make reproduce TRAIN_TEACHER=1, python -m kdnb.teachers runs/..."
+    )
     made = phantom.generate(512, quick.image_size, "drawn", seed=2)  # subjects that neither it nor a run has seen
     expected = evaluation.expected_accuracy(evaluation.predict(teacher.eval(), made.images), made.posterior)
     assert expected > made.posterior.max(axis=1).mean() - 0.03

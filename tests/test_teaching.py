@@ -23,7 +23,14 @@ def trained(one: sweep.Cell, right: int) -> Trained:
 
 def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
     ways = teaching.cells((0, 1), 0.4, 10, {"attention": 3.0, "explanation": 1.0})
-    assert list(ways) == ["labels alone", "label smoothing", "paper's loss", "with T²", "attention too", "explanation too"]
+    assert list(ways) == [
+        "labels alone",
+        "label smoothing",
+        "paper's loss",
+        "with T²",
+        "attention too",
+        "explanation too",
+    ]
     assert [one.seed for one in ways["attention too"]] == [0, 1]
     lesson, without = ways["attention too"][0], ways["with T²"][0]
     assert (lesson.arm, lesson.alpha, lesson.temperature) == (without.arm, without.alpha, without.temperature)
@@ -38,7 +45,9 @@ def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
     right |= {("class_attention", 1.0): 38, ("class_attention", 10.0): 35}
     candidates = teaching.candidates(0, 0.4, 10, (1.0, 10.0))
     assert len(candidates) == 6
-    table = teaching.choose_weights({one: trained(one, right[one.lesson, one.weight]) for one in candidates}, without, validation)
+    table = teaching.choose_weights(
+        {one: trained(one, right[one.lesson, one.weight]) for one in candidates}, without, validation
+    )
     chosen = table[table["chosen"]].set_index("lesson")["weight"].to_dict()
     # attention: both are free; explanation: both cost more, 1 the least; class attention: 10 costs 2.5 points
     assert chosen == {"attention": 10.0, "explanation": 1.0, "class_attention": 1.0}
@@ -88,7 +97,9 @@ def test_what_a_lesson_adds_to_accuracy_is_against_the_same_loss_without_it():
     assert (row["a"], row["b"]) == ("attention too", "with T²") and row["difference"] == pytest.approx(0.1)
     table = teaching.accuracies({"all labels": results}, {"all labels": ways}, test)
     assert table.set_index(["way", "seed"])["accuracy"]["attention too", 1] == pytest.approx(35 / 40)
-    nothing = teaching.accuracy_tests(results, {"labels alone": ways["labels alone"]}, test, np.arange(40).astype(str), "all labels")
+    nothing = teaching.accuracy_tests(
+        results, {"labels alone": ways["labels alone"]}, test, np.arange(40).astype(str), "all labels"
+    )
     assert nothing.empty
 
 
@@ -133,4 +144,8 @@ def test_the_figure_has_a_panel_for_each_metric_that_was_measured():
     figure = figures.ways(by_seed, ["labels alone", "with T²", "attention too"])
     labels = [axis.get_xlabel().split("\n")[0] for axis in figure.axes]
     assert labels == ["pointing game", "insertion AUC", "deletion AUC", "ROAD, least first", "cosine with"]
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["labels alone", "with T²", "attention too"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
+        "labels alone",
+        "with T²",
+        "attention too",
+    ]

@@ -25,7 +25,9 @@ def cross_entropy(student_logits, teacher_logits, targets):
 
 def material(count: int = 96) -> tuple[training.Examples, training.Examples]:
     made = phantom.generate(count + 32, 32)
-    return training.Examples(made.images[:count], made.labels[:count]), training.Examples(made.images[count:], made.labels[count:])
+    return training.Examples(made.images[:count], made.labels[:count]), training.Examples(
+        made.images[count:], made.labels[count:]
+    )
 
 
 def small(seed: int = 0) -> models.StudentCNN:
@@ -189,7 +191,9 @@ def test_no_step_reads_a_value_back_from_the_device():
             return func(*args, **(kwargs or {}))
 
     train, _ = material()
-    state = training._State(model := small(), torch.optim.SGD(model.parameters(), lr=0.1), dict(small().state_dict()), {}, [])
+    state = training._State(
+        model := small(), torch.optim.SGD(model.parameters(), lr=0.1), dict(small().state_dict()), {}, []
+    )
     with training.threads(1), Reads() as reads:
         training._epoch(state, training.hold(train, torch.device("cpu")), None, RECIPE, cross_entropy, seed=0, epoch=0)
     assert reads.count == 0

@@ -39,8 +39,15 @@ def results():
 
 
 def test_price_and_gain_are_differences_on_the_same_images(results, material):
-    tests = transparency.price_tests(results, material, np.arange(60).astype(str)).set_index(["question", "a"])["difference"].round(6)
-    assert tests["field: what does the smaller one cost?"].to_dict() == {"transparent ce": -0.2, "transparent kd_t2": -0.05}
+    tests = (
+        transparency.price_tests(results, material, np.arange(60).astype(str))
+        .set_index(["question", "a"])["difference"]
+        .round(6)
+    )
+    assert tests["field: what does the smaller one cost?"].to_dict() == {
+        "transparent ce": -0.2,
+        "transparent kd_t2": -0.05,
+    }
     assert tests["teacher: what does it add?"].to_dict() == {"plain kd_t2": 0, "transparent kd_t2": 0.15}
     assert tests["teacher: does it add more to the smaller field?"].to_dict() == {"gain of transparent by kd_t2": 0.15}
     few = transparency.price_tests(results, material, np.arange(60).astype(str), "5")
@@ -77,11 +84,15 @@ def test_evidence_is_compared_with_the_plain_students_explanations():
     rows = explained()
     gone = (rows["image_id"] == "i3") & (rows["seed"] == 1) & (rows["method"] == "random")
     tests = transparency.explanation_tests(rows[~gone]).set_index(["metric", "b"])
-    assert set(tests.index) == {(m, f"plain {r}") for m in ("pointing_game", "pixel_auc", "deletion_blur") for r in ("grad_cam", "random")}
+    assert set(tests.index) == {
+        (m, f"plain {r}") for m in ("pointing_game", "pixel_auc", "deletion_blur") for r in ("grad_cam", "random")
+    }
     assert tests.loc[("deletion_blur", "plain random"), "difference"] == pytest.approx(-0.3)
     assert tests.loc[("deletion_blur", "plain random"), "better"] == "transparent class_evidence"
     assert tests.loc[("pointing_game", "plain grad_cam"), "better"] == "equal"
-    assert tests["n"].unstack().to_numpy().tolist() == [[30, 29]] * 3, "an image that one seed lacks is left out for all"
+    assert tests["n"].unstack().to_numpy().tolist() == [[30, 29]] * 3, (
+        "an image that one seed lacks is left out for all"
+    )
     assert tests["question"].str.partition(":")[0].value_counts().to_dict() == {"truth": 4, "fidelity": 2}
 
 
@@ -93,7 +104,9 @@ def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, ma
     chosen = {shape: {name: METHODS[name] for name in ("class_evidence", "random")} for shape, _ in students}
     rows = transparency.explanation_rows(students, chosen, data, per_class=2)
     assert set(rows["shape"]) == {"plain", "transparent"} and {"pixel_auc", "deletion_blur"} <= set(rows["metric"])
-    assert rows.query("metric == 'pixel_auc'")["correct"].all(), "where the student is wrong its evidence need not be at the lesion"
+    assert rows.query("metric == 'pixel_auc'")["correct"].all(), (
+        "where the student is wrong its evidence need not be at the lesion"
+    )
     summary = transparency.explanation_summary(rows)
     figure = figures.price(transparency.prices(results, material, 32), summary)
     assert [axis.get_ylabel().split("\n")[0] for axis in figure.axes][0] == "test accuracy" and len(figure.axes) >= 4
@@ -126,7 +139,11 @@ def test_what_evidence_costs_is_a_median_of_pairs():
 def test_signed_maps_have_zero_in_the_middle_of_their_scale():
     maps = {"for": np.array([[[0.0, 2.0], [0.0, -1.0]]]), "against": np.array([[[0.0, -3.0], [0.0, 0.5]]])}
     figure = figures.signed(
-        np.zeros((1, 16, 16, 3), np.uint8), maps, ["image"], masks=np.eye(16, dtype=bool)[None], notes=[["+1.2", "-0.3"]]
+        np.zeros((1, 16, 16, 3), np.uint8),
+        maps,
+        ["image"],
+        masks=np.eye(16, dtype=bool)[None],
+        notes=[["+1.2", "-0.3"]],
     )
     limits = {image.get_clim() for axis in figure.axes[1:3] for image in axis.images[1:]}
     assert limits == {(-3.0, 3.0)} and [axis.get_xlabel() for axis in figure.axes[1:3]] == ["+1.2", "-0.3"]

@@ -45,7 +45,9 @@ def test_a_view_is_as_sharp_as_its_image():
     images = to_tensor(made.images)
     seen = views.render(images, views.view_moves(4, 0, 32))
     assert not torch.equal(seen, images)
-    assert all(set(one.flatten().tolist()) <= set(whole.flatten().tolist()) for one, whole in zip(seen, images, strict=True))
+    assert all(
+        set(one.flatten().tolist()) <= set(whole.flatten().tolist()) for one, whole in zip(seen, images, strict=True)
+    )
 
 
 def test_bank_replays_the_same_logits_after_shuffling():

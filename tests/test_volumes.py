@@ -91,7 +91,10 @@ def test_other_names_and_sizes_are_refused(name, size):
 
 
 def test_a_data_set_without_volumes_gets_the_phantom_s():
-    found = {name: volumes.source_of(name) for name in ("phantom", "phantom:volume", "eye_disease", "alzheimer", "alzheimer:2")}
+    found = {
+        name: volumes.source_of(name)
+        for name in ("phantom", "phantom:volume", "eye_disease", "alzheimer", "alzheimer:2")
+    }
     assert found == {
         "phantom": "phantom",
         "phantom:volume": "phantom",
@@ -124,7 +127,9 @@ def test_recovered_subjects_become_volumes(monkeypatch):
     """Every slice of the two moderate subjects is painted with its level: the volumes must count upwards."""
     ids = np.array([f"Moderate_Demented/moderate{'' if n == 1 else f'_{n}'}.jpg" for n in range(1, 65)])
     order = (np.arange(64) - 64 // 5) % 64
-    images = np.repeat(np.repeat((order // 2).astype(np.uint8)[:, None, None, None], 32, axis=1), 32, axis=2).repeat(3, axis=3)
+    images = np.repeat(np.repeat((order // 2).astype(np.uint8)[:, None, None, None], 32, axis=1), 32, axis=2).repeat(
+        3, axis=3
+    )
 
     class Images:
         labels, classes, notes = np.zeros(64, np.int64), ("x",), {}
@@ -157,7 +162,10 @@ def test_a_published_file_put_by_hand_is_read_with_its_split(tmp_path):
     medmnist_file(tmp_path)
     data = volumes.load("medmnist:nodulemnist3d", 28, tmp_path)
     assert data.volumes.shape == (12, 28, 28, 28) and data.classes == ("benign", "malignant")
-    assert (data.volumes[data.index("test")] == 20).all() and np.bincount(data.labels[data.index("val")]).tolist() == [2, 2]
+    assert (data.volumes[data.index("test")] == 20).all() and np.bincount(data.labels[data.index("val")]).tolist() == [
+        2,
+        2,
+    ]
 
 
 def test_a_damaged_published_file_is_named(tmp_path):
@@ -190,7 +198,12 @@ def dicom_slice(path: Path, number: int, height: float, value: int, series: str 
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, f"1.2.3.{number + 1}"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID, one.PatientID = CTImageStorage, f"1.2.3.{number + 1}", series, "P7"
+    one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID, one.PatientID = (
+        CTImageStorage,
+        f"1.2.3.{number + 1}",
+        series,
+        "P7",
+    )
     one.Rows, one.Columns, one.BitsAllocated, one.BitsStored, one.HighBit = 6, 8, 16, 16, 15
     one.SamplesPerPixel, one.PixelRepresentation, one.PhotometricInterpretation = 1, 0, "MONOCHROME2"
     one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, height], [1, 0, 0, 0, 1, 0]
@@ -208,7 +221,9 @@ def series_in(folder: Path, heights: tuple[float, ...]) -> Path:
 
 def test_a_dicom_series_is_sorted_by_position_not_by_name(tmp_path):
     read = volume_files.read_volume(series_in(tmp_path / "s", (9.0, 0.0, 6.0, 3.0)))
-    assert read.voxels[:, 0, 0].tolist() == [0.0, 3.0, 6.0, 9.0], "Hounsfield units, from the lowest slice to the highest"
+    assert read.voxels[:, 0, 0].tolist() == [0.0, 3.0, 6.0, 9.0], (
+        "Hounsfield units, from the lowest slice to the highest"
+    )
     assert read.spacing == (3.0, 0.5, 0.5) and read.patient == "P7"
 
 
@@ -223,13 +238,18 @@ def test_class_folders_of_both_kinds_become_one_set(tmp_path):
     for number, (name, shape) in enumerate((("ill", (10, 12, 5)), ("well", (12, 10, 5)), ("well", (12, 12, 7)))):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         values = np.random.default_rng(number).integers(0, 500, shape).astype(np.int16)
-        nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "set" / name / f"scan_{number}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 4.0, 1.0])),
+            tmp_path / "set" / name / f"scan_{number}.nii.gz",
+        )
     for name in ("series", "later_series"):
         series_in(tmp_path / "set" / "ill" / name, (0.0, 4.0, 8.0, 12.0, 16.0))
     data = volumes.load(f"folder:{tmp_path / 'set'}", 16)
     assert data.volumes.shape == (5, 5, 16, 16) and data.classes == ("ill", "well")
     same = data.groups == "person_P7"
-    assert np.bincount(data.labels).tolist() == [3, 2] and same.sum() == 2 and len(set(data.split[same])) == 1, "a person is on one side"
+    assert np.bincount(data.labels).tolist() == [3, 2] and same.sum() == 2 and len(set(data.split[same])) == 1, (
+        "a person is on one side"
+    )
     assert data.spacing[0] > 2 * data.spacing[1], "slices are thick"
     assert data.volumes[data.ids == "well/scan_2.nii.gz"].std() > 20
 

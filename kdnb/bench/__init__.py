@@ -94,13 +94,25 @@ def measure(name: str, row: Row) -> dict[str, object]:
     value, lo, hi = median_interval(values)
     met = value <= row.goal if row.direction == "<=" else value >= row.goal
     what = f"{row.what} / {row.against}" if row.against else row.what
-    return {"name": name, "value": value, "lo": lo, "hi": hi, "goal": f"{row.direction} {row.goal:g}", "met": met, "what": what}
+    return {
+        "name": name,
+        "value": value,
+        "lo": lo,
+        "hi": hi,
+        "goal": f"{row.direction} {row.goal:g}",
+        "met": met,
+        "what": what,
+    }
 
 
 def write(path: Path, measured: dict[str, object]) -> None:
     """Put one measured line into the table at ``path``; the other lines stay."""
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(measured))
-    table = pd.concat([table[table["name"] != measured["name"]], pd.DataFrame([measured])]) if len(table) else pd.DataFrame([measured])
+    table = (
+        pd.concat([table[table["name"] != measured["name"]], pd.DataFrame([measured])])
+        if len(table)
+        else pd.DataFrame([measured])
+    )
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
@@ -119,7 +131,10 @@ def run(only: str, out: Path) -> None:
         line = measure(name, known[name])
         write(out, line)
         interval = f"{line['lo']:.3g} .. {line['hi']:.3g}"
-        print(f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}", flush=True)
+        print(
+            f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}",
+            flush=True,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

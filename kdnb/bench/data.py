@@ -44,7 +44,9 @@ def resized(path: Path) -> np.ndarray:
 def _cache_over_pillow() -> tuple[Side, Side]:
     listing = scan(_folder() / "files")
     pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    list(pool.map(resized, listing.files[:64], chunksize=16))  # the processes have started; the warm-up starts those of the other side
+    list(
+        pool.map(resized, listing.files[:64], chunksize=16)
+    )  # the processes have started; the warm-up starts those of the other side
 
     def build() -> None:
         cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")
@@ -61,8 +63,13 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
     from torchvision.datasets import ImageFolder
 
     steps = [transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), transforms.RandomHorizontalFlip()]
-    steps += [transforms.RandomCrop(IMAGE_SIZE, padding=round(SHIFT * IMAGE_SIZE), padding_mode="edge"), transforms.ToTensor()]
-    usual = DataLoader(ImageFolder(str(_folder() / "files"), transforms.Compose(steps)), BATCH, shuffle=True, num_workers=2)
+    steps += [
+        transforms.RandomCrop(IMAGE_SIZE, padding=round(SHIFT * IMAGE_SIZE), padding_mode="edge"),
+        transforms.ToTensor(),
+    ]
+    usual = DataLoader(
+        ImageFolder(str(_folder() / "files"), transforms.Compose(steps)), BATCH, shuffle=True, num_workers=2
+    )
     listing = scan(_folder() / "files")
     cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")
     images = np.memmap(_folder() / "cache" / "images", np.uint8, "r", shape=(IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3))

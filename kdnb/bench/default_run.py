@@ -30,5 +30,7 @@ def minutes(switches: dict[str, str], *arguments: str) -> float:
 
 ROWS = {
     "default_run_minutes": Row("make reproduce, minutes, as this processor computes", "", 8, "<=", lambda: minutes({})),
-    "default_run_minutes_avx2": Row("make reproduce, minutes, in float32 with AVX2", "", 12, "<=", lambda: minutes(SLOWER)),
+    "default_run_minutes_avx2": Row(
+        "make reproduce, minutes, in float32 with AVX2", "", 12, "<=", lambda: minutes(SLOWER)
+    ),
 }

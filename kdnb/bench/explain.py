@@ -90,16 +90,33 @@ def _shap_teacher_over_student() -> tuple[Side, Side]:
 
 ROWS = {
     "maps_over_forward": Row(
-        "all five average feature maps of a batch", "one plain forward pass of the student", 1.05, "<=", _maps_over_forward, repeats=31
+        "all five average feature maps of a batch",
+        "one plain forward pass of the student",
+        1.05,
+        "<=",
+        _maps_over_forward,
+        repeats=31,
     ),
     "evidence_over_forward": Row(
-        "class evidence of a batch, all classes", "one plain forward pass of the student", 1.05, "<=", _evidence_over_forward, repeats=31
+        "class evidence of a batch, all classes",
+        "one plain forward pass of the student",
+        1.05,
+        "<=",
+        _evidence_over_forward,
+        repeats=31,
     ),
     "captum_layers_over_maps": Row(
         "one captum LayerActivation call a layer", "the same maps, ours", 4, ">=", _captum_over_maps, repeats=15
     ),
     "shap_over_maps": Row(
-        "SHAP on the student (GradientExplainer, 200 samples)", "average maps of the same images", 200, ">=", _shap_over_maps, repeats=5
+        "SHAP on the student (GradientExplainer, 200 samples)",
+        "average maps of the same images",
+        200,
+        ">=",
+        _shap_over_maps,
+        repeats=5,
     ),
-    "shap_teacher_over_student": Row("SHAP on the teacher", "SHAP on the student", 3, ">=", _shap_teacher_over_student, repeats=5),
+    "shap_teacher_over_student": Row(
+        "SHAP on the teacher", "SHAP on the student", 3, ">=", _shap_teacher_over_student, repeats=5
+    ),
 }

@@ -112,10 +112,16 @@ def measure_all(out: Path) -> None:
         KdnbError: there is no GPU, or the smoke run failed.
     """
     if best_device().type == "cpu":
-        raise KdnbError("gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: run it on such a machine.")
+        raise KdnbError(
+            "gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: run it on such a machine."
+        )
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     driver = subprocess.run(asked, capture_output=True, text=True, check=False)
-    where = {"device": torch.cuda.get_device_name(0), "driver": driver.stdout.strip().split("\n")[0], "torch": torch.__version__}
+    where = {
+        "device": torch.cuda.get_device_name(0),
+        "driver": driver.stdout.strip().split("\n")[0],
+        "torch": torch.__version__,
+    }
 
     def keep(name: str, values: np.ndarray | float, goal: str, what: str) -> None:
         value, lo, hi = median_interval(np.atleast_1d(values))
@@ -131,12 +137,20 @@ def measure_all(out: Path) -> None:
     keep("teacher_step_ms", step_ms(teacher, large, 3), "<= 35", "a teacher's training step, 224 px, batch 64")
     seconds = timed(lambda: views.teacher_bank(teacher, large.images, 2), 3)
     keep("bank_views_per_second", 2 * len(large) / seconds, ">= 5000", "views a second through the teacher, 224 px")
-    keep("stack_over_one", stack_over_one(small, STUDENTS), "<= 4", f"{STUDENTS} students at 64 px in a stack / one alone")
+    keep(
+        "stack_over_one",
+        stack_over_one(small, STUDENTS),
+        "<= 4",
+        f"{STUDENTS} students at 64 px in a stack / one alone",
+    )
     pixels = to_tensor(large.images[:16]).to(best_device())
     keep("shap_student_ms", shap_ms(student, pixels), "<= 60", "SHAP on the student, 200 points, 224 px, ms an image")
     keep("shap_teacher_ms", shap_ms(teacher, pixels), "<= 60", "SHAP on the teacher, 200 points, 224 px, ms an image")
     for name, model, epochs in (("teacher", models.densenet121_teacher, 3), ("student", models.StudentCNN, 6)):
-        network, recipe = models.initialised(model, CLASSES, seed=0), training.Recipe(epochs, views=epochs, averaging=0.9)
+        network, recipe = (
+            models.initialised(model, CLASSES, seed=0),
+            training.Recipe(epochs, views=epochs, averaging=0.9),
+        )
         history = training.fit(network, large, large, recipe, _cross_entropy, seed=0).history
         fallen = history["train_loss"].iloc[-1] / history["train_loss"].iloc[0]
         keep(
@@ -145,7 +159,12 @@ def measure_all(out: Path) -> None:
             "<= 0.95",
             f"the {name}'s training loss after {epochs} epochs / after one, {IMAGES} images, {SIDE} px",
         )
-    keep("peak_device_gib", torch.cuda.max_memory_allocated() / 2**30, "<= 40", "peak memory on the device over all rows above")
+    keep(
+        "peak_device_gib",
+        torch.cuda.max_memory_allocated() / 2**30,
+        "<= 40",
+        "peak memory on the device over all rows above",
+    )
     keep("smoke_minutes", smoke_minutes(), "<= 4", "the smoke run, whole")
 
 

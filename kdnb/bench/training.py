@@ -79,7 +79,9 @@ class _Tutorial(Dataset):
         self.data = data
         side = data.images.shape[1]
         shift = v2.RandomCrop(side, padding=max(1, round(views.SHIFT * side)), padding_mode="edge")
-        self.augment = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.RandomHorizontalFlip(), shift])
+        self.augment = v2.Compose(
+            [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.RandomHorizontalFlip(), shift]
+        )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -88,18 +90,24 @@ class _Tutorial(Dataset):
         return self.augment(self.data.images[index]), int(self.data.labels[index])
 
 
-def _tutorial(train: training.Examples, teacher: nn.Module, recipe: training.Recipe, alpha: float, temperature: float) -> nn.Module:
+def _tutorial(
+    train: training.Examples, teacher: nn.Module, recipe: training.Recipe, alpha: float, temperature: float
+) -> nn.Module:
     """The loop of PyTorch's distillation tutorial: a loader with two workers, Adam at 1e-3, and the teacher's answer in every step."""
     student = models.initialised(models.StudentCNN, CLASSES, seed=0)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)
-    loader = DataLoader(_Tutorial(train), recipe.batch_size, shuffle=True, num_workers=2, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        _Tutorial(train), recipe.batch_size, shuffle=True, num_workers=2, generator=torch.Generator().manual_seed(0)
+    )
     for _ in range(recipe.epochs):
         student.train()
         for images, targets in loader:
             optimiser.zero_grad()
             with torch.no_grad():
                 teacher_logits = teacher(images)
-            losses.distillation_loss(student(images), teacher_logits, targets, alpha=alpha, temperature=temperature).total.backward()
+            losses.distillation_loss(
+                student(images), teacher_logits, targets, alpha=alpha, temperature=temperature
+            ).total.backward()
             optimiser.step()
     return student
 
@@ -110,13 +118,19 @@ def _naive_over_ours() -> tuple[Side, Side]:
     train, validation = (_examples(count, first, spent.image_size) for count, first in ((1400, 0), (400, 1400)))
     recipe = training.Recipe(spent.student_epochs, spent.batch_size, spent.views)
     teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0)
-    training.fit(teacher, train, validation, training.Recipe(epochs=3, batch_size=32, learning_rate=2e-3), _cross_entropy, seed=0)
-    hardly_any = training.Examples(validation.images[:1], validation.labels[:1])  # test images: the tutorial's loop reads none
+    training.fit(
+        teacher, train, validation, training.Recipe(epochs=3, batch_size=32, learning_rate=2e-3), _cross_entropy, seed=0
+    )
+    hardly_any = training.Examples(
+        validation.images[:1], validation.labels[:1]
+    )  # test images: the tutorial's loop reads none
     reached: dict[str, float] = {}
 
     def naive() -> None:
         students = [_tutorial(train, teacher, recipe, alpha, temperature) for alpha, temperature in GRID]
-        reached["naive"] = np.mean([training.accuracy_of(student, student.state_dict(), validation) for student in students])
+        reached["naive"] = np.mean(
+            [training.accuracy_of(student, student.state_dict(), validation) for student in students]
+        )
 
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
@@ -126,7 +140,9 @@ def _naive_over_ours() -> tuple[Side, Side]:
             trained = joblib.Parallel()(joblib.delayed(sweep.train_cell)(one, material) for one in cells)
         reached["ours"] = np.mean([(one.val_logits.argmax(1) == validation.labels).mean() for one, _ in trained])
         if reached["ours"] < reached.get("naive", 0.0) - ACCURACY_NOISE:
-            raise RuntimeError(f"our grid is faster but worse: validation accuracy {reached['ours']:.3f} against {reached['naive']:.3f}")
+            raise RuntimeError(
+                f"our grid is faster but worse: validation accuracy {reached['ours']:.3f} against {reached['naive']:.3f}"
+            )
 
     return naive, ours
 
@@ -151,7 +167,9 @@ def _further_cell() -> tuple[Side, Side]:
 
 def _release_over_ours() -> tuple[Side, Side]:
     """At the size of the default run."""
-    train, validation = (_examples(count, first, budget("quick").image_size) for count, first in ((1400, 0), (400, 1400)))
+    train, validation = (
+        _examples(count, first, budget("quick").image_size) for count, first in ((1400, 0), (400, 1400))
+    )
 
     def ours() -> float:
         return sum(_one_cycle(train, validation, seed) for seed in SEEDS)
@@ -175,7 +193,9 @@ def _one_cycle(train: training.Examples, validation: training.Examples, seed: in
 
 def _release_recipe(train: training.Examples, validation: training.Examples, seed: int, limit: int) -> float:
     """Seconds to 95% with Adam 1e-4, batch 16 and per-image augmentation (AIPMLab/KD, commit 33b97ef), or after ``limit`` epochs."""
-    augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(degrees=0.2, translate=(0.05, 0.05), scale=(0.8, 1.2))])
+    augment = v2.Compose(
+        [v2.RandomHorizontalFlip(), v2.RandomAffine(degrees=0.2, translate=(0.05, 0.05), scale=(0.8, 1.2))]
+    )
     model = models.initialised(models.StudentCNN, CLASSES, seed=seed)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
     start = time.perf_counter()
@@ -193,7 +213,11 @@ def _release_recipe(train: training.Examples, validation: training.Examples, see
 
 ROWS = {
     "cached_epoch_over_resident": Row(
-        "an epoch of student training from the cache", "the loop on one resident batch", 1.10, "<=", _cached_over_resident
+        "an epoch of student training from the cache",
+        "the loop on one resident batch",
+        1.10,
+        "<=",
+        _cached_over_resident,
     ),
     "naive_grid_over_ours": Row(
         "the PyTorch tutorial's loop: its loader, the teacher in every step, six cells one after another",

@@ -39,7 +39,10 @@ _ALONE = (
     "good and its interval too narrow"
 )
 _NOBODY = f"no persons found{_ALONE}"
-_KNOWN = {"eye_disease": "left and right in the names", "alzheimer": "the files' numbers and the likeness of neighbouring slices"}
+_KNOWN = {
+    "eye_disease": "left and right in the names",
+    "alzheimer": "the files' numbers and the likeness of neighbouring slices",
+}
 
 __all__ = ["ImageSet", "describe", "load", "load_for", "persons", "to_tensor"]
 
@@ -71,7 +74,11 @@ def load(
         DataNotFoundError: the images are not there. DataError: they cannot be used as a data set.
     """
     check_name(name)
-    for parameter, value in (("image_size", image_size), ("split_protocol", split_protocol), ("max_images", max_images)):
+    for parameter, value in (
+        ("image_size", image_size),
+        ("split_protocol", split_protocol),
+        ("max_images", max_images),
+    ):
         check(parameter, value)
     if name.startswith("phantom"):
         data = _phantom(name, image_size, split_protocol, check("phantom_images", phantom_images))
@@ -102,7 +109,13 @@ def to_tensor(images: np.ndarray) -> "torch.Tensor":
     """``(N, H, W, 3)`` uint8 to ``(N, 3, H, W)`` float32 from 0 to 1, in channels-last memory order."""
     import torch
 
-    return torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
+    return (
+        torch.from_numpy(np.array(images, order="C"))
+        .permute(0, 3, 1, 2)
+        .float()
+        .div_(255)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
@@ -120,7 +133,9 @@ def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> Ima
     notes = {"shortcut_masks": made.shortcut_masks} if variant == "shortcut" else {}
     notes |= {"depth": phantom.DEPTH} if variant == "volume" else {}
     split = by_groups(made.labels, groups, {"test": 0.2, "val": 0.1})
-    return ImageSet(name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes)
+    return ImageSet(
+        name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes
+    )
 
 
 def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
@@ -145,7 +160,17 @@ def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) 
     else:
         split = by_groups(made.labels, groups, {"test": 0.4, "val": 0.6 / 8})
     return ImageSet(
-        name, made.images, made.labels, phantom.CLASSES, groups, ids, split, masks, split_protocol, notes=notes, posterior=made.posterior
+        name,
+        made.images,
+        made.labels,
+        phantom.CLASSES,
+        groups,
+        ids,
+        split,
+        masks,
+        split_protocol,
+        notes=notes,
+        posterior=made.posterior,
     )
 
 
@@ -162,13 +187,19 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     of_other = slices.known(**source["slices_of"]) if "slices_of" in source else {}
     mirrored = _borrow_masks(listing, of_other, source["slices_of"]["source"], data_dir) if of_other else None
     cached = open_cache(name, listing, image_size)
-    ids, class_names, published = (np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split))
+    ids, class_names, published = (
+        np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split)
+    )
     if missing := set(listing.labels) - set(class_names):
-        raise DataError(f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove the class.")
+        raise DataError(
+            f"class {min(missing)!r} in {folder} has no image that can be read: mend its files or remove the class."
+        )
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    named, whose = slices.persons(ids, of_other) if of_other else _persons(name, listing, cached, ids, class_names, files)
+    named, whose = (
+        slices.persons(ids, of_other) if of_other else _persons(name, listing, cached, ids, class_names, files)
+    )
     group = join(named, twins.copies(threshold))  # persons first: what is a copy of their images is theirs
     folder_classes = class_names
     if task := source.get("tasks", {}).get(rest):
@@ -181,8 +212,15 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     split, anew = split_by(split_protocol, labels, apart, published)
     for part in ("train", "val", "test"):
         if not (split == part).any():
-            raise DataError(f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split.")
-    notes = {"skipped": listing.skipped | cached.unreadable, "padding": "black", "files_key": cached.key, "copies_from": threshold}
+            raise DataError(
+                f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split."
+            )
+    notes = {
+        "skipped": listing.skipped | cached.unreadable,
+        "padding": "black",
+        "files_key": cached.key,
+        "copies_from": threshold,
+    }
     lesions, unread = _masks(listing, cached, image_size)
     if lesions is not None and mirrored is not None:
         at = np.flatnonzero(mirrored[cached.kept])
@@ -191,9 +229,16 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     around = folder if folder.is_dir() else folder.parent
     notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
     several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
-    layout = listing.understood() + (f"; of {several} files with several frames or slices the middle one" if several else "")
+    layout = listing.understood() + (
+        f"; of {several} files with several frames or slices the middle one" if several else ""
+    )
     notes |= {"layout": layout, "left_out": listing.left_out, "persons": whose}
-    notes |= {"metadata": cached.metadata, "digests": cached.digests, "square_digests": cached.square_digests, "published": published}
+    notes |= {
+        "metadata": cached.metadata,
+        "digests": cached.digests,
+        "square_digests": cached.square_digests,
+        "published": published,
+    }
     notes |= {
         "twins": twins,
         "files": np.array(files, object),
@@ -209,7 +254,9 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         notes["split_anew"] = (
             f"split anew by persons and copies, because of {of} published {part} images of {classes[label]} only {left} would be left"
         )
-    return ImageSet(name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes)
+    return ImageSet(
+        name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes
+    )
 
 
 def _twins(cached: Cached, files: list[Path]) -> Twins:
@@ -228,11 +275,17 @@ def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarra
         return None, {}
     files = [listing.masks[position] for position in cached.kept]
     flat = [path for of_image in files for path in of_image]
-    key = content_key(files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks))
+    key = content_key(
+        files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks)
+    )
 
     def make() -> dict[str, np.ndarray]:
         found, bad = masks.squares(files, cached.metadata["width"], cached.metadata["height"], image_size)
-        return {"bits": np.packbits(found), "bad": np.array(list(map(str, bad)), str), "reasons": np.array(list(bad.values()), str)}
+        return {
+            "bits": np.packbits(found),
+            "bad": np.array(list(map(str, bad)), str),
+            "reasons": np.array(list(bad.values()), str),
+        }
 
     kept = remembered(f"{key}-masks", make)
     shape = (len(files), image_size, image_size)
@@ -259,9 +312,9 @@ def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.nd
     if kind != "alzheimer":
         return by_name(kind, ids, class_names)
     key = f"{cached.key}-subjects-{source_key(groups, duplicates)}"
-    return remembered(key, lambda: dict(zip(("subject", "link"), groups.alzheimer_subjects(ids, cached.signatures), strict=True)))[
-        "subject"
-    ]
+    return remembered(
+        key, lambda: dict(zip(("subject", "link"), groups.alzheimer_subjects(ids, cached.signatures), strict=True))
+    )["subject"]
 
 
 def _persons(
@@ -276,13 +329,19 @@ def _persons(
         said = np.array(listing.persons, str)[cached.kept]
         known = said != ""
         named, how = np.where(known, np.char.add("person_", said), ids), listing.persons_from
-        how += "" if known.all() else f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
+        how += (
+            ""
+            if known.all()
+            else f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
+        )
         return named, _found(named, how) if known.any() else _NOBODY
     if options.get("person") == "off":
         return ids, f"persons were not looked for (person=off){_ALONE}"
     if kind not in OPTIONS:
         named = _named_groups(kind, cached, ids, class_names)
-        return named, _found(named, _KNOWN.get(kind, "patient folders")) if len(np.unique(named)) < len(named) else _NOBODY
+        return named, _found(named, _KNOWN.get(kind, "patient folders")) if len(np.unique(named)) < len(
+            named
+        ) else _NOBODY
     named, how = groups.persons_by_name(ids, class_names)
     dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
     if len(dicom):
@@ -301,7 +360,9 @@ def _found(named: np.ndarray, how: str) -> str:
 def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:
     for number, label in enumerate(classes):
         if len(np.unique(groups[labels == number])) < 2:
-            raise DataError(f"class {str(label)!r} in {folder} has fewer than two independent images: add some, or remove the class.")
+            raise DataError(
+                f"class {str(label)!r} in {folder} has fewer than two independent images: add some, or remove the class."
+            )
 
 
 def _hashed(data: ImageSet) -> ImageSet:
@@ -317,5 +378,7 @@ def _hashed(data: ImageSet) -> ImageSet:
         content.update(np.ascontiguousarray(data.images))
     rows = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))
     return replace(
-        data, data_hash=content.hexdigest()[:16], split_hash=hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        data,
+        data_hash=content.hexdigest()[:16],
+        split_hash=hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16],
     )

@@ -24,15 +24,26 @@ def twins(data: ImageSet) -> Twins:
     if "twins" not in data.notes:
         if data.data_hash not in _FOUND:  # the protocols of a generated set share their images
             _FOUND.clear()
-            _FOUND[data.data_hash] = duplicates.find(lambda k: Image.fromarray(data.images[k]), _signatures(data), _digests(data))
+            _FOUND[data.data_hash] = duplicates.find(
+                lambda k: Image.fromarray(data.images[k]), _signatures(data), _digests(data)
+            )
         return _FOUND[data.data_hash]
     found = data.notes["twins"]
     place = np.full(int(data.notes["positions"].max(initial=-1)) + 1, -1)
     place[data.notes["positions"]] = np.arange(len(data))
-    place = np.concatenate([place, np.full(int(found.candidates.max(initial=-1)) + 1 + int(found.pairs.max(initial=-1)) + 1, -1)])
+    place = np.concatenate(
+        [place, np.full(int(found.candidates.max(initial=-1)) + 1 + int(found.pairs.max(initial=-1)) + 1, -1)]
+    )
     pairs, candidates = place[found.pairs], place[found.candidates]
     kept, looked = (pairs >= 0).all(axis=1), (candidates >= 0).all(axis=1)
-    return Twins(pairs[kept], found.orientation[kept], found.similarity[kept], found.exact[kept], candidates[looked], found.fine[looked])
+    return Twins(
+        pairs[kept],
+        found.orientation[kept],
+        found.similarity[kept],
+        found.exact[kept],
+        candidates[looked],
+        found.fine[looked],
+    )
 
 
 def copies_from(data: ImageSet) -> float:
@@ -63,7 +74,10 @@ def table(data: ImageSet, found: Twins) -> pd.DataFrame:
     have a copy of either kind in another split. A split named ``left out`` holds what the protocol removed.
     """
     near = ~found.exact & (found.similarity >= copies_from(data))
-    marks = {"exact_duplicates": _marked(data, found.pairs[found.exact]), "near_duplicates": _marked(data, found.pairs[near])}
+    marks = {
+        "exact_duplicates": _marked(data, found.pairs[found.exact]),
+        "near_duplicates": _marked(data, found.pairs[near]),
+    }
     marks["in_other_split"] = _elsewhere(data, found.pairs[found.exact], found.pairs[near], data.split)
     rows = []
     for split in ("train", "val", "test", ""):
@@ -71,7 +85,9 @@ def table(data: ImageSet, found: Twins) -> pd.DataFrame:
             here = (data.split == split) & (data.labels == label)
             counts = {"images": int(here.sum()), "groups": len(np.unique(data.groups[here]))}
             rows.append(
-                {"split": split or "left out", "class": name} | counts | {mark: int(flags[here].sum()) for mark, flags in marks.items()}
+                {"split": split or "left out", "class": name}
+                | counts
+                | {mark: int(flags[here].sum()) for mark, flags in marks.items()}
             )
     return pd.DataFrame(rows)
 
@@ -88,7 +104,12 @@ def leaks(data: ImageSet, found: Twins) -> pd.DataFrame:
         "exact or near copy": test & _elsewhere(data, found.pairs[found.exact], found.pairs[near], sides),
     }
     counts = {name: int(mark.sum()) for name, mark in marks.items()}
-    return pd.DataFrame([{"shared with training": name, "test_images": n, "share": n / max(1, test.sum())} for name, n in counts.items()])
+    return pd.DataFrame(
+        [
+            {"shared with training": name, "test_images": n, "share": n / max(1, test.sum())}
+            for name, n in counts.items()
+        ]
+    )
 
 
 def _elsewhere(data: ImageSet, exact: np.ndarray, near: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -106,7 +127,11 @@ def across_classes(data: ImageSet, found: Twins) -> pd.DataFrame:
     first, second = found.pairs[chosen].T
     names = np.array(data.classes)
     columns = {"first": data.ids[first], "first_class": names[data.labels[first]], "second": data.ids[second]}
-    columns |= {"second_class": names[data.labels[second]], "exact": found.exact[chosen], "similarity": found.similarity[chosen].round(3)}
+    columns |= {
+        "second_class": names[data.labels[second]],
+        "exact": found.exact[chosen],
+        "similarity": found.similarity[chosen].round(3),
+    }
     return pd.DataFrame(columns).sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -127,7 +152,9 @@ def false_alarms(data: ImageSet, found: Twins, thresholds: tuple[float, ...]) ->
         alarms = int((alike >= threshold).sum())
         hi = proportion_confint(alarms, apart.sum(), method="wilson")[1] if apart.any() else np.nan
         counts = {"look_alikes": int(apart.sum()), "called_copies": alarms, "all_copies": len(found.copies(threshold))}
-        rows.append({"threshold": threshold} | counts | {"rate": alarms / apart.sum() if apart.any() else np.nan, "hi": hi})
+        rows.append(
+            {"threshold": threshold} | counts | {"rate": alarms / apart.sum() if apart.any() else np.nan, "hi": hi}
+        )
     return pd.DataFrame(rows)
 
 
@@ -140,9 +167,13 @@ def recall(data: ImageSet, count: int = 40) -> pd.DataFrame:
         chosen = np.linspace(0, len(data) - 1, min(count, len(data))).astype(int)
         for position in chosen:
             files = data.notes.get("files")
-            original = (Image.fromarray(data.images[position]) if files is None else decode(files[position])[0]).convert("L")
+            original = (
+                Image.fromarray(data.images[position]) if files is None else decode(files[position])[0]
+            ).convert("L")
             pair = [original, change(original)]
-            signatures = np.stack([np.asarray(image.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)) for image in pair])
+            signatures = np.stack(
+                [np.asarray(image.resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)) for image in pair]
+            )
             found = duplicates.find(pair.__getitem__, signatures, np.array(["first", "second"]), quiet=True)
             kept += len(found.copies(threshold)) > 0
         rows.append({"planted copy": kind, "found": kept, "of": len(chosen)})
@@ -181,18 +212,26 @@ def planted(data: ImageSet, found: Twins) -> pd.DataFrame:
         A row a flaw: ``flaw``, ``planted``, ``found``, ``both``, ``recall`` and ``precision``.
     """
     place = {name: position for position, name in enumerate(data.ids)}
-    copies = {(min(k, place[twin]), max(k, place[twin])) for k, twin in enumerate(data.notes["twin_of"]) if twin in place}
+    copies = {
+        (min(k, place[twin]), max(k, place[twin])) for k, twin in enumerate(data.notes["twin_of"]) if twin in place
+    }
     called = found.copies(copies_from(data))
     contradicting = called[data.labels[called[:, 0]] != data.labels[called[:, 1]]]
     pairs = {"mirrored copies": (copies, set(map(tuple, called.tolist())))}
     named = by_name("phantom", data.ids, np.array(data.classes)[data.labels])
     pairs["pictures of one person"] = (_together(data.groups), _together(join(named, called)))
     pairs["wrong labels"] = (set(np.flatnonzero(data.notes["wrong_label"])), set(contradicting.ravel().tolist()))
-    pairs["second scanner"] = (set(np.flatnonzero(data.notes["second_scanner"])), set(np.flatnonzero(odd_acquisition(data))))
+    pairs["second scanner"] = (
+        set(np.flatnonzero(data.notes["second_scanner"])),
+        set(np.flatnonzero(odd_acquisition(data))),
+    )
     rows = []
     for flaw, (truth, answer) in pairs.items():
         both = len(truth & answer)
-        shares = {"recall": both / len(truth) if truth else np.nan, "precision": both / len(answer) if answer else np.nan}
+        shares = {
+            "recall": both / len(truth) if truth else np.nan,
+            "precision": both / len(answer) if answer else np.nan,
+        }
         rows.append({"flaw": flaw, "planted": len(truth), "found": len(answer), "both": both} | shares)
     return pd.DataFrame(rows)
 
@@ -286,10 +325,19 @@ def of_persons(data: ImageSet) -> pd.DataFrame:
     test = data.split == "test"
     shared = np.isin(whose, whose[np.isin(data.split, ("train", "val"))]) & (whose != "")
     rows = []
-    for name, here in [(name, test & (data.labels == label)) for label, name in enumerate(data.classes)] + [("all", test)]:
+    for name, here in [(name, test & (data.labels == label)) for label, name in enumerate(data.classes)] + [
+        ("all", test)
+    ]:
         sure = here & (whose != "")
-        counts = {"test_images": int(here.sum()), "person_known": int(sure.sum()), "also_in_training": int((sure & shared).sum())}
-        counts |= {"persons": len(np.unique(whose[sure])), "persons_also_in_training": len(np.unique(whose[sure & shared]))}
+        counts = {
+            "test_images": int(here.sum()),
+            "person_known": int(sure.sum()),
+            "also_in_training": int((sure & shared).sum()),
+        }
+        counts |= {
+            "persons": len(np.unique(whose[sure])),
+            "persons_also_in_training": len(np.unique(whose[sure & shared])),
+        }
         rows.append({"class": name} | counts)
     return pd.DataFrame(rows)
 
@@ -331,7 +379,10 @@ def _marked(data: ImageSet, pairs: np.ndarray) -> np.ndarray:
 
 
 def _signatures(data: ImageSet) -> np.ndarray:
-    small = [Image.fromarray(image).convert("L").resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX) for image in data.images]
+    small = [
+        Image.fromarray(image).convert("L").resize((SIGNATURE, SIGNATURE), Image.Resampling.BOX)
+        for image in data.images
+    ]
     return np.stack([np.asarray(image) for image in small])
 
 

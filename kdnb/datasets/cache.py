@@ -124,7 +124,10 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
         if columns.pop("made_for") != folder.name:
             return None
         count = len(columns["kept"])
-        shapes = {"images": (count, image_size, image_size, 3), "signatures": (count, reading.SIGNATURE, reading.SIGNATURE)}
+        shapes = {
+            "images": (count, image_size, image_size, 3),
+            "signatures": (count, reading.SIGNATURE, reading.SIGNATURE),
+        }
         if any((folder / name).stat().st_size != np.prod(shape) for name, shape in shapes.items()):
             return None
         arrays = {name: _mapped(folder / name, shape) for name, shape in shapes.items()}
@@ -138,7 +141,9 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return np.memmap(path, np.uint8, "r", shape=shape)
-    except OSError:  # a file system that maps no file into memory: then the images take up as much memory as they are large
+    except (
+        OSError
+    ):  # a file system that maps no file into memory: then the images take up as much memory as they are large
         return np.fromfile(path, np.uint8).reshape(shape)
 
 
@@ -166,7 +171,9 @@ def _decode_all(name: str, listing: Listing, image_size: int, part: Path) -> dic
             rows.append((position, *answer))
     if not rows:
         reason = next(iter(bad.values()), "there are none")
-        raise DataError(f"not one of the {len(listing.files)} images of {name!r} could be read ({reason}): look at the files.")
+        raise DataError(
+            f"not one of the {len(listing.files)} images of {name!r} could be read ({reason}): look at the files."
+        )
     index = {column: np.array(values) for column, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
     return index | {"bad_ids": np.array(list(bad), str), "bad_reasons": np.array(list(bad.values()), str)}
 
@@ -186,11 +193,15 @@ def _decoded(files: list[Path], image_size: int) -> Iterator[Batch]:
     try:
         with joblib.Parallel(jobs, return_as="generator") as parallel:
             for first in range(0, len(files), _WINDOW):
-                window = [path.absolute() for path in files[first : first + _WINDOW]]  # a process keeps the folder that it started in
+                window = [
+                    path.absolute() for path in files[first : first + _WINDOW]
+                ]  # a process keeps the folder that it started in
                 batches = (window[start : start + _BATCH] for start in range(0, len(window), _BATCH))
                 yield from parallel(joblib.delayed(_read)(batch, image_size) for batch in batches)
     except BrokenExecutor as error:
-        raise DataError("a process that read images was ended, most likely for want of memory: close other programs.") from error
+        raise DataError(
+            "a process that read images was ended, most likely for want of memory: close other programs."
+        ) from error
 
 
 def _read(files: list[Path], image_size: int) -> Batch:
@@ -205,5 +216,15 @@ def _read(files: list[Path], image_size: int) -> Batch:
         squares.append(decoded.square.tobytes())
         signatures.append(decoded.signature.tobytes())
         digests = decoded.digest.hex(), hashlib.sha256(squares[-1]).hexdigest()[:32]
-        answers.append((*digests, decoded.width, decoded.height, decoded.kind, path.stat().st_size, decoded.brightness, decoded.border))
+        answers.append(
+            (
+                *digests,
+                decoded.width,
+                decoded.height,
+                decoded.kind,
+                path.stat().st_size,
+                decoded.brightness,
+                decoded.border,
+            )
+        )
     return b"".join(squares), b"".join(signatures), answers

@@ -56,7 +56,9 @@ class Twins:
         return self.pairs[self.exact | (self.similarity >= threshold)]
 
 
-def find(load: Callable[[int], Image.Image], signatures: np.ndarray, digests: np.ndarray, *, quiet: bool = False) -> Twins:
+def find(
+    load: Callable[[int], Image.Image], signatures: np.ndarray, digests: np.ndarray, *, quiet: bool = False
+) -> Twins:
     """Find every pair of copies.
 
     Args:
@@ -118,7 +120,9 @@ def detail(image: np.ndarray, width: int) -> np.ndarray:
     return np.where(inside, np.clip(left / limit, -1, 1) * 100, 0).astype(np.int8)
 
 
-def confirm(load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: np.ndarray, quiet: bool = False) -> np.ndarray:
+def confirm(
+    load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: np.ndarray, quiet: bool = False
+) -> np.ndarray:
     """Correlation of detail at full resolution of each pair, ``(P,)``."""
     wanted = np.unique(pairs)
     place = {position: number for number, position in enumerate(wanted.tolist())}
@@ -143,7 +147,9 @@ def full_detail(image: Image.Image) -> np.ndarray:
     from scipy.ndimage import uniform_filter
 
     grey = np.asarray(image.convert("L").resize((FULL, FULL), Image.Resampling.BILINEAR))
-    return detail(uniform_filter(grey, 3), 15)  # 3: a copy that was turned by a degree or resized has lost its finest detail
+    return detail(
+        uniform_filter(grey, 3), 15
+    )  # 3: a copy that was turned by a degree or resized has lost its finest detail
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -155,7 +161,11 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Correlation of 64 x 64 detail of each pair, ``(C,)`` float32."""
-    details = np.concatenate([detail(block, 5) for block in _blocks(signatures)]) if len(signatures) else np.empty((0, 1, 1), np.int8)
+    details = (
+        np.concatenate([detail(block, 5) for block in _blocks(signatures)])
+        if len(signatures)
+        else np.empty((0, 1, 1), np.int8)
+    )
     flat = details.reshape(len(details), -1)
     length = np.sqrt(np.maximum(np.einsum("nd,nd->n", flat, flat, dtype=np.float32), 1))
     answer = np.empty(len(pairs), np.float32)

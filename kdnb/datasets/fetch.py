@@ -52,10 +52,14 @@ def _kaggle(kind: str, target: Path) -> None:
 
         with contextlib.redirect_stdout(io.StringIO()):
             came = Path(kagglehub.dataset_download(source["kaggle"]))
-    except Exception as error:  # kagglehub raises its own, requests' and the operating system's errors for one cause: nothing came
+    except (
+        Exception
+    ) as error:  # kagglehub raises its own, requests' and the operating system's errors for one cause: nothing came
         raise DownloadError(f"{kind} could not be downloaded ({type(error).__name__}): {by_hand}.") from error
     if not all((came / name).is_dir() for name in source["expected_folders"]):
-        raise DownloadError(f"what Kaggle serves as {source['kaggle']!r} has other folders than {source['expected_folders']}: {by_hand}.")
+        raise DownloadError(
+            f"what Kaggle serves as {source['kaggle']!r} has other folders than {source['expected_folders']}: {by_hand}."
+        )
     with atomic_folder(target) as part:
         shutil.copytree(came, part, dirs_exist_ok=True)
 
@@ -76,7 +80,9 @@ def medmnist_folder(flag: str, image_size: int, data_dir: Path) -> Path:
             f"dataset is {'medmnist:' + flag!r}, whose images have several labels each, which the study does not support: take one whose "
             "images have one class, such as medmnist:octmnist."
         )
-    usable = sorted(name for name, info in INFO.items() if "3d" not in name and info["task"] in ("multi-class", "binary-class"))
+    usable = sorted(
+        name for name, info in INFO.items() if "3d" not in name and info["task"] in ("multi-class", "binary-class")
+    )
     if flag not in usable:
         raise ParameterError(f"dataset is {'medmnist:' + flag!r}, but the flag must be one of: {', '.join(usable)}.")
     size = next((published for published in MEDMNIST_SIZES if published >= image_size), MEDMNIST_SIZES[-1])
@@ -100,7 +106,9 @@ def _unpack_medmnist(flag: str, split: str, size: int, folder: Path, check: bool
     info = medmnist.INFO[flag]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            items = getattr(medmnist, info["python_class"])(split=split, download=check, size=size, root=str(folder.parent))
+            items = getattr(medmnist, info["python_class"])(
+                split=split, download=check, size=size, root=str(folder.parent)
+            )
     except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
         where = folder.parent / (flag + ("" if size == 28 else f"_{size}") + ".npz")
         if where.exists():

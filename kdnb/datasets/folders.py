@@ -89,7 +89,9 @@ def scan(folder: Path, test: str = "") -> Listing:
     return sort(found)
 
 
-def _add_class(found: Listing, source: Path, folder: Path, label: str, split: str, layout: layouts.Layout) -> list[Path]:
+def _add_class(
+    found: Listing, source: Path, folder: Path, label: str, split: str, layout: layouts.Layout
+) -> list[Path]:
     """Add the images below one class folder, each real folder once, so that a loop of links ends; returns the masks beside them."""
     visited, beside = set(), []
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -131,9 +133,13 @@ def _check_read(found: Listing, folder: Path, folders: set[str]) -> None:
     formats = Counter(reason.split()[1] for reason in found.skipped.values() if reason.endswith("which is not read"))
     if formats and folders - set(counts):
         files = ", ".join(f"{count} {ending}" for ending, count in sorted(formats.items()))
-        raise DataError(f"{folder} has {files} files, which are not read: convert them to one of {layouts.formats_read()}.")
+        raise DataError(
+            f"{folder} has {files} files, which are not read: convert them to one of {layouts.formats_read()}."
+        )
     if not counts:
-        raise DataError(f"{folder} has no class folders with images in them: put each class's images into a folder of its own.")
+        raise DataError(
+            f"{folder} has no class folders with images in them: put each class's images into a folder of its own."
+        )
     empty = sorted(folders - set(counts))
     if empty:
         raise DataError(f"class {empty[0]!r} in {folder} has no images: add some or remove its folder.")
@@ -150,18 +156,29 @@ def check_classes(found: Listing, source: Path) -> None:
         raise DataError(f"{source} has one class, {found.labels[0]!r}: a classifier needs at least two {classes}.")
     half = [label for label, split in zip(found.labels, found.split, strict=True) if not split]
     if half and any(found.split):
-        raise DataError(f"class {half[0]!r} in {source} is not split into train and test as others are: give all the same folders.")
+        raise DataError(
+            f"class {half[0]!r} in {source} is not split into train and test as others are: give all the same folders."
+        )
     if any(found.split) and "train" not in found.split:
-        raise DataError(f"{source} has no training images, only {', '.join(sorted(set(found.split)))}: give the folder that has both.")
-    by_split = {split: {label for label, s in zip(found.labels, found.split, strict=True) if s == split} for split in set(found.split)}
+        raise DataError(
+            f"{source} has no training images, only {', '.join(sorted(set(found.split)))}: give the folder that has both."
+        )
+    by_split = {
+        split: {label for label, s in zip(found.labels, found.split, strict=True) if s == split}
+        for split in set(found.split)
+    }
     for split, present in sorted(by_split.items()):
         odd = sorted(present ^ by_split.get("train", present))
         if odd:
-            raise DataError(f"class {odd[0]!r} in {source} is in only one of train and {split}: give both the same {classes}.")
+            raise DataError(
+                f"class {odd[0]!r} in {source} is in only one of train and {split}: give both the same {classes}."
+            )
 
 
 def sort(found: Listing) -> Listing:
     """The same listing with its images in the order of their ids."""
     order = sorted(range(len(found.ids)), key=found.ids.__getitem__)
     columns = ("files", "ids", "labels", "split", "masks", "persons")
-    return replace(found, **{name: [getattr(found, name)[k] for k in order if getattr(found, name)] for name in columns})
+    return replace(
+        found, **{name: [getattr(found, name)[k] for k in order if getattr(found, name)] for name in columns}
+    )

@@ -15,13 +15,17 @@ _NAMED = {
     "a subject's number in the name": re.compile(
         r"(?:.*[^a-z])?(?P<whose>(?:patient|subject|participant|person|subj|sub|pat)[ _-]?[a-z]{0,4}\d+|oas\d_\d+)(?!\d).*"
     ),
-    "left and right in the name": re.compile(r"(?P<whose>.*\d.*?)[ _.-]+(?:left|right|l|r|od|os)(?:[ _-]?(?:eye|fundus))?"),
+    "left and right in the name": re.compile(
+        r"(?P<whose>.*\d.*?)[ _.-]+(?:left|right|l|r|od|os)(?:[ _-]?(?:eye|fundus))?"
+    ),
     "left and right before the name": re.compile(r"(?:left|right|od|os)(?:[ _-]?eye)?[ _.-]+(?P<whose>.*\d.*)"),
     "a slice's number behind the name": re.compile(r"(?P<whose>.*\d.*?)[ _-]+(?:slice|frame|sl|fr|z)[ _-]?\d+"),
     "a number before the image's number": re.compile(r"(?P<whose>[a-z]{0,3}\d{3,}[a-z]?)[_-]\d{1,4}"),
 }
 _BARE = "a number before the image's number"  # which may also be a date or a batch: believed only of five or more
-_PLACEHOLDERS = frozenset(("", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "removed"))
+_PLACEHOLDERS = frozenset(
+    ("", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "removed")
+)
 
 
 def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarray:
@@ -78,7 +82,8 @@ def dicom_patients(files: list[Path]) -> np.ndarray:
     for path in files:
         try:
             patient = str(
-                pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True).get("PatientID") or ""
+                pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True).get("PatientID")
+                or ""
             ).strip()
         except Exception:  # damaged metadata raise anything; whoever the image is of, the file does not say
             patient = ""
@@ -183,7 +188,9 @@ def join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     names, member = np.unique(groups, return_inverse=True)
-    links = coo_array((np.ones(len(pairs), bool), (member[pairs[:, 0]], member[pairs[:, 1]])), shape=(len(names), len(names)))
+    links = coo_array(
+        (np.ones(len(pairs), bool), (member[pairs[:, 0]], member[pairs[:, 1]])), shape=(len(names), len(names))
+    )
     _, component = connected_components(links, directed=False)
     first = np.full(component.max(initial=-1) + 1, len(names))
     np.minimum.at(first, component, np.arange(len(names)))

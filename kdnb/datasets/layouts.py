@@ -29,12 +29,19 @@ _SPLITS = {
     "test": ("test", "testing", "tst", "holdout"),
 }
 _SPLIT_OF = {
-    word + ending: split for split, words in _SPLITS.items() for word in words for ending in ("", "s", "set", "data", "images", "dataset")
+    word + ending: split
+    for split, words in _SPLITS.items()
+    for word in words
+    for ending in ("", "s", "set", "data", "images", "dataset")
 }
 # Words that say nothing about what a folder holds.
-_IMAGES = _vocabulary("image images img imgs picture pictures photo photos scan scans slice slices png pngs jpg jpgs jpeg dicom dcm")
+_IMAGES = _vocabulary(
+    "image images img imgs picture pictures photo photos scan scans slice slices png pngs jpg jpgs jpeg dicom dcm"
+)
 _FILLERS = _IMAGES | _vocabulary("data dataset datasets set sets folder folders file files sample samples split splits")
-_MASKS = _vocabulary("mask masks segmentation segmentations groundtruth ground truth gt annotation annotations label labels")
+_MASKS = _vocabulary(
+    "mask masks segmentation segmentations groundtruth ground truth gt annotation annotations label labels"
+)
 _AUGMENTED = _vocabulary("augmented augmentation augmentations augment aug augs")
 _ORIGINAL = _vocabulary("original originals orig raw unaugmented")
 _FOLDS = _vocabulary("fold folds cv kfold crossval")
@@ -51,8 +58,25 @@ _SYSTEM_FOLDERS = _vocabulary(
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".parquet", ".ods")
 REFUSED = (".mat", ".npy", ".npz", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".mha", ".mhd", ".nrrd", ".h5", ".hdf5")
-REFUSED += (".svs", ".ndpi", ".mrxs", ".czi", ".tfrecord", ".tfrecords", ".pkl", ".pickle", ".pt", ".parquet", ".zip", ".rar", ".7z", ".gz")
-_MASK_NAME = re.compile(r"(.+?)[ _\-.]+(?:mask|seg|segmentation|gt|groundtruth|ground_truth|annotation)s?(?:[ _\-]?\(?\d+\)?)?", re.I)
+REFUSED += (
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".czi",
+    ".tfrecord",
+    ".tfrecords",
+    ".pkl",
+    ".pickle",
+    ".pt",
+    ".parquet",
+    ".zip",
+    ".rar",
+    ".7z",
+    ".gz",
+)
+_MASK_NAME = re.compile(
+    r"(.+?)[ _\-.]+(?:mask|seg|segmentation|gt|groundtruth|ground_truth|annotation)s?(?:[ _\-]?\(?\d+\)?)?", re.I
+)
 
 
 @dataclass
@@ -85,7 +109,9 @@ def understand(folder: Path, test: str = "") -> Layout:
     folds = [] if splits else _folds(root)
     if test:
         if test not in folds:
-            raise DataError(f"{root} has no fold {test!r} ({_listed(folds) or 'no folds at all'}): name one, or leave out test=.")
+            raise DataError(
+                f"{root} has no fold {test!r} ({_listed(folds) or 'no folds at all'}): name one, or leave out test=."
+            )
         for name in folds:
             _add_classes(root / name, "test" if name == test else "train", layout)
             _count_loose(root / name, layout)
@@ -103,7 +129,9 @@ def understand(folder: Path, test: str = "") -> Layout:
 def _folds(root: Path) -> list[str]:
     """The folders of published folds, each with all classes; empty if they are something else."""
     names = [name for name in folders(root) if _holds(root / name)]
-    folds = len(names) > 1 and all(_within(name, _FOLDS, _FILLERS, frozenset(_SPLIT_OF), numbered=True) for name in names)
+    folds = len(names) > 1 and all(
+        _within(name, _FOLDS, _FILLERS, frozenset(_SPLIT_OF), numbered=True) for name in names
+    )
     return names if folds and not any(_published(root / name) for name in names) else []
 
 
@@ -238,7 +266,9 @@ def _beside_masks(folder: Path, layout: Layout) -> Path:
 
 
 def _count_loose(folder: Path, layout: Layout) -> None:
-    loose = sum(not is_folder and not is_system(name) and is_image(folder / name) for name, is_folder in _entries(folder))
+    loose = sum(
+        not is_folder and not is_system(name) and is_image(folder / name) for name, is_folder in _entries(folder)
+    )
     if loose:
         layout.left_out["images outside class folders"] += loose
     for name, is_folder in _entries(folder):
@@ -274,9 +304,16 @@ def _published(root: Path) -> dict[str, str]:
 
 def _tables(*places: Path) -> list[Path]:
     """Tables in the folders, the most telling first."""
-    found = [place / name for place in places for name, is_folder in _entries(place) if not is_folder and name.lower().endswith(_TABLES)]
+    found = [
+        place / name
+        for place in places
+        for name, is_folder in _entries(place)
+        if not is_folder and name.lower().endswith(_TABLES)
+    ]
     found = [path for path in found if not is_system(path.name) and "submission" not in path.name.lower()]
-    return sorted(found, key=lambda path: ("train" not in path.name.lower(), "label" not in path.name.lower(), path.name))
+    return sorted(
+        found, key=lambda path: ("train" not in path.name.lower(), "label" not in path.name.lower(), path.name)
+    )
 
 
 def _sort_by(table: Path) -> str:
@@ -321,7 +358,9 @@ def _check_names(root: Path, layout: Layout) -> None:
     names = [name for name in folders(root) if _holds(root / name)]
     tables = _tables(root)
     if not names:
-        loose = sum(is_image(root / name) for name, is_folder in _entries(root) if not is_folder and not is_system(name))
+        loose = sum(
+            is_image(root / name) for name, is_folder in _entries(root) if not is_folder and not is_system(name)
+        )
         if loose and tables:
             raise DataError(f"{root} has images but no class folders; {_sort_by(tables[0])}.")
         return
@@ -338,20 +377,34 @@ def _check_names(root: Path, layout: Layout) -> None:
                     )
     first = root / names[0]
     if all(_within(name, _FOLDS, _FILLERS, _split_words(), numbered=True) for name in names):
-        cure = f"say which tests, as folder:{root}:test={names[0]}" if _folds(root) else f"give one of them, such as folder:{first}"
+        cure = (
+            f"say which tests, as folder:{root}:test={names[0]}"
+            if _folds(root)
+            else f"give one of them, such as folder:{first}"
+        )
         raise DataError(f"{root} has the folds {_listed(names)}, which are no classes: {cure}.")
     if any("task" in name_words(name) or "tasks" in name_words(name) for name in names) or all(
         set(name_words(name)) & _TASKS for name in names
     ):
-        best = next((name for name in names if {"classification", "classify", "class"} & set(name_words(name))), names[0])
-        raise DataError(f"{root} has several tasks ({_listed(names)}), which are no classes: give one, such as folder:{root / best}.")
+        best = next(
+            (name for name in names if {"classification", "classify", "class"} & set(name_words(name))), names[0]
+        )
+        raise DataError(
+            f"{root} has several tasks ({_listed(names)}), which are no classes: give one, such as folder:{root / best}."
+        )
     if all(_within(name, _PERSONS, _FILLERS, numbered=True) or re.fullmatch(r"\d{3,}", name) for name in names):
-        cure = _sort_by(tables[0]) if tables else "make the classes the outer folders, as in benign/patient_07/image.png"
-        raise DataError(f"{root} has folders that are persons or running numbers ({_listed(names)}), no classes; {cure}.")
+        cure = (
+            _sort_by(tables[0]) if tables else "make the classes the outer folders, as in benign/patient_07/image.png"
+        )
+        raise DataError(
+            f"{root} has folders that are persons or running numbers ({_listed(names)}), no classes; {cure}."
+        )
     roles = [name for name in names if set(name_words(name)) <= _FILLERS | _MASKS | set(_SPLIT_OF)]
     parts = [name for name in names if _within(name, _FILLERS | _PARTS, _split_words(), numbered=True)]
     if len(roles) + len(parts) == len(names):
-        plain = next((name for name in roles if set(name_words(name)) <= _FILLERS and len(folders(root / name)) > 1), "")
+        plain = next(
+            (name for name in roles if set(name_words(name)) <= _FILLERS and len(folders(root / name)) > 1), ""
+        )
         if plain:
             raise DataError(f"{root} has folders that are no classes ({_listed(names)}): give folder:{root / plain}.")
         if tables:
@@ -377,7 +430,10 @@ def _check_inside(root: Path, names: list[str]) -> None:
         return
     if all(_published(root / name) for name in names if inside[name]):
         deeper = Counter(
-            class_name(sub) for name in names for split in _published(root / name) for sub in set(_class_folders(root / name / split))
+            class_name(sub)
+            for name in names
+            for split in _published(root / name)
+            for sub in set(_class_folders(root / name / split))
         )
         if not [sub for sub, count in deeper.items() if count > 1 and not _is_person(sub)]:
             return
@@ -413,8 +469,12 @@ def _add_classes(folder: Path, split: str, layout: Layout) -> None:
     names = folders(folder)
     masks = [name for name in names if len(names) > 2 and is_mask_folder(folder, name)]
     for name in names:
-        if len(set(folders(folder / name)) & (set(names) - {name})) > 1:  # the classes again, as some archives have them
-            layout.left_out[f"files in {printable(name)}, which holds the classes again"] += _files_below(folder / name, is_image)
+        if (
+            len(set(folders(folder / name)) & (set(names) - {name})) > 1
+        ):  # the classes again, as some archives have them
+            layout.left_out[f"files in {printable(name)}, which holds the classes again"] += _files_below(
+                folder / name, is_image
+            )
             continue
         if name in masks:
             layout.masks.append((folder, folder / name))
@@ -444,5 +504,7 @@ def is_mask_folder(folder: Path, name: str) -> bool:
 
 def _stems(folder: Path) -> set[str]:
     return {
-        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", stem(name), flags=re.I) for _, _, files in os.walk(folder) for name in files
+        re.sub(r"[ _\-](?:mask|seg|gt|segmentation)s?$", "", stem(name), flags=re.I)
+        for _, _, files in os.walk(folder)
+        for name in files
     }

@@ -34,19 +34,27 @@ def pair(images: list[Path], found: list[Path], folders: list[MaskFolder]) -> tu
             masks[place].append(mask)
     for around, folder in folders:
         for here, _, names in os.walk(folder):
-            for name in sorted(name for name in names if layouts.is_image(Path(here, name)) and not layouts.is_system(name)):
+            for name in sorted(
+                name for name in names if layouts.is_image(Path(here, name)) and not layouts.is_system(name)
+            ):
                 mask = Path(here, name)
                 owners = named[layouts.stem(name)] or named[layouts.mask_of(name)]
                 owners = [place for place in owners if around in images[place].parents]
                 inner = mask.relative_to(folder).parent.parts
-                owners = [place for place in owners if images[place].parent.parts[-len(inner) :] == inner] if inner else owners
+                owners = (
+                    [place for place in owners if images[place].parent.parts[-len(inner) :] == inner]
+                    if inner
+                    else owners
+                )
                 lost += len(owners) != 1
                 for place in owners if len(owners) == 1 else []:
                     masks[place].append(mask)
     return masks, lost
 
 
-def squares(masks: list[list[Path]], widths: np.ndarray, heights: np.ndarray, size: int) -> tuple[np.ndarray, dict[Path, str]]:
+def squares(
+    masks: list[list[Path]], widths: np.ndarray, heights: np.ndarray, size: int
+) -> tuple[np.ndarray, dict[Path, str]]:
     """The masks of all images, ``(N, size, size)`` bool, and why some could not be read: path -> reason.
 
     Args:
@@ -54,7 +62,9 @@ def squares(masks: list[list[Path]], widths: np.ndarray, heights: np.ndarray, si
     """
     jobs = max(1, min(16, joblib.cpu_count(), len(masks) // 128))
     sides = zip(masks, widths.tolist(), heights.tolist(), strict=True)
-    answers = joblib.Parallel(jobs)(joblib.delayed(_square)([path.absolute() for path in files], *shape, size) for files, *shape in sides)
+    answers = joblib.Parallel(jobs)(
+        joblib.delayed(_square)([path.absolute() for path in files], *shape, size) for files, *shape in sides
+    )
     found = np.array([square for square, _ in answers], bool).reshape(len(masks), size, size)
     return found, {path: reason for _, bad in answers for path, reason in bad.items()}
 
@@ -67,7 +77,9 @@ def _square(files: list[Path], width: int, height: int, size: int) -> tuple[np.n
         try:
             lesion = marked(path)
             if abs(np.log(lesion.shape[1] / lesion.shape[0] * height / width)) > 0.02:
-                raise DataError(f"a mask of {lesion.shape[1]} x {lesion.shape[0]} pixels for an image of {width} x {height}")
+                raise DataError(
+                    f"a mask of {lesion.shape[1]} x {lesion.shape[0]} pixels for an image of {width} x {height}"
+                )
         except DataError as error:
             bad[path] = str(error)
             continue

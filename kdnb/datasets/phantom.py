@@ -50,8 +50,15 @@ SHORTCUT_STRENGTH = 0.9  # P(the marker stands in the class's corner) in ``phant
 DEPTH = 9  # slices of a volume in ``phantom:volume``
 DRAWN_PER_SUBJECT = 4  # images of one subject of drawn labels: they show one lesion and have one label
 BETWEEN = 1 / 3  # share of these subjects whose lesion lies on the way from the deep place to another
-PURE = (0.25, 0.375, 0.375)  # of the others, where it lies: with BETWEEN, each class of tumour is as frequent as the next
-TWINS, WRONG_LABELS = 0.04, 0.02  # shares of the images that :func:`plant` makes copies of others, and gives another label
+PURE = (
+    0.25,
+    0.375,
+    0.375,
+)  # of the others, where it lies: with BETWEEN, each class of tumour is as frequent as the next
+TWINS, WRONG_LABELS = (
+    0.04,
+    0.02,
+)  # shares of the images that :func:`plant` makes copies of others, and gives another label
 SCANNER = (0.30, 0.05, 0.05, 0.05)  # P(the second scanner | class) in a planted set
 _CHUNK = 64  # images drawn at once
 _PLACES = 3
@@ -76,7 +83,9 @@ class Phantom:
     posterior: np.ndarray | None = None
 
 
-def generate(count: int, image_size: int, variant: str = "certain", *, snr: float = SNR, lesions: bool = True, seed: int = 0) -> Phantom:
+def generate(
+    count: int, image_size: int, variant: str = "certain", *, snr: float = SNR, lesions: bool = True, seed: int = 0
+) -> Phantom:
     """Make ``count`` images of ``image_size`` pixels a side, the same ones at every call.
 
     The first images of a larger set are those of a smaller one, and the same subjects have the same lesions at every size.
@@ -231,7 +240,9 @@ def _draw_lesions(seed: int, chunk: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([seed, chunk, 1])
     subjects, count = _CHUNK // DRAWN_PER_SUBJECT, _CHUNK
     owner = np.repeat(np.arange(subjects), DRAWN_PER_SUBJECT)
-    strength = np.sqrt(rng.uniform(size=subjects))  # more strong ones than weak, so that "none" is about as frequent as the others
+    strength = np.sqrt(
+        rng.uniform(size=subjects)
+    )  # more strong ones than weak, so that "none" is about as frequent as the others
     between = rng.uniform(size=subjects) < BETWEEN
     place = rng.choice(_PLACES, subjects, p=PURE)
     outer = np.where(between | (place == 0), rng.integers(2, 4, subjects), place + 1)
@@ -250,7 +261,12 @@ def _draw_lesions(seed: int, chunk: int) -> dict[str, np.ndarray]:
         "aspect": aspect[of_outer],
     }
     grown = {name: np.concatenate([latent[name], values[:, None]], axis=1) for name, values in lesion.items()}
-    drawn = {"strength": strength.astype(np.float32)[owner], "irregular": 1 - way, "posterior": chances[owner], "label": label[owner]}
+    drawn = {
+        "strength": strength.astype(np.float32)[owner],
+        "irregular": 1 - way,
+        "posterior": chances[owner],
+        "label": label[owner],
+    }
     return latent | grown | drawn
 
 
@@ -336,7 +352,12 @@ def _ramp(values: np.ndarray, slope: float) -> np.ndarray:
 
 
 def _spot(
-    x: np.ndarray, y: np.ndarray, latent: dict, place: int, radius: np.ndarray, irregular: np.ndarray | float | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    latent: dict,
+    place: int,
+    radius: np.ndarray,
+    irregular: np.ndarray | float | None = None,
 ) -> np.ndarray:
     """Distance from the centre of one place over its radius, in the head's coordinates.
 
@@ -350,7 +371,9 @@ def _spot(
     square = across * across + along * along
     distance = np.sqrt(square)
     if np.any(irregular):
-        lobes = across * (across * across - 3 * along * along)  # r^3 cos(3 phi): three lobes without a trigonometric function
+        lobes = across * (
+            across * across - 3 * along * along
+        )  # r^3 cos(3 phi): three lobes without a trigonometric function
         distance *= 1 + _column(latent["wobble"] * irregular) * lobes / np.maximum(distance * square, np.float32(1e-6))
     return distance
 
@@ -390,15 +413,22 @@ def _fundus(x: np.ndarray, y: np.ndarray, latent: dict) -> np.ndarray:
     plane += _ramp(np.float32(0.13) - disc, 14) * np.float32(0.3)
     macula = np.sqrt(x**2 + y**2)
     plane -= _ramp(np.float32(0.16) - macula, 6) * np.float32(0.2)
-    arc = np.abs(np.abs(y) - _column(latent["ventricle"] * 2) - np.float32(0.4) * np.sqrt(np.maximum(np.float32(0.72) - side, 0)))
+    arc = np.abs(
+        np.abs(y) - _column(latent["ventricle"] * 2) - np.float32(0.4) * np.sqrt(np.maximum(np.float32(0.72) - side, 0))
+    )
     return plane - _ramp(np.float32(0.035) - arc, 40) * np.float32(0.1) * (radius < 1)
 
 
-def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bool, offset: int) -> tuple[np.ndarray, np.ndarray]:
+def _render(
+    latent: dict, image_size: int, variant: str, snr: float, lesions: bool, offset: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Brightness ``(n, H, W)`` float32 and the mask of the deciding lesion, in the slice ``offset`` steps above the lesion's centre."""
     contrast = np.float32(snr * NOISE)
     axis = _axis(image_size)
-    shifted_x, shifted_y = axis[None, None, :] - _column(latent["centre_x"]), axis[None, :, None] - _column(latent["centre_y"])
+    shifted_x, shifted_y = (
+        axis[None, None, :] - _column(latent["centre_x"]),
+        axis[None, :, None] - _column(latent["centre_y"]),
+    )
     cosine, sine = _column(np.cos(latent["tilt"])), _column(np.sin(latent["tilt"]))
     x, y = cosine * shifted_x + sine * shifted_y, cosine * shifted_y - sine * shifted_x
     height = np.float32(offset / 16)  # of the slice above the lesion's centre, in half image widths
@@ -420,7 +450,13 @@ def _render(latent: dict, image_size: int, variant: str, snr: float, lesions: bo
 
 
 def _add_certain(
-    plane: np.ndarray, x: np.ndarray, y: np.ndarray, latent: dict, contrast: np.float32, lesions: bool, height: np.float32
+    plane: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    latent: dict,
+    contrast: np.float32,
+    lesions: bool,
+    height: np.float32,
 ) -> np.ndarray:
     """Add discs and the ring that decides to ``plane``, in place; the mask of the ring."""
     mask = np.zeros(plane.shape, bool)
@@ -430,15 +466,21 @@ def _add_certain(
         decides = (latent["label"] == place + 1) & there
         mask |= (distance < 1) & decides[:, None, None]
         ring = decides & lesions
-        plane += _blob(distance, _column(ring.astype(np.float32))) * _column(contrast * (ring | (latent["control"][:, place] & there)))
+        plane += _blob(distance, _column(ring.astype(np.float32))) * _column(
+            contrast * (ring | (latent["control"][:, place] & there))
+        )
     return mask
 
 
-def _add_drawn(plane: np.ndarray, x: np.ndarray, y: np.ndarray, latent: dict, contrast: np.float32, lesions: bool) -> np.ndarray:
+def _add_drawn(
+    plane: np.ndarray, x: np.ndarray, y: np.ndarray, latent: dict, contrast: np.float32, lesions: bool
+) -> np.ndarray:
     """Add discs and the lesion of some strength, which covers what stood in its place, to ``plane``, in place; the lesion's mask."""
     grown = np.zeros(plane.shape, np.float32)
     for place in range(_PLACES):
-        grown += _blob(_spot(x, y, latent, place, latent["radius"][:, place]), 0.0) * _column(latent["control"][:, place])
+        grown += _blob(_spot(x, y, latent, place, latent["radius"][:, place]), 0.0) * _column(
+            latent["control"][:, place]
+        )
     distance = _spot(x, y, latent, _PLACES, latent["radius"][:, _PLACES], latent["irregular"])
     mask = distance < 1
     plane += contrast * (np.where(mask, _blob(distance, _column(latent["strength"])), grown) if lesions else grown)
@@ -464,7 +506,9 @@ def _streak(x: np.ndarray, y: np.ndarray, latent: dict) -> np.ndarray:
 
 def _marker(latent: dict, planes: np.ndarray, image_size: int) -> np.ndarray:
     """Draw a bright square into one corner of each plane and return where; the corner mostly follows the class."""
-    corner = np.where(latent["corner_follows"], latent["label"], (latent["label"] + latent["corner_other"]) % len(CLASSES))
+    corner = np.where(
+        latent["corner_follows"], latent["label"], (latent["label"] + latent["corner_other"]) % len(CLASSES)
+    )
     side, gap = max(2, image_size // 12), max(1, image_size // 32)
     near, far = slice(gap, gap + side), slice(image_size - gap - side, image_size - gap)
     mask = np.zeros(planes.shape, bool)

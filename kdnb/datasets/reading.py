@@ -21,7 +21,24 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from kdnb.errors import DataError
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".dcm", ".dicom"))
+SUFFIXES = frozenset(
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".dcm",
+        ".dicom",
+    )
+)
 NIFTI = (".nii", ".nii.gz")
 MAX_PIXELS = 64_000_000  # a decoded image of this size takes 192 MB; more is refused before it is decoded
 MAX_BYTES = 1_000_000_000  # of a file
@@ -30,7 +47,9 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SIGNATURE = 64  # side of the grey thumbnail that duplicates are looked for with
 _DEEP = ("I", "F")  # Pillow's modes with more than 8 bits a channel, besides "I;16..."
 _PHOTOMETRIC = 262  # TIFF's tag that says what 0 means: white (0) or black (1)
-PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000  # of text beside an image, unpacked; some microscopes write more than Pillow's 1 MB
+PngImagePlugin.MAX_TEXT_CHUNK = (
+    16_000_000  # of text beside an image, unpacked; some microscopes write more than Pillow's 1 MB
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,9 @@ def read(path: Path, size: int) -> Decoded:
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     square = fit(image, size)
-    return Decoded(square, signature, digest.digest()[:16], *image.size, kind, float(signature.mean()), float(border.mean()))
+    return Decoded(
+        square, signature, digest.digest()[:16], *image.size, kind, float(signature.mean()), float(border.mean())
+    )
 
 
 def _one_channel(image: Image.Image) -> Image.Image:
@@ -126,7 +147,9 @@ def decode(path: Path) -> tuple[Image.Image, str]:
                 return _eight_bit(ImageOps.exif_transpose(opened), white_is_zero), kind
     except DataError:
         raise
-    except Exception as error:  # decoders of damaged files raise anything from OSError to struct.error; all mean the same here
+    except (
+        Exception
+    ) as error:  # decoders of damaged files raise anything from OSError to struct.error; all mean the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(reason.replace(str(path), "the file").replace(repr(str(path)), "the file")[:120]) from error
 
@@ -138,7 +161,12 @@ def is_dicom(path: Path) -> bool:
     if head[128:] == b"DICM":
         return True
     group, element, length = (int.from_bytes(head[k : k + n], "little") for k, n in ((0, 2), (2, 2), (4, 4)))
-    return len(head) == 132 and group in (2, 8) and element <= 0x20 and (head[4:6] in (b"UL", b"UI", b"CS", b"OB") or 0 < length <= 64)
+    return (
+        len(head) == 132
+        and group in (2, 8)
+        and element <= 0x20
+        and (head[4:6] in (b"UL", b"UI", b"CS", b"OB") or 0 < length <= 64)
+    )
 
 
 def _check_size(width: int, height: int) -> None:
@@ -180,7 +208,9 @@ def _deep_colour(path: Path, opened: Image.Image) -> Image.Image | None:
 def _decoded_as(path: Path, raw: str) -> np.ndarray:
     """The upright pixels of an image when they are taken for another arrangement of the same length."""
     with Image.open(path, formats=_FORMATS) as opened:
-        opened.tile = [tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in opened.tile]
+        opened.tile = [
+            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in opened.tile
+        ]
         opened.load()
         return np.asarray(ImageOps.exif_transpose(opened))
 
@@ -205,7 +235,12 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
     import pydicom
     from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+    )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -228,7 +263,9 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
             packing = re.split(r"[,(]", syntax.name)[0].strip()[:40]
             if not _can_unpack(syntax):
                 raise DataError(f"pixels packed as {packing}, which no plug-in here reads: convert the file") from error
-            raise DataError(f"pixels packed as {packing}, which are damaged or not of that kind: fetch the file again") from error
+            raise DataError(
+                f"pixels packed as {packing}, which are damaged or not of that kind: fetch the file again"
+            ) from error
         _take_over(header, frames // 2)
         kind = f"DICOM {header.PhotometricInterpretation}" + (f", one of {frames} frames" if frames > 1 else "")
         if header.PhotometricInterpretation == "PALETTE COLOR":
@@ -237,7 +274,9 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
         if int(header.get("SamplesPerPixel", 1)) > 1:
             return Image.fromarray(_scaled(pixels, int(header.BitsStored))).convert("RGB"), kind
         values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, header), header), np.float32)
-    return _stretched(-values if header.PhotometricInterpretation == "MONOCHROME1" else values, _padding(pixels, header)), kind
+    return _stretched(
+        -values if header.PhotometricInterpretation == "MONOCHROME1" else values, _padding(pixels, header)
+    ), kind
 
 
 def _take_over(header, frame: int) -> None:
@@ -268,7 +307,9 @@ def _padding(pixels: np.ndarray, header) -> np.ndarray | None:
     if (value := header.get("PixelPaddingValue")) is None:
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    return (pixels >= min(value, value if limit is None else limit)) & (pixels <= max(value, value if limit is None else limit))
+    return (pixels >= min(value, value if limit is None else limit)) & (
+        pixels <= max(value, value if limit is None else limit)
+    )
 
 
 def _nifti(path: Path) -> tuple[Image.Image, str]:
@@ -285,13 +326,17 @@ def _nifti(path: Path) -> tuple[Image.Image, str]:
     shape = (*shape, 1)[:3]
     if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > MAX_BYTES:
         raise DataError(f"a volume of more than {MAX_BYTES // 1_000_000} MB")
-    turn = io_orientation(volume.affine)  # of each axis: which of right, front and top it runs along, and whether towards it
+    turn = io_orientation(
+        volume.affine
+    )  # of each axis: which of right, front and top it runs along, and whether towards it
     turn = np.array([[0, 1], [1, 1], [2, 1]]) if np.isnan(turn).any() else turn
     towards_right, towards_front, upwards = np.argsort(turn[:, 0])
     _check_size(shape[towards_right], shape[towards_front])
     index = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
     index[upwards] = shape[upwards] // 2
-    plane = np.asarray(volume.dataobj[tuple(index[: len(volume.shape)])] if len(volume.shape) > 2 else volume.dataobj, np.float32)
+    plane = np.asarray(
+        volume.dataobj[tuple(index[: len(volume.shape)])] if len(volume.shape) > 2 else volume.dataobj, np.float32
+    )
     plane = plane if towards_front < towards_right else plane.T  # rows run to front or back
     plane = plane[::-1] if turn[towards_front, 1] > 0 else plane
     plane = plane[:, ::-1] if turn[towards_right, 1] > 0 else plane

@@ -41,7 +41,10 @@ def persons(ids: np.ndarray, slices: dict[str, Slice]) -> tuple[np.ndarray, str]
     found = np.array([f"person_{one.person}" if one else name for one, name in zip(of, ids, strict=True)], str)
     count, nobody = len({one.person for one in of if one}), of.count(None)
     said = f"{count:,} persons of {len(ids) - nobody:,} images, known by the slices that these are; whose the other {nobody:,} images are "
-    return found, said + "nobody knows: copies among them stay together, but other images of one person may stand on both sides"
+    return (
+        found,
+        said + "nobody knows: copies among them stay together, but other images of one person may stand on both sides",
+    )
 
 
 def _rows(file: str) -> list[dict[str, str]]:

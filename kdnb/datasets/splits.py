@@ -20,7 +20,9 @@ LEFT_SHARE = 0.5  # of a class's published test (or validation) images: where le
 TooLittle = tuple[str, int, int, int]  # split, class, images of it that would be left, images of it that are published
 
 
-def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> tuple[np.ndarray, TooLittle | None]:
+def split_by(
+    protocol: str, labels: np.ndarray, groups: np.ndarray, published: np.ndarray
+) -> tuple[np.ndarray, TooLittle | None]:
     """Split a source as ``protocol`` says.
 
     ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images, stratified by
@@ -37,8 +39,13 @@ def split_by(protocol: str, labels: np.ndarray, groups: np.ndarray, published: n
         singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
         split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
     elif protocol == "leak_free" and (anew := too_little(labels, groups, published)):
-        sizes = {part: np.bincount(labels[published == part], minlength=labels.max() + 1) for part in ("train", "val", "test")}
-        shares = {part: sizes[part] / np.maximum(1, sum(sizes.values())) for part in ("test", "val") if sizes[part].any()}
+        sizes = {
+            part: np.bincount(labels[published == part], minlength=labels.max() + 1)
+            for part in ("train", "val", "test")
+        }
+        shares = {
+            part: sizes[part] / np.maximum(1, sum(sizes.values())) for part in ("test", "val") if sizes[part].any()
+        }
         split = by_groups(labels, groups, shares, np.where(published == "", "", "train"))
     else:
         split = published.astype("<U5")
@@ -73,7 +80,11 @@ def _without_leaks(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def by_groups(
-    labels: np.ndarray, groups: np.ndarray, shares: dict[str, float | np.ndarray], split: np.ndarray | None = None, of: str = "train"
+    labels: np.ndarray,
+    groups: np.ndarray,
+    shares: dict[str, float | np.ndarray],
+    split: np.ndarray | None = None,
+    of: str = "train",
 ) -> np.ndarray:
     """Move whole groups out of one split until each class has about its share in each of the others.
 
@@ -101,7 +112,9 @@ def by_groups(
     for group in _shuffled(names):
         held = counts[group]
         present = held > 0
-        gain = {target: float(np.minimum(wanted, held)[present].sum() - 0.5 * held.sum()) for target, wanted in need.items()}
+        gain = {
+            target: float(np.minimum(wanted, held)[present].sum() - 0.5 * held.sum()) for target, wanted in need.items()
+        }
         target = max(gain, key=gain.get)
         if gain[target] < 0 or (left[present] <= 1).any():
             continue
@@ -128,7 +141,10 @@ def _shuffled(names: np.ndarray) -> np.ndarray:
     import hashlib
 
     return np.array(
-        sorted(range(len(names)), key=lambda k: hashlib.sha256(str(names[k]).encode("utf-8", "surrogateescape")).digest()), dtype=np.int64
+        sorted(
+            range(len(names)), key=lambda k: hashlib.sha256(str(names[k]).encode("utf-8", "surrogateescape")).digest()
+        ),
+        dtype=np.int64,
     )
 
 
@@ -155,7 +171,11 @@ def subset(data: ImageSet, max_images: int) -> ImageSet:
 
 def take(data: ImageSet, positions: np.ndarray) -> ImageSet:
     """The images at ``positions`` (ascending), with whatever belongs to each of them."""
-    per_image = {name: value[positions] for name, value in data.notes.items() if isinstance(value, np.ndarray) and len(value) == len(data)}
+    per_image = {
+        name: value[positions]
+        for name, value in data.notes.items()
+        if isinstance(value, np.ndarray) and len(value) == len(data)
+    }
     return replace(
         data,
         images=data.images[positions],

@@ -72,7 +72,9 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
         raise DataError(f"{below} is no folder: let images= name the folder below which the images of {path} lie.")
     columns = _columns(frame, options, path)
     found = Listing(left_out=Counter())
-    labels = _labels(frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out)
+    labels = _labels(
+        frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out
+    )
     splits = _splits(frame, columns.get("split"), path, test)
     if any(splits):
         _count(found.left_out, "rows without a split", splits.count(""))
@@ -110,18 +112,24 @@ def _frame(path: Path) -> "pd.DataFrame":
         else:
             text = _text(path.read_bytes())
             first = text.lstrip().split("\n", 1)[0]
-            names, *rows = list(csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)) or [[]]
+            names, *rows = list(
+                csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)
+            ) or [[]]
     except DataError as error:
         raise DataError(f"{path} {error}: write them as files and name these in the table.") from None
     except ImportError as error:
         raise DataError(f"{path} needs a package that is not installed (pyarrow): save the table as CSV.") from error
     except Exception as error:  # parsers of damaged tables raise anything; all mean the same here
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:100]
-        raise DataError(f"{path} cannot be read as a table ({reason or type(error).__name__}): save it as CSV.") from error
+        raise DataError(
+            f"{path} cannot be read as a table ({reason or type(error).__name__}): save it as CSV."
+        ) from error
     names, *rows = ([" ".join(str(cell).split()) for cell in row] for row in (names, *rows))
     long = next((number for number, row in enumerate(rows, 2) if any(row[len(names) :])), 0)
     if long:
-        raise DataError(f"{path} has more cells in its row {long} than its first row has names: put quotes around cells with a comma.")
+        raise DataError(
+            f"{path} has more cells in its row {long} than its first row has names: put quotes around cells with a comma."
+        )
     rows = [[*row, *[""] * len(names)][: len(names)] for row in rows if any(row)]
     if not rows:
         raise DataError(f"{path} has no rows: name a table with one row an image.")
@@ -161,14 +169,18 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
             continue
         name = asked if asked in frame.columns else by_key.get(_key(asked))
         if name is None:
-            raise DataError(f"{path} has no column {asked!r}, only {_listed(frame.columns)}: name one of them, as in {role}=COLUMN.")
+            raise DataError(
+                f"{path} has no column {asked!r}, only {_listed(frame.columns)}: name one of them, as in {role}=COLUMN."
+            )
         columns[role] = name
     for role, usual in _USUAL.items():
         free = [by_key[key] for key in usual.split() if key in by_key and by_key[key] not in columns.values()]
         if role not in options and free:
             columns[role] = free[0]
     if "image" not in columns:
-        named = [name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name not in columns.values()]
+        named = [
+            name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name not in columns.values()
+        ]
         if len(named) != 1:
             what = (
                 f"several columns of images ({_listed(named)})"
@@ -178,7 +190,12 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
             raise DataError(f"{path} has {what}: name one, table:{path}:image=COLUMN.")
         columns["image"] = named[0]
     number = by_key.get("id")
-    if number and not {"person"} & {*columns, *options} and number not in columns.values() and 1 < frame[number].nunique() < len(frame):
+    if (
+        number
+        and not {"person"} & {*columns, *options}
+        and number not in columns.values()
+        and 1 < frame[number].nunique() < len(frame)
+    ):
         columns["person"] = number  # one that comes back is a person's, not an image's
     return {role: columns[role] for role in _USUAL if role in columns}
 
@@ -204,7 +221,9 @@ def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out
 
 def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
     """Labels from columns of 0 and 1, one a class; they are put into ``columns`` for the reader to see."""
-    ones = frame.loc[:, [set(frame[name]) <= {"0", "1", "0.0", "1.0"} and frame[name].nunique() > 1 for name in frame.columns]]
+    ones = frame.loc[
+        :, [set(frame[name]) <= {"0", "1", "0.0", "1.0"} and frame[name].nunique() > 1 for name in frame.columns]
+    ]
     if ones.shape[1] < 2:
         raise DataError(
             f"{path} has no column that is called like a label (the others are {_listed(frame.columns)}): name it, "
@@ -214,7 +233,10 @@ def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_ou
     marked = ones.isin(["1", "1.0"])
     _count(left_out, "rows with several labels", int((marked.sum(axis=1) > 1).sum()))
     _count(left_out, "rows without a label", int((marked.sum(axis=1) == 0).sum()))
-    return [class_name(name) if count == 1 else "" for name, count in zip(marked.idxmax(axis=1), marked.sum(axis=1), strict=True)]
+    return [
+        class_name(name) if count == 1 else ""
+        for name, count in zip(marked.idxmax(axis=1), marked.sum(axis=1), strict=True)
+    ]
 
 
 def _count(left_out: Counter, what: str, count: int) -> None:
@@ -231,7 +253,9 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
     values = set(frame[column]) - {""}
     if test:
         if test not in values:
-            raise DataError(f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE.")
+            raise DataError(
+                f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE."
+            )
         return ["test" if value == test else value and "train" for value in frame[column]]
     said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
     if _key(column) in ("fold", "folds", "kfold") and values and not any(said.values()):
@@ -241,7 +265,10 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
     if values == set(_NUMBERED):
         said |= _NUMBERED
     elif set(map(str.casefold, values)) == {"training", "publictest", "privatetest"}:
-        said |= {value: {"training": "train", "publictest": "val", "privatetest": "test"}[value.casefold()] for value in values}
+        said |= {
+            value: {"training": "train", "publictest": "val", "privatetest": "test"}[value.casefold()]
+            for value in values
+        }
     unknown = sorted(value for value in values if not said[value])
     if unknown or "train" not in said.values():
         what = f"{unknown[0]!r}, which is no split" if unknown else "no training rows"
@@ -292,7 +319,9 @@ class _Files:
         path = self.folder / value.replace("\\", "/")
         if path.is_file():
             return path
-        inside = (found for _, folder in self._mask_folders for found in sorted(folder.rglob(f"{glob.escape(path.name)}*")))
+        inside = (
+            found for _, folder in self._mask_folders for found in sorted(folder.rglob(f"{glob.escape(path.name)}*"))
+        )
         same = [found for found in (*self._masks, *inside) if path.name in (found.name, layouts.stem(found.name))]
         return same[0] if len(same) == 1 else None
 
@@ -313,19 +342,29 @@ class _Files:
         return found
 
 
-def _masks(frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[Path, int], left_out: Counter) -> list[list[Path]]:
+def _masks(
+    frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[Path, int], left_out: Counter
+) -> list[list[Path]]:
     """The masks of each image, from a column (several of an image joined by a bar) or beside the images; empty if there are none."""
     if column is None:
         masks = files.masks(list(rows))
     else:
-        values = [[value.strip() for value in frame[column].iat[row].split("|") if value.strip()] for row in rows.values()]
+        values = [
+            [value.strip() for value in frame[column].iat[row].split("|") if value.strip()] for row in rows.values()
+        ]
         masks = [[path for path in map(files.mask, of_image) if path] for of_image in values]
         _count(left_out, "masks that are not there", sum(map(len, values)) - sum(map(len, masks)))
     return masks if any(masks) else []
 
 
 def _rows(
-    frame: "pd.DataFrame", columns: dict[str, str], labels: list[str], splits: list[str], files: _Files, path: Path, left_out: Counter
+    frame: "pd.DataFrame",
+    columns: dict[str, str],
+    labels: list[str],
+    splits: list[str],
+    files: _Files,
+    path: Path,
+    left_out: Counter,
 ) -> dict[Path, int]:
     """Image -> its row; images that are missing, or in rows that contradict each other, are counted."""
     rows: dict[Path, int] = {}
@@ -337,21 +376,27 @@ def _rows(
         found = files.find(value, labels[row], splits[row] or here)
         if len(found) > 1:
             places = _listed([str(file.parent) for file in found])
-            raise DataError(f"{value!r} in {path} may be an image in {places}: add images=FOLDER behind the table's path.")
+            raise DataError(
+                f"{value!r} in {path} may be an image in {places}: add images=FOLDER behind the table's path."
+            )
         if not found:
             missing.append(value)
         elif labels[rows.setdefault(found[0], row)] != labels[row] or splits[rows[found[0]]] != splits[row]:
             doubtful.add(found[0])
     if missing and not rows:
         if ending := layouts.refused_format(missing[0]):
-            raise DataError(f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}.")
+            raise DataError(
+                f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}."
+            )
         raise DataError(
             f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0][:80]!r} is not): "
             "put them there, or name another column, image=COLUMN, or folder, images=FOLDER."
         )
     _count(left_out, "images whose rows contradict each other", len(doubtful))
     if len(rows) == len(doubtful):
-        raise DataError(f"{path} has no image with one label ({_listed(sorted(left_out))}): name another column, label=COLUMN.")
+        raise DataError(
+            f"{path} has no image with one label ({_listed(sorted(left_out))}): name another column, label=COLUMN."
+        )
     if missing:
         _count(left_out, f"rows whose image is not there, such as {printable(missing[0])}", len(missing))
     return {file: row for file, row in rows.items() if file not in doubtful}

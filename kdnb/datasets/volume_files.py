@@ -23,7 +23,9 @@ class Read:
     patient: str = ""
 
 
-def read_folder(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[float, float, float]]:
+def read_folder(
+    folder: Path, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[float, float, float]]:
     """All volumes below ``folder/<class>/``: a NIfTI file or a folder of DICOM files is one.
 
     Slices are made square by black margins and resized to ``size``; all volumes get the median number of slices, at most
@@ -36,7 +38,9 @@ def read_folder(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.nda
         DataNotFoundError: no folder, or nothing in it that is a volume. DataError: a file that cannot be read.
     """
     if not folder.is_dir():
-        raise DataNotFoundError(f"volumes is 'folder:{folder}', but there is no such folder: name a folder of class folders.")
+        raise DataNotFoundError(
+            f"volumes is 'folder:{folder}', but there is no such folder: name a folder of class folders."
+        )
     found = [(place.name, path) for place in sorted(folder.iterdir()) if place.is_dir() for path in _volumes_in(place)]
     if not found:
         raise DataNotFoundError(
@@ -47,7 +51,10 @@ def read_folder(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.nda
     volumes = np.stack([to_bytes(resized(one.voxels, (depth, size, size))) for one in read])
     # A margin makes a slice square, so both sides of a pixel grow by the longer side's factor.
     spacings = [
-        (one.spacing[0] * one.voxels.shape[0] / depth, *(step * max(one.voxels.shape[1:]) / size for step in one.spacing[1:]))
+        (
+            one.spacing[0] * one.voxels.shape[0] / depth,
+            *(step * max(one.voxels.shape[1:]) / size for step in one.spacing[1:]),
+        )
         for one in read
     ]
     names = np.array([name for name, _ in found])
@@ -102,23 +109,37 @@ def read_series(folder: Path) -> Read:
         slices = [header for header in headers if "PixelData" in header]
         series = {str(header.get("SeriesInstanceUID", "")) for header in slices}
         if len(series) != 1 or len(slices) < 2:
-            raise DataError(f"{folder} holds {len(slices)} slices of {len(series)} series: give each series a folder of its own.")
+            raise DataError(
+                f"{folder} holds {len(slices)} slices of {len(series)} series: give each series a folder of its own."
+            )
         heights = [_height(header) for header in slices]
         order = np.argsort(heights, kind="stable")
         ordered = [
-            slices[k].pixel_array * float(slices[k].get("RescaleSlope", 1)) + float(slices[k].get("RescaleIntercept", 0)) for k in order
+            slices[k].pixel_array * float(slices[k].get("RescaleSlope", 1))
+            + float(slices[k].get("RescaleIntercept", 0))
+            for k in order
         ]
         voxels = np.stack(ordered).astype(np.float32)
     except DataError:
         raise
-    except Exception as error:  # pydicom and its decoders have errors of their own for one cause: a file that is no slice of a series
-        raise DataError(f"{folder} cannot be read as one DICOM series ({type(error).__name__}): mend or remove it.") from error
+    except (
+        Exception
+    ) as error:  # pydicom and its decoders have errors of their own for one cause: a file that is no slice of a series
+        raise DataError(
+            f"{folder} cannot be read as one DICOM series ({type(error).__name__}): mend or remove it."
+        ) from error
     if voxels.ndim != 3:
-        raise DataError(f"{folder} holds colour or several frames a file, so it is no series of grey slices: remove it.")
+        raise DataError(
+            f"{folder} holds colour or several frames a file, so it is no series of grey slices: remove it."
+        )
     first = slices[0]
     rows, columns = (float(step) for step in first.get("PixelSpacing", (1, 1)))
     steps = np.diff(np.sort(heights))
-    apart = float(np.median(steps)) if "ImagePositionPatient" in first and steps.any() else float(first.get("SliceThickness") or 1)
+    apart = (
+        float(np.median(steps))
+        if "ImagePositionPatient" in first and steps.any()
+        else float(first.get("SliceThickness") or 1)
+    )
     return Read(voxels, (apart, rows, columns), str(first.get("PatientID", "")))
 
 

@@ -69,7 +69,11 @@ def generate(count: int, size: int, *, seed: int = 0, lesions: bool = True) -> V
     """
     shape = (count, DEPTH, size, size)
     found = VolumePhantom(
-        np.empty(shape, np.uint8), np.empty(count, np.int64), np.empty(shape, bool), np.empty((count, len(CLASSES))), np.empty(count)
+        np.empty(shape, np.uint8),
+        np.empty(count, np.int64),
+        np.empty(shape, bool),
+        np.empty((count, len(CLASSES))),
+        np.empty(count),
     )
     for number in range(count):
         rng = np.random.default_rng([_STREAM, seed, number])
@@ -128,14 +132,22 @@ def _discs(rng: np.random.Generator, straightness: float, size: int) -> np.ndarr
 
 def _head(rng: np.random.Generator, size: int) -> np.ndarray:
     """An ellipsoid: a bright shell, a darker cortex, brighter matter, a dark middle; and a background that is random and smooth."""
-    width, height, cortex, matter, middle = rng.uniform((0.82, 0.86, 0.28, 0.36, 0.12), (0.9, 0.94, 0.34, 0.42, 0.18)).astype(np.float32)
+    width, height, cortex, matter, middle = rng.uniform(
+        (0.82, 0.86, 0.28, 0.36, 0.12), (0.9, 0.94, 0.34, 0.42, 0.18)
+    ).astype(np.float32)
     axis = _axis(size)
-    radius = np.sqrt((axis[None, None, :] / width) ** 2 + (axis[None, :, None] / height) ** 2 + (_depths() / np.float32(1.1)) ** 2)
+    radius = np.sqrt(
+        (axis[None, None, :] / width) ** 2 + (axis[None, :, None] / height) ** 2 + (_depths() / np.float32(1.1)) ** 2
+    )
 
     def inside(limit: float, slope: float) -> np.ndarray:
         return np.clip((np.float32(limit) - radius) * np.float32(slope), 0, 1)
 
-    volume = inside(1.1, 12) * np.float32(0.55) - inside(1.0, 14) * (np.float32(0.55) - cortex) + inside(0.7, 8) * (matter - cortex)
+    volume = (
+        inside(1.1, 12) * np.float32(0.55)
+        - inside(1.0, 14) * (np.float32(0.55) - cortex)
+        + inside(0.7, 8) * (matter - cortex)
+    )
     volume -= inside(middle, 8) * np.float32(0.2)
     texture = _smooth(rng.uniform(-1, 1, (4, 6, 6)).astype(np.float32), size)
     return volume * (1 + np.float32(0.16) * texture) * np.float32(rng.uniform(0.9, 1.1))
@@ -160,5 +172,7 @@ def _streak(rng: np.random.Generator, size: int) -> np.ndarray:
     cosine, sine = _around(direction, 1.0)
     x, y = axis[None, :] - where[0], axis[:, None] - where[1]
     along, across = np.abs(cosine * x + sine * y), np.abs(cosine * y - sine * x)
-    found[first : first + 2] = np.clip(12 * (np.float32(0.25) - along), 0, 1) * np.clip(12 * (np.float32(0.1) - across), 0, 1)
+    found[first : first + 2] = np.clip(12 * (np.float32(0.25) - along), 0, 1) * np.clip(
+        12 * (np.float32(0.1) - across), 0, 1
+    )
     return found

@@ -28,7 +28,10 @@ from kdnb.errors import DataError, DownloadError, ParameterError
 from kdnb.sources import from_home, table
 
 SHARES = {"test": 0.3, "val": 0.1}  # of persons, where no split is published
-GENERATED_SHARES = {"test": 0.5, "val": 0.1}  # testing costs little, and of generated volumes there are as many as one likes
+GENERATED_SHARES = {
+    "test": 0.5,
+    "val": 0.1,
+}  # testing costs little, and of generated volumes there are as many as one likes
 MEDMNIST_SIDES = (28, 64)
 
 
@@ -151,10 +154,14 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
     counts = np.bincount(member)
     if (counts != SLICES).any():
         wrong = persons[np.flatnonzero(counts != SLICES)[0]]
-        raise DataError(f"subject {wrong} of {name} has not {SLICES} slices: the volumes need all 6,400 images as published.")
+        raise DataError(
+            f"subject {wrong} of {name} has not {SLICES} slices: the volumes need all 6,400 images as published."
+        )
     slices = np.asarray(data.images[order, ..., 0]).reshape(len(persons), SLICES, *data.images.shape[1:3])
     if size != slices.shape[-1]:
-        slices = np.stack([resized(one.astype(np.float32), (SLICES, size, size)) for one in slices]).round().astype(np.uint8)
+        slices = (
+            np.stack([resized(one.astype(np.float32), (SLICES, size, size)) for one in slices]).round().astype(np.uint8)
+        )
     labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
     split = by_groups(labels, persons, SHARES)
     notes = {
@@ -195,16 +202,25 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 getattr(medmnist, info["python_class"])(split="train", download=True, size=side, root=str(folder))
-        except Exception as error:  # the package turns every failure into a RuntimeError, the network library into its own
+        except (
+            Exception
+        ) as error:  # the package turns every failure into a RuntimeError, the network library into its own
             url = info["url" if side == 28 else f"url_{side}"]
-            raise DownloadError(f"{flag} could not be downloaded: fetch it from {url} by hand and put it at {file}.") from error
+            raise DownloadError(
+                f"{flag} could not be downloaded: fetch it from {url} by hand and put it at {file}."
+            ) from error
     with _opened(file) as held:
-        parts = {split: (held[f"{split}_images"], held[f"{split}_labels"].reshape(-1)) for split in ("train", "val", "test")}
+        parts = {
+            split: (held[f"{split}_images"], held[f"{split}_labels"].reshape(-1)) for split in ("train", "val", "test")
+        }
     volumes, labels = (np.concatenate([part[k] for part in parts.values()]) for k in (0, 1))
     split = np.concatenate([np.full(len(part[1]), name) for name, part in parts.items()])
     ids = np.array([f"{name}/{number:05d}" for name, part in parts.items() for number in range(len(part[1]))])
     classes = tuple(info["label"][str(number)] for number in range(len(info["label"])))
-    notes = {"persons": "no persons known: every volume counts as a person of its own", "spacing": "made equal by the publisher"}
+    notes = {
+        "persons": "no persons known: every volume counts as a person of its own",
+        "spacing": "made equal by the publisher",
+    }
     return VolumeSet(f"medmnist:{flag}", volumes, labels.astype(np.int64), classes, ids, ids, split, notes=notes)
 
 
@@ -214,7 +230,9 @@ def _opened(file: Path) -> Iterator[Any]:
         with np.load(file, allow_pickle=False) as held:
             yield held
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"{file} is damaged or not the published file ({type(error).__name__}): delete it and fetch it again.") from error
+        raise DataError(
+            f"{file} is damaged or not the published file ({type(error).__name__}): delete it and fetch it again."
+        ) from error
 
 
 # -- files --------------------------------------------------------------------------------------------------------------
@@ -225,10 +243,22 @@ def _folder(name: str, folder: Path, size: int) -> VolumeSet:
     volumes, names, ids, patients, spacing = read_folder(folder, size)
     classes, labels = np.unique(names, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own.")
+        raise DataError(
+            f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own."
+        )
     told, how = persons_by_name(ids, names)
     persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), told)
     how = "DICOM's PatientID" if (patients != "").any() else how or "no persons found: every volume counts as one"
     split = by_groups(labels, persons, SHARES)
     notes = {"persons": f"{len(np.unique(persons))} persons ({how})", "spacing": "the median of the files"}
-    return VolumeSet(name, volumes, labels.astype(np.int64), tuple(map(str, classes)), persons, ids, split, spacing=spacing, notes=notes)
+    return VolumeSet(
+        name,
+        volumes,
+        labels.astype(np.int64),
+        tuple(map(str, classes)),
+        persons,
+        ids,
+        split,
+        spacing=spacing,
+        notes=notes,
+    )

@@ -20,7 +20,9 @@ from kdnb.errors import ModelError
 from kdnb.explain.maps import as_found
 from kdnb.models import LayeredStudent, StudentCNN
 
-TOLERANCE = 1e-4  # of the pooled features' largest value, by which what was rebuilt may differ from what the network computed
+TOLERANCE = (
+    1e-4  # of the pooled features' largest value, by which what was rebuilt may differ from what the network computed
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,14 @@ def class_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
     """
     by_layer, bias = layer_evidence(model, images, layers)
     parts = list(by_layer.values())
-    return ClassEvidence(parts[0] if len(parts) == 1 else sum(_at_size(part, parts[0].shape[-2:]) for part in parts), bias)
+    return ClassEvidence(
+        parts[0] if len(parts) == 1 else sum(_at_size(part, parts[0].shape[-2:]) for part in parts), bias
+    )
 
 
-def layer_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def layer_evidence(
+    model: nn.Module, images: Tensor, layers: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """:func:`class_evidence` layer by layer, of a network whose classifier reads the pooled maps of several layers.
 
     Returns:
@@ -75,18 +81,31 @@ def layer_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
     maps, seen = {}, {}
     with as_found(model), torch.no_grad(), ExitStack() as hooks:
         for name, module in zip(pooled_names, pooling, strict=True):
-            hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output})))
-        hooks.enter_context(linear.register_forward_hook(lambda m, inputs, output: seen.update(pooled=inputs[0], logits=output)))
+            hooks.enter_context(
+                module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output}))
+            )
+        hooks.enter_context(
+            linear.register_forward_hook(lambda m, inputs, output: seen.update(pooled=inputs[0], logits=output))
+        )
         answer = model(images)
-        if set(maps) != set(pooled_names) or not seen or not all(isinstance(f, Tensor) and f.ndim in (4, 5) for f in maps.values()):
+        if (
+            set(maps) != set(pooled_names)
+            or not seen
+            or not all(isinstance(f, Tensor) and f.ndim in (4, 5) for f in maps.values())
+        ):
             raise ModelError(_refusal(model))
         # torchvision's DenseNet applies a ReLU outside its modules, between the maps and their pooling.
-        pooled_maps = next((f for f in (list(maps.values()), [f.relu() for f in maps.values()]) if _pools(f, seen["pooled"])), None)
-        if pooled_maps is None or not (answer is seen["logits"] or isinstance(answer, Tensor) and _close(answer, seen["logits"])):
+        pooled_maps = next(
+            (f for f in (list(maps.values()), [f.relu() for f in maps.values()]) if _pools(f, seen["pooled"])), None
+        )
+        if pooled_maps is None or not (
+            answer is seen["logits"] or isinstance(answer, Tensor) and _close(answer, seen["logits"])
+        ):
             raise ModelError(_refusal(model))
         weights = linear.weight.split([f.shape[1] for f in pooled_maps], dim=1)
         evidence = {
-            name: torch.einsum("ck,nk...->nc...", weight, f) for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
+            name: torch.einsum("ck,nk...->nc...", weight, f)
+            for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
         }
         bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias.detach().clone()
     return evidence, bias

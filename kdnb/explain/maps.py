@@ -58,19 +58,25 @@ def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
     modules = dict(model.named_modules())
     convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
     if not convolutions:
-        raise ModelError(f"{type(model).__name__} has no convolutional layer, so it has no feature maps: use a convolutional network.")
+        raise ModelError(
+            f"{type(model).__name__} has no convolutional layer, so it has no feature maps: use a convolutional network."
+        )
     if names is None:
         return feature_layers(model)
     missing = [name for name in names if name not in modules]
     if missing or not names:
         some = ", ".join(convolutions[:8]) + (", ..." if len(convolutions) > 8 else "")
         asked = repr(missing[0]) if missing else "none"
-        raise ModelError(f"the layer asked for is {asked}, but {type(model).__name__} has these convolutional layers: {some}.")
+        raise ModelError(
+            f"the layer asked for is {asked}, but {type(model).__name__} has these convolutional layers: {some}."
+        )
     return {name: modules[name] for name in names}
 
 
 @contextmanager
-def collecting(layers: Mapping[str, nn.Module], combine: Callable[[Tensor], Tensor] = average) -> Iterator[dict[str, Tensor]]:
+def collecting(
+    layers: Mapping[str, nn.Module], combine: Callable[[Tensor], Tensor] = average
+) -> Iterator[dict[str, Tensor]]:
     """Collect ``combine(output)`` of every layer during the forward passes inside the block; the hooks are gone after it.
 
     The combination is made inside the hook: no activation outlives its layer, and nothing that a later in-place operation does
@@ -109,11 +115,15 @@ def average_feature_maps(
         logits_of(model, images)
     unused = [name for name in chosen if name not in maps]
     if unused:
-        raise ModelError(f"layer {unused[0]!r} took no part in the forward pass of {type(model).__name__}: name another layer.")
+        raise ModelError(
+            f"layer {unused[0]!r} took no part in the forward pass of {type(model).__name__}: name another layer."
+        )
     return [maps[name] for name in chosen]
 
 
-def unpooled_feature_maps(model: nn.Module, images: Tensor, combine: Callable[[Tensor], Tensor] = average) -> list[Tensor]:
+def unpooled_feature_maps(
+    model: nn.Module, images: Tensor, combine: Callable[[Tensor], Tensor] = average
+) -> list[Tensor]:
     """The average maps of a student's layers before their pooling, at up to the image's own resolution, in one forward pass.
 
     So the authors' release takes them: convolution, ReLU, average, then pooling. The five-layer student pools before it normalises, so here

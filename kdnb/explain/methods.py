@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from kdnb.device import device_of, drawing_from
 from kdnb.errors import ModelError
 from kdnb.explain.evidence import class_evidence, explains_itself
-from kdnb.explain.maps import as_found, average, average_feature_maps, layers_of, unpooled_feature_maps, weighted_average
+from kdnb.explain.maps import (
+    as_found,
+    average,
+    average_feature_maps,
+    layers_of,
+    unpooled_feature_maps,
+    weighted_average,
+)
 from kdnb.models import ReleasedStudent, StudentCNN
 from kdnb.networks import as_maps, logits_of
 
@@ -56,7 +63,9 @@ def upsampled(maps: Tensor, size: Sequence[int]) -> Tensor:
     relevance. So no value may leave the range of the map it came from.
     """
     maps, places = maps.float(), tuple(range(1, maps.ndim))
-    fine = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False)[:, 0]
+    fine = F.interpolate(
+        maps[:, None], size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear", align_corners=False
+    )[:, 0]
     return fine.clamp(maps.amin(dim=places, keepdim=True), maps.amax(dim=places, keepdim=True))
 
 
@@ -70,11 +79,15 @@ def rescaled(maps: Tensor) -> Tensor:
 # -- the paper's maps -------------------------------------------------------------------------------------------------------
 
 
-def feature_maps_layer(model: nn.Module, images: Tensor, targets: Tensor, *, depth: int, layers: Sequence[str] | None = None) -> Tensor:
+def feature_maps_layer(
+    model: nn.Module, images: Tensor, targets: Tensor, *, depth: int, layers: Sequence[str] | None = None
+) -> Tensor:
     """The average feature map of one layer (``depth`` 1 is the first). The targets play no part: the map is the same for every class."""
     names = list(layers_of(model, layers))
     if depth > len(names):
-        raise ModelError(f"{type(model).__name__} has {len(names)} feature layers, so there is no layer {depth}: use a smaller depth.")
+        raise ModelError(
+            f"{type(model).__name__} has {len(names)} feature layers, so there is no layer {depth}: use a smaller depth."
+        )
     return upsampled(average_feature_maps(model, images, layers)[depth - 1], images.shape[-2:])
 
 
@@ -221,8 +234,12 @@ def gradient_shap(
     try:
         with as_found(model), drawing_from(seed):
             explainer, whole = GradientShap(model), torch.zeros_like(images)
-            for _ in range(samples // 10):  # 10 points an image at once: 200 of 32 teacher images would not fit on a device
-                whole += explainer.attribute(images.detach(), baselines=background, target=targets, n_samples=10).detach()
+            for _ in range(
+                samples // 10
+            ):  # 10 points an image at once: 200 of 32 teacher images would not fit on a device
+                whole += explainer.attribute(
+                    images.detach(), baselines=background, target=targets, n_samples=10
+                ).detach()
     finally:
         np.random.set_state(state)  # noqa: NPY002
     return (whole / (samples // 10)).abs().sum(dim=1).float()
@@ -261,7 +278,9 @@ def shap(
             for image, target in zip(images.detach().split(1), targets.tolist(), strict=True):
                 if target not in explainers or background is None:
                     empty = blurred(image) if background is None else background.detach()
-                    explainers[target] = GradientExplainer(_TargetLogit(model, target), empty, batch_size=_shap_batch(images.device))
+                    explainers[target] = GradientExplainer(
+                        _TargetLogit(model, target), empty, batch_size=_shap_batch(images.device)
+                    )
                 values.append(explainers[target].shap_values(image, nsamples=samples, rseed=seed)[..., 0])
     finally:
         np.random.set_state(state)  # noqa: NPY002
@@ -314,13 +333,20 @@ def reinitialised(model: nn.Module, seed: int = 0, modules: Sequence[str] | None
     return twin.to(device_of(model))
 
 
-def untrained(model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0, layers: Sequence[str] | None = None) -> Tensor:
+def untrained(
+    model: nn.Module, images: Tensor, targets: Tensor, *, seed: int = 0, layers: Sequence[str] | None = None
+) -> Tensor:
     """The mean average feature map of the same network with random weights: what the architecture shows before it learns anything."""
     return feature_maps_mean(reinitialised(model, seed), images, targets, layers=layers)
 
 
 def data_set_mean(
-    model: nn.Module, images: Tensor, targets: Tensor, *, training: Tensor | None = None, layers: Sequence[str] | None = None
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    training: Tensor | None = None,
+    layers: Sequence[str] | None = None,
 ) -> Tensor:
     """What the model responds to on average, whatever it is shown: the mean of the average feature maps of many training images.
 
@@ -345,7 +371,10 @@ def control_seed(seed: int, draw: int = 0) -> int:
 def drawn_controls(seed: int = 0, layers: Sequence[str] | None = None) -> list[dict[str, Method]]:
     """The two controls that hang on a draw, in :data:`DRAWS` draws: one of them may be lucky, their mean is not."""
     seeds = [control_seed(seed, draw) for draw in range(DRAWS)]
-    return [{"random": partial(random_map, seed=one), "untrained": partial(untrained, seed=one, layers=layers)} for one in seeds]
+    return [
+        {"random": partial(random_map, seed=one), "untrained": partial(untrained, seed=one, layers=layers)}
+        for one in seeds
+    ]
 
 
 # -- the table --------------------------------------------------------------------------------------------------------------
@@ -379,7 +408,10 @@ def methods(
         "evidence_contrast": evidence_contrast,
         "grad_cam": partial(grad_cam, layers=layers),
         **{f"integrated_gradients{end}": partial(integrated_gradients, join=join) for end, join in JOINED.items()},
-        **{f"shap{end}": partial(shap, background=background, samples=shap_samples, seed=seed, join=join) for end, join in JOINED.items()},
+        **{
+            f"shap{end}": partial(shap, background=background, samples=shap_samples, seed=seed, join=join)
+            for end, join in JOINED.items()
+        },
         "random": partial(random_map, seed=control_seed(seed)),
         "centre": centre,
         "sobel": sobel,
@@ -408,9 +440,13 @@ def available(chosen: dict[str, Method], model: nn.Module, images: Tensor) -> di
     return {name: method for name, method in chosen.items() if name not in lacking}
 
 
-def explain_all(chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+def explain_all(
+    chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor, batch_size: int = 64
+) -> dict[str, Tensor]:
     """Every chosen method on all images, batch by batch: name -> ``(N, H, W)``."""
     return {
-        name: torch.cat([method(model, i, t) for i, t in zip(images.split(batch_size), targets.split(batch_size), strict=True)])
+        name: torch.cat(
+            [method(model, i, t) for i, t in zip(images.split(batch_size), targets.split(batch_size), strict=True)]
+        )
         for name, method in chosen.items()
     }

@@ -80,7 +80,10 @@ class OwnImage:
 
 
 def explain_image(
-    run: Run | str | Path, image: str | Path | np.ndarray | Image.Image, model_name: str = "student_kd", data_dir: str | Path = ""
+    run: Run | str | Path,
+    image: str | Path | np.ndarray | Image.Image,
+    model_name: str = "student_kd",
+    data_dir: str | Path = "",
 ) -> OwnImage:
     """Predict and explain one image with a student of a finished run, or with a recorded one (:func:`kdnb.students.own_or_recorded`).
 
@@ -102,7 +105,9 @@ def explain_image(
     (model,) = students.own_or_recorded(run, data, model_name)
     pixels, budget = square_of(image, run.budget.image_size), run.budget
     classes = data.classes if data is not None else students.classes(record)
-    (answer,) = explain_arrays(model, data, pixels[None], classes, background=budget.shap_background, samples=budget.shap_samples)
+    (answer,) = explain_arrays(
+        model, data, pixels[None], classes, background=budget.shap_background, samples=budget.shap_samples
+    )
     return replace(answer, without=without, origin=students.origin(record, model_name) if record else {})
 
 
@@ -116,7 +121,10 @@ def _learned_from(run: Run, model_name: str) -> tuple[ImageSet | None, str]:
             raise
         return None, str(error)
     if without_images and students.stand_in(run, data, [model_name]) is None:
-        return None, f"the images of {run.settings.dataset} in {run.settings.data_dir} are others than those that it learned from."
+        return (
+            None,
+            f"the images of {run.settings.dataset} in {run.settings.data_dir} are others than those that it learned from.",
+        )
     return data, ""
 
 
@@ -129,21 +137,33 @@ def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> 
     if isinstance(image, np.ndarray):
         layers = image[..., None] if image.ndim == 2 else image
         if layers.dtype != np.uint8 or layers.ndim != 3 or layers.shape[2] not in (1, 3) or 0 in layers.shape:
-            raise DataError(f"the image is {image.dtype} of shape {image.shape}, but it must be uint8 of (H, W), (H, W, 1) or (H, W, 3).")
+            raise DataError(
+                f"the image is {image.dtype} of shape {image.shape}, but it must be uint8 of (H, W), (H, W, 1) or (H, W, 3)."
+            )
         image = Image.fromarray(np.repeat(layers, 3 // layers.shape[2], axis=2))
     if isinstance(image, Image.Image):
-        with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:  # through the one reader, whose rules are the data sets'
+        with tempfile.TemporaryDirectory(
+            prefix="kdnb-"
+        ) as folder:  # through the one reader, whose rules are the data sets'
             image.save(Path(folder) / "image.png")
             return read(Path(folder) / "image.png", image_size).square
     try:
         return read(from_home(image), image_size).square
     except DataError as error:
         reason = error if from_home(image).exists() else "there is no such file"
-        raise DataError(f"image {image} cannot be used ({reason}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file.") from error
+        raise DataError(
+            f"image {image} cannot be used ({reason}): give the path of a PNG, JPEG, TIFF, DICOM or NIfTI file."
+        ) from error
 
 
 def explain_arrays(
-    model: nn.Module, data: ImageSet | None, images: np.ndarray, classes: Sequence[str] = (), *, background: int = 16, samples: int = 50
+    model: nn.Module,
+    data: ImageSet | None,
+    images: np.ndarray,
+    classes: Sequence[str] = (),
+    *,
+    background: int = 16,
+    samples: int = 50,
 ) -> list[OwnImage]:
     """:func:`explain_image` for pixels ``(N, H, W, 3)`` uint8 that are already at the model's size.
 

@@ -9,7 +9,9 @@ from kdnb.explain.methods import Method, explain_all
 BATCH = 16  # images that a worker is sent at a time
 
 
-def explain_on(scheduler: str, chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def explain_on(
+    scheduler: str, chosen: dict[str, Method], model: nn.Module, images: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
     """:func:`kdnb.explain.explain_all` on the workers of a Dask scheduler; with an empty address here.
 
     Raises:

@@ -79,7 +79,9 @@ def blocks_of(teacher: nn.Module, images: Tensor) -> Blocks:
         logits_of(teacher, images[:1])
     fine = tuple(name for name, attention in found.items() if attention.shape[-1] > 1)
     if not fine:
-        raise ModelError(f"no block of {type(teacher).__name__} has more than one cell at {images.shape[-1]} pixels: use larger images.")
+        raise ModelError(
+            f"no block of {type(teacher).__name__} has more than one cell at {images.shape[-1]} pixels: use larger images."
+        )
     return Blocks(fine, next((name for name in reversed(fine) if _evidence_of(teacher, images, name).any()), fine[-1]))
 
 
@@ -115,7 +117,9 @@ def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
     try:
         with as_found(teacher), _frozen(teacher), torch.enable_grad():
             logits = logits_of(teacher, images)
-            gradients = [torch.autograd.grad(logits[:, c].sum(), found[0], retain_graph=True)[0] for c in range(logits.shape[1])]
+            gradients = [
+                torch.autograd.grad(logits[:, c].sum(), found[0], retain_graph=True)[0] for c in range(logits.shape[1])
+            ]
     finally:
         hook.remove()
     return torch.stack([as_maps(found[0].detach() * gradient, layer, name).sum(dim=1) for gradient in gradients], dim=1)
@@ -138,7 +142,9 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def explanation_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 64) -> tuple[np.ndarray, Layout]:
+def explanation_bank(
+    teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 64
+) -> tuple[np.ndarray, Layout]:
     """The teacher's explanations of every view of every image: ``(views, N, D)`` float16, and how a row is laid out.
 
     Only directions are taught, so a row's maps are scaled to length one, which float16 holds.
@@ -168,10 +174,14 @@ def explaining(student: StudentCNN, layout: Layout) -> Iterator[Callable[[], Exp
         ModelError: not a student of the study, or one whose classifier reads several layers.
     """
     if type(student) is not StudentCNN:
-        raise ModelError(f"{type(student).__name__} does not pool its last maps alone, so it has no evidence to teach: use a StudentCNN.")
+        raise ModelError(
+            f"{type(student).__name__} does not pool its last maps alone, so it has no evidence to teach: use a StudentCNN."
+        )
     with collecting(feature_layers(student), lambda maps: maps.float().mean(dim=1)) as attention, ExitStack() as hooks:
         last: list[Tensor] = []
-        hooks.enter_context(student.features.register_forward_hook(lambda m, i, output: last.__setitem__(slice(None), [output])))
+        hooks.enter_context(
+            student.features.register_forward_hook(lambda m, i, output: last.__setitem__(slice(None), [output]))
+        )
 
         def latest() -> Explanations:
             maps = list(attention.values())

@@ -19,7 +19,9 @@ from kdnb.explain.methods import Method, control_seed, integrated_gradients, rei
 
 CONTROLS = ("random", "centre", "edges", "uniform", "untrained")  # maps that know nothing of what was learned
 RANDOM_CELLS = (4, 6, 6)  # of a random map: about as coarse as the maps of deep layers
-STEPS = 20  # of integrated gradients: their sum misses the logit's change by less than 5% of the largest, as a test says
+STEPS = (
+    20  # of integrated gradients: their sum misses the logit's change by less than 5% of the largest, as a test says
+)
 DRAWS = 3  # of the random map and of the untrained network
 
 
@@ -54,7 +56,9 @@ def average_layer(model: nn.Module, volumes: Tensor, targets: Tensor, *, depth: 
 
 def average_mean(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     """The mean of all layers' average maps, each brought to [0, 1] first."""
-    return torch.stack([rescaled(upsampled(maps, volumes.shape[1:])) for maps in feature_maps(model, volumes)]).mean(dim=0)
+    return torch.stack([rescaled(upsampled(maps, volumes.shape[1:])) for maps in feature_maps(model, volumes)]).mean(
+        dim=0
+    )
 
 
 def one_filter(model: nn.Module, volumes: Tensor, targets: Tensor, *, layer: int, number: int) -> Tensor:
@@ -73,7 +77,9 @@ def grad_cam(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     from captum.attr import LayerGradCam
 
     with as_found(model), torch.enable_grad():
-        heat = LayerGradCam(model, model.get_submodule(model.feature_layers[-1])).attribute(volumes, targets, relu_attributions=True)
+        heat = LayerGradCam(model, model.get_submodule(model.feature_layers[-1])).attribute(
+            volumes, targets, relu_attributions=True
+        )
     return upsampled(heat[:, 0].detach(), volumes.shape[1:])
 
 

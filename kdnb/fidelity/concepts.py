@@ -41,5 +41,7 @@ def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.D
             responds = fine > threshold[:, None, None, None]
             overlaps.append((responds & truth).sum(dim=(1, 2, 3)) / (responds | truth).sum(dim=(1, 2, 3)).clamp_min(1))
         values = torch.cat(overlaps).cpu().numpy()
-        rows.append(pd.DataFrame({"layer": layer, "filter": range(len(values)), "overlap": values, "detects": values > DETECTS}))
+        rows.append(
+            pd.DataFrame({"layer": layer, "filter": range(len(values)), "overlap": values, "detects": values > DETECTS})
+        )
     return pd.concat(rows, ignore_index=True)

@@ -43,7 +43,9 @@ def truth(maps: np.ndarray, ranks: np.ndarray, masks: np.ndarray) -> dict[str, n
     the share of such slices), ``slice_auc`` the probability that a slice of the lesion has more mass than another (chance: 1/2), and
     ``hidden`` the share of the lesion outside the one slice of most mass: what is not seen where only that is shown.
     """
-    found = {name: values for name, values in localisation(flat(maps), flat(ranks), flat(masks)).items() if name in TRUTH}
+    found = {
+        name: values for name, values in localisation(flat(maps), flat(ranks), flat(masks)).items() if name in TRUTH
+    }
     mass, there = by_slice(maps)[:, :, None], masks.any(axis=(2, 3))[:, :, None]
     found |= {"slice_pointing": pointing_game(mass, there), "slice_auc": pixel_auc(mass, there)}
     area = masks.sum(axis=(2, 3))
@@ -86,7 +88,12 @@ def faithfulness(model: nn.Module, volumes: Tensor, targets: Tensor, ranks: Tens
 
 
 def rows(
-    model: nn.Module, name: str, sample: Sample, maps: dict[str, Tensor], faithful: Sequence[str] = (), ends: Ends | None = None
+    model: nn.Module,
+    name: str,
+    sample: Sample,
+    maps: dict[str, Tensor],
+    faithful: Sequence[str] = (),
+    ends: Ends | None = None,
 ) -> pd.DataFrame:
     """Every map judged: rows as of ``fidelity.csv`` and ``localisation.csv``, ``image_id`` naming the volume.
 

@@ -20,7 +20,9 @@ from kdnb.views import teacher_bank
 MOST = 0.5  # beta: the largest share of an image that is missing while the judge learns
 REMOVED = 0.5  # alpha: the share that is removed of the part that is asked about, at most MOST of the whole image
 SHARES = (0.1, 0.2, 0.3)  # of the area: what counts as the explanation
-CELLS = 16  # holes are squares, a sixteenth of the image's width: a network looks through the gaps between single pixels
+CELLS = (
+    16  # holes are squares, a sixteenth of the image's width: a network looks through the gaps between single pixels
+)
 
 
 def holes(count: int, height: int, width: int, share: Tensor, draw: torch.Generator) -> Tensor:
@@ -69,7 +71,9 @@ def holed_judge(model: nn.Module, train: Examples, validation: Examples, recipe:
 def stays(model: nn.Module, images: Tensor, targets: Tensor, seed: int = 1) -> float:
     """The share of images ``(N, 3, H, W)`` of which ``model`` says its target ``(N,)`` with a quarter of them missing at random."""
     count, _, height, width = images.shape
-    missing = holes(count, height, width, torch.full((count,), MOST / 2), torch.Generator().manual_seed(seed)).to(images.device)
+    missing = holes(count, height, width, torch.full((count,), MOST / 2), torch.Generator().manual_seed(seed)).to(
+        images.device
+    )
     return float((probabilities(model, holed(images, missing)).argmax(dim=1) == targets).float().mean())
 
 
@@ -84,7 +88,9 @@ def f_fidelity(judge: nn.Module, images: Tensor, targets: Tensor, rank: Tensor, 
         images: ``(N, 3, H, W)``. targets: ``(N,)``. rank: ``(N, H, W)``, of :func:`kdnb.fidelity.relevance_rank`.
     """
     count, _, height, width = images.shape
-    drawn = holes(count, height, width, torch.full((count,), REMOVED), torch.Generator().manual_seed(seed)).to(images.device)
+    drawn = holes(count, height, width, torch.full((count,), REMOVED), torch.Generator().manual_seed(seed)).to(
+        images.device
+    )
     whole = probabilities(judge, images).gather(1, targets[:, None])[:, 0]
 
     def without(missing: Tensor) -> Tensor:

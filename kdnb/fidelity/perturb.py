@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from kdnb.device import drawing_from
 from kdnb.explain import Method, blurred, rescaled
 
-LITTLE = (0.0, 0.05, 0.1)  # shares of the area that are kept, for the agreement: nothing, and less or little more than a lesion has
+LITTLE = (
+    0.0,
+    0.05,
+    0.1,
+)  # shares of the area that are kept, for the agreement: nothing, and less or little more than a lesion has
 KEPT_SHARES = (*LITTLE, 0.2, 0.3)
 SHARES = (*KEPT_SHARES, 0.5, 0.75, 1.0)  # where the deletion and insertion curves are read
 ROAD_SHARES = (0.25, 0.5, 0.75)
@@ -33,7 +37,11 @@ def relevance_rank(maps: Tensor, seed: int = 0) -> Tensor:
     shuffled = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(maps.device)
     order = shuffled[maps.flatten(1)[:, shuffled].argsort(dim=1, descending=True, stable=True)]
     places = torch.arange(height * width, device=maps.device, dtype=torch.float32) / (height * width)
-    return torch.empty(count, height * width, device=maps.device).scatter_(1, order, places.expand(count, -1)).view_as(maps)
+    return (
+        torch.empty(count, height * width, device=maps.device)
+        .scatter_(1, order, places.expand(count, -1))
+        .view_as(maps)
+    )
 
 
 @torch.no_grad()
@@ -146,7 +154,9 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
         coarse = _fill(mean, (weight > 0).to(values.dtype))
         guess = F.interpolate(coarse, size=values.shape[-2:], mode="bilinear", align_corners=False)
     else:
-        guess = (values.sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True).clamp_min(1)).expand_as(values)
+        guess = (values.sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True).clamp_min(1)).expand_as(
+            values
+        )
     filled = torch.where(known.bool(), values, guess)
     share = (1 - known) / _neighbours(torch.ones_like(known[:1]))  # nothing of its neighbours for a known pixel
     for _ in range(SMOOTHING_SWEEPS):
@@ -156,7 +166,9 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
 
 def _neighbours(values: Tensor) -> Tensor:
     """Weighted mean of the eight neighbours, 1/6 beside and 1/12 across corners; beyond the border there is nothing."""
-    weights = torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=values.device, dtype=values.dtype) / 12
+    weights = (
+        torch.tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]], device=values.device, dtype=values.dtype) / 12
+    )
     channels = values.shape[1]
     # Channels last in memory: on a CPU several times as fast.
     spread = values.contiguous(memory_format=torch.channels_last)
@@ -217,7 +229,11 @@ def square_changes(model: nn.Module, images: Tensor, targets: Tensor, seed: int 
     side, empty = width // 4, blurred(images)
     draw = torch.Generator().manual_seed(seed)
     corners = torch.stack(
-        [torch.randint(0, size - side + 1, (len(images), INFIDELITY_SQUARES), generator=draw) for size in (height, width)], dim=2
+        [
+            torch.randint(0, size - side + 1, (len(images), INFIDELITY_SQUARES), generator=draw)
+            for size in (height, width)
+        ],
+        dim=2,
     ).to(images.device)
     rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
     changes, whole = [], _logit(model, images, targets)
@@ -260,13 +276,19 @@ def sensitivity_max(model: nn.Module, images: Tensor, targets: Tensor, method: M
     from captum.metrics import sensitivity_max as captum_sensitivity
 
     def explain(inputs: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:
-        if isinstance(inputs, tuple):  # captum passes the whole images as a tuple and wants one back, the perturbed ones as a tensor
+        if isinstance(
+            inputs, tuple
+        ):  # captum passes the whole images as a tuple and wants one back, the perturbed ones as a tensor
             return (explain(inputs[0]),)
         return method(model, inputs, targets.repeat_interleave(len(inputs) // len(targets)))
 
     with drawing_from(seed):
         found = captum_sensitivity(
-            explain, images, perturb_func=_shaken, perturb_radius=SENSITIVITY_RADIUS, n_perturb_samples=SENSITIVITY_SAMPLES
+            explain,
+            images,
+            perturb_func=_shaken,
+            perturb_radius=SENSITIVITY_RADIUS,
+            n_perturb_samples=SENSITIVITY_SAMPLES,
         )
     return found.detach()
 

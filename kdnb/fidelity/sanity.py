@@ -42,7 +42,12 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def cascade(
-    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seeds: Sequence[int] = (0,)
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    chosen: dict[str, Method],
+    stages: Sequence[str],
+    seeds: Sequence[int] = (0,),
 ) -> pd.DataFrame:
     """Cascading randomisation (Adebayo et al. 2018): redraw the weights from the last stage to the first, cumulatively, and compare maps.
 
@@ -62,7 +67,9 @@ def cascade(
             broken = reinitialised(model, seed, _leaves(model, stages[:order]))
             for name, method in chosen.items():
                 values = _correlation(originals[name], _ranked(method(broken, images, targets)))
-                rows += [(stages[order - 1], order, name, draw, position, value) for position, value in enumerate(values)]
+                rows += [
+                    (stages[order - 1], order, name, draw, position, value) for position, value in enumerate(values)
+                ]
     return pd.DataFrame(rows, columns=["stage", "order", "method", "draw", "image", "spearman"])
 
 
@@ -76,7 +83,11 @@ def of_draws(table: pd.DataFrame) -> pd.DataFrame:
 
 def _leaves(model: nn.Module, stages: Sequence[str]) -> list[str]:
     """Names of all modules inside the stages, the stages themselves included."""
-    return [name for name, _ in model.named_modules() if any(name == stage or name.startswith(stage + ".") for stage in stages)]
+    return [
+        name
+        for name, _ in model.named_modules()
+        if any(name == stage or name.startswith(stage + ".") for stage in stages)
+    ]
 
 
 def smoothed(method: Method, seed: int = 0) -> Method:
@@ -99,7 +110,12 @@ def complexity(maps: np.ndarray) -> np.ndarray:
 
 
 def complexity_rise(
-    model: nn.Module, images: Tensor, targets: Tensor, chosen: dict[str, Method], stages: Sequence[str], seeds: Sequence[int]
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    chosen: dict[str, Method],
+    stages: Sequence[str],
+    seeds: Sequence[int],
 ) -> pd.DataFrame:
     """The efficient randomisation test (eMPRT, arXiv 2401.06465): how much more complex are maps when all weights are redrawn?
 
@@ -115,7 +131,9 @@ def complexity_rise(
         broken = reinitialised(model, seed, _leaves(model, stages))
         for name, method in chosen.items():
             after = complexity(method(broken, images, targets).cpu().numpy())
-            rise = np.divide(after - before[name], before[name], out=np.full_like(after, np.nan), where=before[name] > 0)
+            rise = np.divide(
+                after - before[name], before[name], out=np.full_like(after, np.nan), where=before[name] > 0
+            )
             rows += [(name, draw, position, value) for position, value in enumerate(rise)]
     return pd.DataFrame(rows, columns=["method", "draw", "image", "rise"])
 
@@ -138,12 +156,16 @@ def reader_hits(features: np.ndarray, decisions: np.ndarray, groups: np.ndarray,
     The reader is a logistic regression on standardised features, cross-validated in five folds that keep a group's images
     together: a proxy for usefulness, no person. A decision that occurs in fewer groups than there are folds is left out (NaN).
     """
-    values, counts = np.unique(np.unique(np.stack([decisions, np.unique(groups, return_inverse=True)[1]]), axis=1)[0], return_counts=True)
+    values, counts = np.unique(
+        np.unique(np.stack([decisions, np.unique(groups, return_inverse=True)[1]]), axis=1)[0], return_counts=True
+    )
     kept = np.isin(decisions, values[counts >= READER_FOLDS])
     hits = np.full(len(decisions), np.nan)
     if len(np.unique(decisions[kept])) < 2:
         return hits
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
     folds = StratifiedGroupKFold(READER_FOLDS, shuffle=True, random_state=seed)
-    hits[kept] = cross_val_predict(reader, features[kept], decisions[kept], groups=groups[kept], cv=folds) == decisions[kept]
+    hits[kept] = (
+        cross_val_predict(reader, features[kept], decisions[kept], groups=groups[kept], cv=folds) == decisions[kept]
+    )
     return hits

@@ -29,12 +29,26 @@ from kdnb.fidelity.sanity import spearman
 from kdnb.progress import progress
 
 # Which way each metric points; agreement_*, recovered_* and the metrics of a mask are better when higher.
-LOWER_IS_BETTER = ("deletion_blur", "deletion_mean", "road_most_first", "average_drop", "infidelity", "sensitivity_max", "ffid_minus")
+LOWER_IS_BETTER = (
+    "deletion_blur",
+    "deletion_mean",
+    "road_most_first",
+    "average_drop",
+    "infidelity",
+    "sensitivity_max",
+    "ffid_minus",
+)
 # One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. These decide what is said
 # about faithfulness.
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
-WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")  # so named metrics; others are from 0 to 1
+WITHOUT_BOUNDS = (
+    "infidelity",
+    "sensitivity_max",
+    "mass_ratio",
+    "ffid_plus",
+    "ffid_minus",
+)  # so named metrics; others are from 0 to 1
 LOW_FIDELITY = 0.85  # the paper's line below which a class calls for the weighted average
 
 
@@ -89,11 +103,25 @@ def draw_sample(model: nn.Module, data: ImageSet, per_class: int, split: str = "
     targets = probabilities(model, images).argmax(dim=1)
     correct = targets.cpu().numpy() == data.labels[chosen]
     masks = None if data.masks is None else data.masks[chosen]
-    return Sample(images, targets, data.ids[chosen], np.array(data.classes)[data.labels[chosen]], data.groups[chosen], correct, masks)
+    return Sample(
+        images,
+        targets,
+        data.ids[chosen],
+        np.array(data.classes)[data.labels[chosen]],
+        data.groups[chosen],
+        correct,
+        masks,
+    )
 
 
 def fidelity_rows(
-    model: nn.Module, model_name: str, sample: Sample, maps: dict[str, Tensor], batch_size: int = 32, *, families: bool = False
+    model: nn.Module,
+    model_name: str,
+    sample: Sample,
+    maps: dict[str, Tensor],
+    batch_size: int = 32,
+    *,
+    families: bool = False,
 ) -> pd.DataFrame:
     """Agreement, deletion, insertion, ROAD, average drop and increase of every map: rows of ``fidelity.csv``.
 
@@ -143,7 +171,9 @@ def captum_rows(
     changes = square_changes(model, sample.images, sample.targets)
 
     def judged(name: str, of_method: Tensor) -> pd.DataFrame:
-        return long_rows(sample, model_name, name, pd.DataFrame({"infidelity": infidelity(of_method, *changes).cpu().numpy()}))
+        return long_rows(
+            sample, model_name, name, pd.DataFrame({"infidelity": infidelity(of_method, *changes).cpu().numpy()})
+        )
 
     tables = [judged(name, of_method) for name, of_method in maps.items()]
     if drawn:
@@ -260,13 +290,17 @@ def paired(
             wide = part[part["metric"] == metric].pivot(index=["image_id", "group"], columns="method", values="value")
             for a, b in pairs:
                 if a in wide and b in wide:
-                    found.append({"question": question, **_comparison(wide, a, b, metric, samples), "class": class_name})
+                    found.append(
+                        {"question": question, **_comparison(wide, a, b, metric, samples), "class": class_name}
+                    )
     table = pd.DataFrame(found)
     table["p_holm"], table["p_wilcoxon_holm"] = holm(table["p"]), holm(table["p_wilcoxon"])
     return table
 
 
-def paired_over_seeds(question: str, a: str, b: str, rows_a: pd.DataFrame, rows_b: pd.DataFrame, metric: str) -> dict[str, object] | None:
+def paired_over_seeds(
+    question: str, a: str, b: str, rows_a: pd.DataFrame, rows_b: pd.DataFrame, metric: str
+) -> dict[str, object] | None:
     """One row of ``tests.csv`` for explanations of several students each (:func:`kdnb.evaluation.compare_over_seeds`), with ``better``.
 
     Args:
@@ -288,7 +322,9 @@ def paired_over_seeds(question: str, a: str, b: str, rows_a: pd.DataFrame, rows_
 def _comparison(wide: pd.DataFrame, a: str, b: str, metric: str, samples: int) -> dict[str, object]:
     change = (wide[a] - wide[b]).dropna()
     values, groups = change.to_numpy(), change.index.get_level_values("group").to_numpy()
-    mean, lo, hi = bootstrap_mean(values, groups, samples, bounds=None if metric.startswith(WITHOUT_BOUNDS) else (-1.0, 1.0))
+    mean, lo, hi = bootstrap_mean(
+        values, groups, samples, bounds=None if metric.startswith(WITHOUT_BOUNDS) else (-1.0, 1.0)
+    )
     spread = values.std(ddof=1) if len(values) > 1 else 0.0
     varies = spread > 1e-12
     of_groups = change.groupby("group").mean()

@@ -22,7 +22,9 @@ def contact_sheet(
         masks: ``(n, H, W)`` bool, outlined where given. rows: a name for each row, written at its left.
     """
     count = -(-len(images) // columns)
-    figure, grid = plt.subplots(count, columns, figsize=(1.25 * columns + 0.6, 1.35 * count), squeeze=False, layout="constrained")
+    figure, grid = plt.subplots(
+        count, columns, figsize=(1.25 * columns + 0.6, 1.35 * count), squeeze=False, layout="constrained"
+    )
     for number, axes in enumerate(grid.ravel()):
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
@@ -95,7 +97,11 @@ def probes(table: pd.DataFrame) -> Figure:
     """Test accuracies with 95% intervals. ``table``: columns what, accuracy, lo, hi, chance."""
     figure, axes = plt.subplots(figsize=(6.5, 0.45 * len(table) + 1), layout="constrained")
     axes.errorbar(
-        table["accuracy"], table["what"], xerr=[table["accuracy"] - table["lo"], table["hi"] - table["accuracy"]], fmt="o", color="#0072B2"
+        table["accuracy"],
+        table["what"],
+        xerr=[table["accuracy"] - table["lo"], table["hi"] - table["accuracy"]],
+        fmt="o",
+        color="#0072B2",
     )
     axes.axvline(table["chance"].iloc[0], color="black", linestyle="--", label="chance")
     axes.set(xlim=(0, 1), xlabel="test accuracy (95% interval)", ylabel="")

@@ -38,7 +38,9 @@ def signed(
         masks: ``(R, H, W)`` bool, outlined in black. notes: for each row a line under each map, such as its logit. unit: of the maps.
     """
     rows, columns = len(images), 1 + len(maps)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns + 0.8, 1.85 * rows + 0.3), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.7 * columns + 0.8, 1.85 * rows + 0.3), squeeze=False, layout="constrained"
+    )
     size = images.shape[1]
     for row, (image, title) in enumerate(zip(images, row_titles, strict=True)):
         most = max(float(np.abs(values[row]).max()) for values in maps.values()) or 1.0
@@ -47,13 +49,22 @@ def signed(
         for column, values in enumerate(maps.values(), start=1):
             axis = axes[row, column]
             axis.imshow(image.mean(axis=2), cmap="gray")
-            axis.imshow(values[row], cmap=SIGNED, vmin=-most, vmax=most, alpha=OPACITY, extent=(-0.5, size - 0.5, size - 0.5, -0.5))
+            axis.imshow(
+                values[row],
+                cmap=SIGNED,
+                vmin=-most,
+                vmax=most,
+                alpha=OPACITY,
+                extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+            )
             if notes is not None:
                 axis.set_xlabel(notes[row][column - 1], fontsize=8)
         if masks is not None and masks[row].any():
             for axis in axes[row]:
                 axis.contour(masks[row], [0.5], colors="black", linewidths=0.8)
-        bar = figure.colorbar(ScalarMappable(Normalize(-most, most), SIGNED), ax=axes[row], shrink=0.8, aspect=14, pad=0.01)
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(-most, most), SIGNED), ax=axes[row], shrink=0.8, aspect=14, pad=0.01
+        )
         bar.ax.tick_params(labelsize=7)
         bar.set_label(unit, fontsize=7)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
@@ -84,7 +95,15 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
                 axis.set_ylim(bottom=0)
             else:
                 sns.lineplot(
-                    shown, x="receptive_field", y=name, hue="loss", style="loss", markers=True, dashes=False, errorbar=None, ax=axis
+                    shown,
+                    x="receptive_field",
+                    y=name,
+                    hue="loss",
+                    style="loss",
+                    markers=True,
+                    dashes=False,
+                    errorbar=None,
+                    ax=axis,
                 )
                 sns.scatterplot(shown, x="receptive_field", y=name, hue="loss", s=12, alpha=0.6, legend=False, ax=axis)
                 axis.legend(title=None, frameon=False, fontsize=8)

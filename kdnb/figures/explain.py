@@ -19,7 +19,13 @@ from kdnb.figures import NAMES
 
 HEAT = "viridis"
 OPACITY = 0.5  # of a map over its image, as in the paper's figures
-_KINDS = {"class evidence": "#009E73", "feature maps": "#0072B2", "gradients": "#D55E00", "controls": "#7F7F7F", "forward pass": "#000000"}
+_KINDS = {
+    "class evidence": "#009E73",
+    "feature maps": "#0072B2",
+    "gradients": "#D55E00",
+    "controls": "#7F7F7F",
+    "forward pass": "#000000",
+}
 _NAMES = {
     "feature_maps_mean": "mean of layers",
     "feature_maps_weighted": "weighted mean",
@@ -100,7 +106,9 @@ def overlays(
         masks: ``(R, H, W)`` bool, outlined in white.
     """
     rows, columns = len(images), 1 + len(maps)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns + 0.6, 1.65 * rows + 0.3), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.6 * columns + 0.6, 1.65 * rows + 0.3), squeeze=False, layout="constrained"
+    )
     for row, (image, title) in enumerate(zip(images, row_titles, strict=True)):
         axes[row, 0].imshow(image)
         axes[row, 0].set_ylabel(title, fontsize=8)
@@ -131,10 +139,14 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
     side = min(field, size - 2)
     corner = (size - side) / 2 - 0.5
     style = "-" if side == field else "--"
-    axis.add_patch(Rectangle((corner, corner), side, side, fill=False, edgecolor="white", linewidth=1.2, linestyle=style))
+    axis.add_patch(
+        Rectangle((corner, corner), side, side, fill=False, edgecolor="white", linewidth=1.2, linestyle=style)
+    )
 
 
-def film_strip(strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], shares: Sequence[float], shown: Sequence[float]) -> Figure:
+def film_strip(
+    strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], shares: Sequence[float], shown: Sequence[float]
+) -> Figure:
     """One image as its best pixels come back, a row a fill of the rest, and beside each row the probability of its class.
 
     Args:
@@ -164,7 +176,9 @@ def film_strip(strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], sha
     return figure
 
 
-def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None) -> Figure:
+def by_method(
+    summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None
+) -> Figure:
     """Mean and 95% interval of each method over all classes, a panel a metric, three a row: feature maps, gradient methods, controls.
 
     Args:
@@ -176,7 +190,12 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
     methods = sorted(dict.fromkeys(part["method"]), key=lambda method: kinds.index(method_kind(method)))
     columns, lines = min(len(metrics), 3), -(-len(metrics) // 3)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(2.9 * columns + 1, (0.24 * len(methods) + 0.8) * lines), sharey=True, squeeze=False, layout="constrained"
+        lines,
+        columns,
+        figsize=(2.9 * columns + 1, (0.24 * len(methods) + 0.8) * lines),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis in axes.flat[len(metrics) :]:
         axis.axis("off")
@@ -194,7 +213,13 @@ def by_method(summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chan
     axes[0, 0].set_yticks(range(len(methods)), _with_counts(part, methods))
     axes[0, 0].invert_yaxis()
     used = [kind for kind in kinds if kind in map(method_kind, methods)]
-    figure.legend([Line2D([], [], color=_KINDS[kind], marker="o") for kind in used], used, loc="outside upper left", ncols=3, frameon=False)
+    figure.legend(
+        [Line2D([], [], color=_KINDS[kind], marker="o") for kind in used],
+        used,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+    )
     sns.despine(figure)
     return figure
 
@@ -215,7 +240,18 @@ def agreement(orders: pd.DataFrame) -> Figure:
     shown = orders.set_axis(names).set_axis(names, axis=1)
     above = np.triu(np.ones(orders.shape, bool))
     bar = {"label": "Kendall's \N{GREEK SMALL LETTER TAU}", "shrink": 0.7}
-    sns.heatmap(shown, mask=above, vmin=-1, vmax=1, cmap="vlag_r", annot=True, fmt=".1f", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
+    sns.heatmap(
+        shown,
+        mask=above,
+        vmin=-1,
+        vmax=1,
+        cmap="vlag_r",
+        annot=True,
+        fmt=".1f",
+        annot_kws={"size": 8},
+        cbar_kws=bar,
+        ax=axis,
+    )
     axis.tick_params(labelsize=8)
     return figure
 
@@ -234,7 +270,9 @@ def cascade(table: pd.DataFrame) -> Figure:
         shown, x="stage", y="spearman", hue="method", order=stages, errorbar=("pi", 100),
         palette="colorblind", markers=["o", "s", "^", "D", "v", "P"][: shown["method"].nunique()], dodge=0.3, ax=axis,
     )  # fmt: skip
-    axis.set(xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(lowest, 1.05))
+    axis.set(
+        xlabel="weights redrawn, from here to the output", ylabel="Spearman with the original map", ylim=(lowest, 1.05)
+    )
     axis.set_xticks(range(len(stages)), [_stage_name(stage) for stage in stages])
     axis.axhline(0, color="0.6", linewidth=1)
     axis.legend(title=None, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -257,9 +295,13 @@ def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
     marks = dict(zip(dict.fromkeys(part["model"]), "osD^", strict=False))
     labels = ("milliseconds an image", "forward passes of the same model an image")
     for axis, column, label in zip(axes, ("ms_per_image_median", "forward_equivalents"), labels, strict=True):
-        for (model, mark), colour, shift in zip(marks.items(), sns.color_palette("colorblind"), (-0.12, 0.12, 0.24, 0.36), strict=False):
+        for (model, mark), colour, shift in zip(
+            marks.items(), sns.color_palette("colorblind"), (-0.12, 0.12, 0.24, 0.36), strict=False
+        ):
             values = part[part["model"] == model].set_index("method")[column].reindex(methods)
-            axis.plot(values, np.arange(len(methods)) + shift, mark, color=colour, label=NAMES.get(model, model), markersize=5)
+            axis.plot(
+                values, np.arange(len(methods)) + shift, mark, color=colour, label=NAMES.get(model, model), markersize=5
+            )
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=0.3)
@@ -286,8 +328,20 @@ def time_against_fidelity(met: pd.DataFrame, summary: pd.DataFrame, *, metric: s
         colour, teacher = _KINDS[method_kind(row.method)], row.model == "teacher"
         axis.plot([row.ms_per_image_median] * 2, [row.lo, row.hi], color=colour, linewidth=1.2, alpha=0.6)
         face = "white" if teacher else colour
-        axis.plot(row.ms_per_image_median, row.mean, "s" if teacher else "o", color=colour, markerfacecolor=face, markersize=7, zorder=3)
-    axis.set(xscale="log", xlabel=f"milliseconds an image (batches of {batch_size})", ylabel=_METRICS.get(metric, metric.replace("_", " ")))
+        axis.plot(
+            row.ms_per_image_median,
+            row.mean,
+            "s" if teacher else "o",
+            color=colour,
+            markerfacecolor=face,
+            markersize=7,
+            zorder=3,
+        )
+    axis.set(
+        xscale="log",
+        xlabel=f"milliseconds an image (batches of {batch_size})",
+        ylabel=_METRICS.get(metric, metric.replace("_", " ")),
+    )
     axis.margins(x=0.25, y=0.08)
     controls = of_all[of_all["method"].isin(CONTROLS) & (of_all["model"] != "teacher")].sort_values("mean")
     for value in controls["mean"]:
@@ -321,12 +375,21 @@ def _name_points(axis: plt.Axes, points: pd.DataFrame) -> None:
     """Each point's method beside it, at the nearest of some places that covers no other name, point or interval."""
     axis.figure.canvas.draw()  # fixes where things are
     points = [
-        (row, axis.transData.transform([(row.ms_per_image_median, y) for y in (row.mean, row.lo, row.hi)])) for row in points.itertuples()
+        (row, axis.transData.transform([(row.ms_per_image_median, y) for y in (row.mean, row.lo, row.hi)]))
+        for row in points.itertuples()
     ]
     taken = [Bbox.from_extents(x - 7, middle - 7, x + 7, middle + 7) for _, ((x, middle), _, _) in points]
     taken += [Bbox.from_extents(x - 2, low, x + 2, high) for _, (_, (x, low), (_, high)) in points]
     for row, ((x, middle), _, _) in points:
-        label = axis.text(0, 0, method_name(row.method), fontsize=8, color=_KINDS[method_kind(row.method)], va="center", transform=None)
+        label = axis.text(
+            0,
+            0,
+            method_name(row.method),
+            fontsize=8,
+            color=_KINDS[method_kind(row.method)],
+            va="center",
+            transform=None,
+        )
         width, height = label.get_window_extent().size
         for across, up in _offsets(width):
             box = Bbox.from_bounds(x + across, middle + up - height / 2, width, height)

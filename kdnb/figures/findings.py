@@ -11,7 +11,11 @@ from kdnb.figures import theme
 from kdnb.figures.explain import _KINDS, method_kind
 
 _WITH, _WITHOUT, _T2 = "#7F7F7F", "#0072B2", "#D55E00"
-_LEGEND = {"gradients": "by gradients", "feature maps": "average feature maps", "controls": "knows nothing of what was learned"}
+_LEGEND = {
+    "gradients": "by gradients",
+    "feature maps": "average feature maps",
+    "controls": "knows nothing of what was learned",
+}
 _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.2), "frameon": False, "fontsize": 9}
 
 

@@ -43,7 +43,14 @@ def rates(table: pd.DataFrame, goal: float, label: str) -> Figure:
     shares = [binomtest(round(row.rate * row.experiments), row.experiments) for row in table.itertuples()]
     ends = np.array([share.proportion_ci(method="wilson") for share in shares]).T
     places = np.arange(len(table))
-    axes.errorbar(100 * table["rate"], places, xerr=100 * np.abs(ends - table["rate"].to_numpy()), fmt="o", color="#0072B2", capsize=3)
+    axes.errorbar(
+        100 * table["rate"],
+        places,
+        xerr=100 * np.abs(ends - table["rate"].to_numpy()),
+        fmt="o",
+        color="#0072B2",
+        capsize=3,
+    )
     axes.axvline(100 * goal, color="#333333", linestyle="--", linewidth=1)
     axes.set(yticks=places, yticklabels=table["name"], xlabel=f"{label} (%); dashed: what is promised")
     axes.set_ylim(len(table) - 0.5, -0.5)
@@ -89,7 +96,11 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
         colour = _MARKS[verdict(row.lo, row.hi, margin)]
         axes.plot([100 * row.lo, 100 * row.hi], [place, place], color=colour, linewidth=2)
         axes.scatter(100 * row.difference, place, color=colour, zorder=3)
-    axes.set(yticks=range(len(table)), yticklabels=table["name"], xlabel=f"difference, points (grey band: {100 * margin:g} either way)")
+    axes.set(
+        yticks=range(len(table)),
+        yticklabels=table["name"],
+        xlabel=f"difference, points (grey band: {100 * margin:g} either way)",
+    )
     axes.set_ylim(len(table) - 0.5, -0.5)
     shown = dict.fromkeys(verdict(row.lo, row.hi, margin) for row in table.itertuples())
     handles = [plt.Line2D([], [], color=_MARKS[word], marker="o", label=word) for word in _MARKS if word in shown]
@@ -113,7 +124,9 @@ def power_curves(table: pd.DataFrame, effect: float) -> Figure:
     """Probability to find an effect against the number of groups, a line for each number of seeds; columns groups, seeds, power."""
     theme()
     figure, axes = plt.subplots(figsize=(7.5, 3.2))
-    sns.lineplot(table, x="groups", y="power", hue="seeds", style="seeds", markers=True, dashes=False, palette="viridis", ax=axes)
+    sns.lineplot(
+        table, x="groups", y="power", hue="seeds", style="seeds", markers=True, dashes=False, palette="viridis", ax=axes
+    )
     axes.axhline(0.8, color="#333333", linestyle="--", linewidth=1)
     label = f"power (effect: {100 * effect:g} point{'s' * (effect != 0.01)})"
     axes.set(xscale="log", xlabel="groups of test images", ylabel=label, ylim=(0, 1.02))
@@ -126,7 +139,9 @@ def power_curves(table: pd.DataFrame, effect: float) -> Figure:
 def resampled(found: dict[str, np.ndarray], value: float, label: str) -> Figure:
     """Histograms of a score over resamples, one for each way to resample, on one scale; the score itself is the line."""
     theme()
-    figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 2.6), sharex=True, sharey=True, squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(4.2 * len(found), 2.6), sharex=True, sharey=True, squeeze=False
+    )
     for axes, (title, values) in zip(panels[0], found.items(), strict=True):
         axes.hist(values, bins=25, color="#56B4E9", edgecolor="white")
         lo, hi = np.percentile(values, (2.5, 97.5))

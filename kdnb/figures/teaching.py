@@ -35,7 +35,9 @@ def ways(by_seed: pd.DataFrame, order: Sequence[str]) -> Figure:
             rows = part["way"].map(place) + offset
             axis.scatter(part["value"], rows, s=9, color=colour, alpha=0.4, linewidths=0)
             means = part.groupby("way")["value"].mean()
-            axis.scatter(means, means.index.map(place) + offset, s=34, color=colour, marker=marker, label=label, linewidths=0)
+            axis.scatter(
+                means, means.index.map(place) + offset, s=34, color=colour, marker=marker, label=label, linewidths=0
+            )
         axis.set_xlabel(_PANELS[metric], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

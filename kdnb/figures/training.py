@@ -12,7 +12,12 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from kdnb.figures import COLOURS, NAMES, theme
 
 LEAST_SPAN = 6.0  # points that a scale of accuracies spans at least: less would draw single images as effects
-_LOSSES = {"kd": "the paper's loss", "kd_t2": "the paper's loss with T²", "ce": "cross-entropy", "released": "loss as released"}
+_LOSSES = {
+    "kd": "the paper's loss",
+    "kd_t2": "the paper's loss with T²",
+    "ce": "cross-entropy",
+    "released": "loss as released",
+}
 
 
 def diagram() -> Figure:
@@ -33,7 +38,9 @@ def diagram() -> Figure:
         "hard": (7.8, 0.5, 2.9, "hard loss\n$\\alpha\\cdot(-\\ln\\,$softmax$(z_s)_y)$", "#CFE2F3"),
     }
     for x, y, width, words, colour in boxes.values():
-        axes.add_patch(FancyBboxPatch((x, y), width, 1.1, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#333333"))
+        axes.add_patch(
+            FancyBboxPatch((x, y), width, 1.1, boxstyle="round,pad=0.05", facecolor=colour, edgecolor="#333333")
+        )
         axes.text(x + width / 2, y + 0.55, words, ha="center", va="center", fontsize=10)
     arrows = {
         ("image", "teacher"): "",
@@ -67,7 +74,9 @@ def softened(probabilities: pd.DataFrame, image: np.ndarray | None = None) -> Fi
     models = dict.fromkeys(probabilities["model"]) if several else ("student_ce",)
     width = 0.8 / len(models)
     first = image is not None
-    figure, panels = plt.subplots(1, len(temperatures) + first, figsize=(2.1 * (len(temperatures) + first), 3), squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(temperatures) + first, figsize=(2.1 * (len(temperatures) + first), 3), squeeze=False
+    )
     if first:
         panels[0, 0].imshow(image)
         panels[0, 0].set(title="image", xticks=[], yticks=[])
@@ -85,7 +94,9 @@ def softened(probabilities: pd.DataFrame, image: np.ndarray | None = None) -> Fi
             axes.tick_params(labelleft=False)
     panels[0, int(first)].set_ylabel("probability")
     if several:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False, fontsize=9)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False, fontsize=9
+        )
     return figure
 
 
@@ -96,13 +107,24 @@ def curves(history: pd.DataFrame) -> Figure:
     """
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for axes, column, label in ((left, "train_loss", "training loss (nats)"), (right, "val_accuracy", "validation accuracy")):
+    for axes, column, label in (
+        (left, "train_loss", "training loss (nats)"),
+        (right, "val_accuracy", "validation accuracy"),
+    ):
         for model, part in history.groupby("model", sort=False):
             if "seed" in part:
                 for _, one in part.groupby("seed"):
                     axes.plot(one["epoch"], one[column], color=COLOURS[model], alpha=0.3, linewidth=0.7)
             mean = part.groupby("epoch")[column].mean()
-            axes.plot(mean.index, mean, color=COLOURS[model], marker="o", markersize=4, linewidth=2, label=NAMES.get(model, model))
+            axes.plot(
+                mean.index,
+                mean,
+                color=COLOURS[model],
+                marker="o",
+                markersize=4,
+                linewidth=2,
+                label=NAMES.get(model, model),
+            )
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -114,7 +136,14 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     theme()
     figure, axes = plt.subplots(figsize=(4.6, 3.8))
     sns.heatmap(
-        matrix, annot=True, fmt="d", cmap="viridis", xticklabels=classes, yticklabels=classes, ax=axes, cbar_kws={"label": "images"}
+        matrix,
+        annot=True,
+        fmt="d",
+        cmap="viridis",
+        xticklabels=classes,
+        yticklabels=classes,
+        ax=axes,
+        cbar_kws={"label": "images"},
     )
     axes.set(xlabel="predicted", ylabel="true")
     return figure
@@ -132,9 +161,23 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
     for model, table in tables.items():
         gap = table[["accuracy", "lo", "hi"]].sub(table["confidence"], axis=0).mul(100)
         spread = np.abs(gap[["lo", "hi"]].to_numpy().T - gap["accuracy"].to_numpy())
-        axes.errorbar(table["confidence"], gap["accuracy"], yerr=spread, fmt="o", color=COLOURS[model], capsize=3, label=NAMES[model])
+        axes.errorbar(
+            table["confidence"],
+            gap["accuracy"],
+            yerr=spread,
+            fmt="o",
+            color=COLOURS[model],
+            capsize=3,
+            label=NAMES[model],
+        )
         above.bar(
-            table["least"], table["n"], table["most"] - table["least"], align="edge", color=COLOURS[model], alpha=0.4, edgecolor="white"
+            table["least"],
+            table["n"],
+            table["most"] - table["least"],
+            align="edge",
+            color=COLOURS[model],
+            alpha=0.4,
+            edgecolor="white",
         )
         for row in table.itertuples():
             above.annotate(f"{row.n}", ((row.least + row.most) / 2, row.n), ha="center", va="bottom", fontsize=7)
@@ -153,7 +196,12 @@ def arms(table: pd.DataFrame) -> Figure:
     for row, model in enumerate(order):
         part = 100 * table.loc[table["model"] == model, ["accuracy", "accuracy_lo", "accuracy_hi"]]
         axes.plot(part[["accuracy_lo", "accuracy_hi"]].mean(), [row, row], color=COLOURS[model], linewidth=2)
-        axes.scatter(part["accuracy"], np.full(len(part), row) + np.linspace(-0.15, 0.15, len(part)), color=COLOURS[model], zorder=3)
+        axes.scatter(
+            part["accuracy"],
+            np.full(len(part), row) + np.linspace(-0.15, 0.15, len(part)),
+            color=COLOURS[model],
+            zorder=3,
+        )
     low, high = axes.get_xlim()
     wider = max(0.0, LEAST_SPAN - (high - low)) / 2  # near 100% a hair's breadth would fill the page
     axes.set(
@@ -199,23 +247,39 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
             left.fill_between(means.index, means["min"], means["max"], color=colour, alpha=0.08, linewidth=0)
     if best is not None:
         left.axhline(best, color="#777777", linewidth=1)
-        left.annotate("Bayes", (labelled.min(), best), textcoords="offset points", xytext=(0, 3), fontsize=9, color="#555555")
+        left.annotate(
+            "Bayes", (labelled.min(), best), textcoords="offset points", xytext=(0, 3), fontsize=9, color="#555555"
+        )
     ticks = sorted(labelled.unique())
-    left.set(xscale="log", xlabel="labelled images a class", ylabel=score.replace("_", " ") + ", mean and range of seeds")
+    left.set(
+        xscale="log", xlabel="labelled images a class", ylabel=score.replace("_", " ") + ", mean and range of seeds"
+    )
     left.set_xticks(ticks, [f"{tick}" for tick in ticks[:-1]] + [f"all ({ticks[-1]})"])
     left.minorticks_off()
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
     few = table[table["images_per_class"] == table["images_per_class"].max()]
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
-    gains = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore").sub(wide["labels alone"], axis=0)
+    gains = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore").sub(
+        wide["labels alone"], axis=0
+    )
     for place, way in enumerate(gains):
         colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
         right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
-        right.plot(gains[way], np.full(len(gains), place), "o", color="#333333", markersize=4, markeredgecolor="white", markeredgewidth=0.6)
+        right.plot(
+            gains[way],
+            np.full(len(gains), place),
+            "o",
+            color="#333333",
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+        )
     right.set_yticks(range(gains.shape[1]), [_GREY.get(way, way) for way in gains])
     right.invert_yaxis()
     right.axvline(0, color="#333333", linewidth=0.8)
-    right.set(xlabel=f"gain over the labels alone, points, {few['images_per_class'].iloc[0]} labels a class (dots: seeds)")
+    right.set(
+        xlabel=f"gain over the labels alone, points, {few['images_per_class'].iloc[0]} labels a class (dots: seeds)"
+    )
     return figure
 
 
@@ -246,17 +310,33 @@ def ablation(table: pd.DataFrame) -> Figure:
     """Test accuracy of students of other shapes against their operations; columns of ``ablation.csv``."""
     theme()
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
-    for pool, marker, colour, below in (("max", "o", COLOURS["student_kd"], False), ("average", "s", COLOURS["student_released"], True)):
+    for pool, marker, colour, below in (
+        ("max", "o", COLOURS["student_kd"], False),
+        ("average", "s", COLOURS["student_released"], True),
+    ):
         part = table[table["pool"] == pool]
         axes.scatter(part["macs"] / 1e6, 100 * part["test_accuracy"], marker=marker, color=colour, alpha=0.5, s=14)
         means = part.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
-        axes.plot(means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling")
+        axes.plot(
+            means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling"
+        )
         ends = part.groupby("macs")["test_accuracy"].agg("min" if below else "max")
         for row, end in zip(means.itertuples(), ends, strict=True):
             place = (row.macs / 1e6, 100 * end)
-            axes.annotate(f"{row.layers:.0f}", place, (0, -14 if below else 7), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(
+                f"{row.layers:.0f}",
+                place,
+                (0, -14 if below else 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
     low, high = axes.get_ylim()
-    axes.set(ylim=(low - 1, min(high + 1, 100.5)), xlabel="million multiply-accumulates for one image", ylabel="test accuracy (%)")
+    axes.set(
+        ylim=(low - 1, min(high + 1, 100.5)),
+        xlabel="million multiply-accumulates for one image",
+        ylabel="test accuracy (%)",
+    )
     axes.legend(title="mean, and each seed; numbers: layers", title_fontsize=8, fontsize=8)
     return figure
 
@@ -280,7 +360,9 @@ def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
             cbar=axes is panels[0][-1], cbar_kws={"label": "gain (points)"},
         )  # fmt: skip
         axes.set(title=_LOSSES.get(name, name), xlabel="temperature T", ylabel="alpha" if axes is panels[0][0] else "")
-    figure.suptitle(f"{value.replace('_', ' ')}: gain over cross-entropy alone ({plain:.1f}%), mean over seeds", fontsize=10)
+    figure.suptitle(
+        f"{value.replace('_', ' ')}: gain over cross-entropy alone ({plain:.1f}%), mean over seeds", fontsize=10
+    )
     return figure
 
 
@@ -301,7 +383,13 @@ def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figur
             places = np.arange(len(temperatures)) + 0.12 * (number - (len(alphas) - 1) / 2)
             spread = np.abs(stats[["min", "max"]].to_numpy().T - stats["mean"].to_numpy())
             axes.errorbar(
-                places, stats["mean"], yerr=spread, fmt="osD^v"[number % 5] + "-", color=colour, capsize=3, label=f"α = {alpha:g}"
+                places,
+                stats["mean"],
+                yerr=spread,
+                fmt="osD^v"[number % 5] + "-",
+                color=colour,
+                capsize=3,
+                label=f"α = {alpha:g}",
             )
         axes.set(title=_LOSSES.get(name, name), xlabel="temperature T (steps of the grid)")
         axes.set_xticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
@@ -343,12 +431,19 @@ def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         for model, shift in zip(models, (-0.22, 0, 0.22), strict=True):
             one = part[part["model"] == model].iloc[0]
             label = NAMES[model] if row == 0 else None
-            axes.plot([100 * one["accuracy_lo"], 100 * one["accuracy_hi"]], [row + shift] * 2, color=COLOURS[model], linewidth=2)
+            axes.plot(
+                [100 * one["accuracy_lo"], 100 * one["accuracy_hi"]],
+                [row + shift] * 2,
+                color=COLOURS[model],
+                linewidth=2,
+            )
             axes.scatter(100 * one["accuracy"], row + shift, color=COLOURS[model], zorder=3, label=label)
             if model in paper and key[2] == "official":
                 axes.scatter(100 * paper[model], row + shift, marker="x", color=COLOURS[model], zorder=4)
     axes.set(
-        yticks=range(len(runs)), yticklabels=[f"{k[0]}, {k[2]}\n({k[1]})" for k, _ in runs], xlabel="test accuracy (%); cross: the paper's"
+        yticks=range(len(runs)),
+        yticklabels=[f"{k[0]}, {k[2]}\n({k[1]})" for k, _ in runs],
+        xlabel="test accuracy (%); cross: the paper's",
     )
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

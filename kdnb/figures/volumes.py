@@ -61,7 +61,11 @@ def montage(rows: dict[str, np.ndarray], masks: Sequence[np.ndarray | None], sig
         if values.dtype != np.uint8:
             most = float(np.abs(values).max()) or 1.0
             options = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if title in signed else {"cmap": "viridis"}
-            options = options if title in signed else options | {"vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
+            options = (
+                options
+                if title in signed
+                else options | {"vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
+            )
         for axis, number in zip(line, at, strict=True):
             axis.imshow(values[number], **options)
             axis.set(xticks=[], yticks=[])
@@ -81,7 +85,9 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     """
     figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
-        axis.imshow(values[number], cmap="gray" if title == "volume" else "viridis", vmin=values.min(), vmax=values.max())
+        axis.imshow(
+            values[number], cmap="gray" if title == "volume" else "viridis", vmin=values.min(), vmax=values.max()
+        )
         if mask is not None and mask[number].any():
             axis.contour(mask[number], [0.5], colors="red", linewidths=1)
         axis.set_title(title, fontsize=9)
@@ -114,7 +120,9 @@ def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
     """
     panels, order = (list(dict.fromkeys(table[name])) for name in ("labels", "way"))
     size = (4.0 * len(panels) + 1.5, 0.3 * len(order) + 1.1)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, labels in zip(axes[0], panels, strict=True):
         for way, part in table[table["labels"] == labels].groupby("way", sort=False):
             place = -order.index(way)
@@ -141,9 +149,16 @@ def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure
     """
     part = summary[summary["way"] == way]
     panels = [name for name in _MEASURES if name in set(part["metric"])]
-    order = [name for name in dict.fromkeys(part["method"]) if name not in controls] + [c for c in controls if c in set(part["method"])]
+    order = [name for name in dict.fromkeys(part["method"]) if name not in controls] + [
+        c for c in controls if c in set(part["method"])
+    ]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(1.75 * len(panels) + 1.8, 0.28 * len(order) + 1.2), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(panels),
+        figsize=(1.75 * len(panels) + 1.8, 0.28 * len(order) + 1.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, metric in zip(axes[0], panels, strict=True):
         values = part[part["metric"] == metric].set_index("method")[["mean", "lo", "hi"]].reindex(order)

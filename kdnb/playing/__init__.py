@@ -43,10 +43,16 @@ or drop an image of your own; see probabilities, the average map of each layer, 
 a teacher says at a temperature T.
 """
 RECORD = REPOSITORY / "data" / "measured" / "phantom-quick-seed0"  # the default run's
-PLAYERS = {"student_kd_t2": "Plain student", "student_transparent": "Transparent student"}  # both taught by the loss with T^2
+PLAYERS = {
+    "student_kd_t2": "Plain student",
+    "student_transparent": "Transparent student",
+}  # both taught by the loss with T^2
 TOLERANCE = 1e-4  # by which a number of the page may differ from PyTorch's
 PER_CLASS = 4  # test images that the page holds
-HEADS_SEED, HEADS = 5, 12  # the generator's seed and how many heads to draw lesions into: subjects that no run and no teacher has seen
+HEADS_SEED, HEADS = (
+    5,
+    12,
+)  # the generator's seed and how many heads to draw lesions into: subjects that no run and no teacher has seen
 SCRIPTS = ("network.js", "phantom.js", "page.js")
 _HERE = Path(__file__).parent
 
@@ -94,14 +100,20 @@ def of_record(folder: Path) -> Players | None:
         return None
     data = load_for(resolve(**told["run"]))
     if data.data_hash != told["data"]["data_hash"]:
-        raise ArtefactError(f"the students in {folder} learned from other images than the phantom makes now: record a run anew.")
+        raise ArtefactError(
+            f"the students in {folder} learned from other images than the phantom makes now: record a run anew."
+        )
     found = {name: students.recorded(folder, name) for name in PLAYERS}
     cell = next(told["students"][name]["cell"] for name in PLAYERS if found[name])
     return _players(found, lambda: students.recorded(folder, "teacher"), data, cell, told["run"])
 
 
-def _players(found: dict[str, nn.Module | None], teacher, data: ImageSet, cell: str, run: dict[str, Any]) -> Players | None:
-    playable = {name: student for name, student in found.items() if type(student) is StudentCNN and _pools_by_maximum(student)}
+def _players(
+    found: dict[str, nn.Module | None], teacher, data: ImageSet, cell: str, run: dict[str, Any]
+) -> Players | None:
+    playable = {
+        name: student for name, student in found.items() if type(student) is StudentCNN and _pools_by_maximum(student)
+    }
     taught_at = re.search(r"-t([\d.]+)", cell)
     if not playable or taught_at is None:
         return None
@@ -154,7 +166,20 @@ def heads(count: int = HEADS) -> list[dict[str, Any]]:
     """What the phantom's generator drew for the heads that a reader can put a lesion into, all but the lesion."""
     latent = phantom._draw_lesions(HEADS_SEED, 0)
     fields = (
-        *("width", "height", "tilt", "centre_x", "centre_y", "cortex", "matter", "ventricle", "ventricle_gap", "texture", "bias", "gain"),
+        *(
+            "width",
+            "height",
+            "tilt",
+            "centre_x",
+            "centre_y",
+            "cortex",
+            "matter",
+            "ventricle",
+            "ventricle_gap",
+            "texture",
+            "bias",
+            "gain",
+        ),
         *("angle", "distance", "radius", "aspect", "wobble", "control"),
         *("streak", "streak_angle", "streak_distance", "streak_direction"),
     )
@@ -225,7 +250,10 @@ def largest_difference(answers: Sequence[Sequence[dict[str, Any]]], players: Pla
         evidence, maps = class_evidence(exact, images), average_feature_maps(exact, images)
         with torch.no_grad():
             logits = exact(images)
-        pairs = [([one["logits"] for one in said], logits), ([one["evidence"] for one in said], evidence.maps.flatten(2))]
+        pairs = [
+            ([one["logits"] for one in said], logits),
+            ([one["evidence"] for one in said], evidence.maps.flatten(2)),
+        ]
         pairs += [([one["maps"][layer] for one in said], values.flatten(1)) for layer, values in enumerate(maps)]
         found += [_apart(torch.tensor(own, dtype=torch.float64), values) for own, values in pairs]
     return max(found)
@@ -233,7 +261,9 @@ def largest_difference(answers: Sequence[Sequence[dict[str, Any]]], players: Pla
 
 def _apart(own: Tensor, values: Tensor) -> float:
     if own.shape != values.shape:
-        raise ArtefactError(f"the page's script answers {tuple(own.shape)} numbers where PyTorch answers {tuple(values.shape)}: mend it.")
+        raise ArtefactError(
+            f"the page's script answers {tuple(own.shape)} numbers where PyTorch answers {tuple(values.shape)}: mend it."
+        )
     return float((own - values).abs().nan_to_num(torch.inf).max())
 
 
@@ -246,7 +276,9 @@ def by_node(made: dict[str, Any]) -> list[list[dict[str, Any]]] | None:
     script += '\nconsole.log(JSON.stringify(Student.answers(JSON.parse(require("fs").readFileSync(0, "utf8")))));'
     answer = subprocess.run([node, "-e", script], input=json.dumps(made), capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise ArtefactError(f"the page's script fails ({answer.stderr.strip().splitlines()[-1:]}): mend kdnb/playing/network.js.")
+        raise ArtefactError(
+            f"the page's script fails ({answer.stderr.strip().splitlines()[-1:]}): mend kdnb/playing/network.js."
+        )
     return json.loads(answer.stdout)
 
 
@@ -286,6 +318,8 @@ def write(players: Players, path: Path) -> float | None:
     answers = by_node(made)
     difference = None if answers is None else largest_difference(answers, players)
     if difference is not None and difference > TOLERANCE:
-        raise ArtefactError(f"the page's numbers differ from PyTorch's by {difference:.2g}: mend kdnb/playing/network.js.")
+        raise ArtefactError(
+            f"the page's numbers differ from PyTorch's by {difference:.2g}: mend kdnb/playing/network.js."
+        )
     path.write_text(page(made), encoding="utf-8")
     return difference
