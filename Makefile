@@ -70,7 +70,7 @@ setup: $(READY) ## make .venv with the exact versions of requirements.lock (once
 # Not interruptible half-way unnoticed: a .venv whose installation was cut off is made anew.
 ifneq ($(READY),)
 $(READY): | python-version
-	@$(PYTHON) -m kdnb.pipeline hold runs/.setup.lock "another make setup" -- $(MAKE) -s --no-print-directory install
+	@$(PYTHON) -m kdnb.pipeline lock runs/.setup.lock "another make setup" -- $(MAKE) -s --no-print-directory install
 endif
 
 .PHONY: install
@@ -101,9 +101,9 @@ run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
-$(call done,02): $(call done,01) $(call code,device models models3d networks cluster tensors training stack views evaluation losses cost sweep teachers explain/* figures/training) \
+$(call done,02): $(call done,01) $(call code,device models models3d networks cluster tensors training stack views evaluation losses cost experiments specs store sweep teacher_training teachers explain/* figures/training) \
   $(wildcard data/measured/phantom_teacher.safetensors)
-$(call done,03): $(call done,02) $(call code,few_labels figures/statistics)
+$(call done,03): $(call done,02) $(call code,comparison few_labels figures/statistics)
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,students explain/* fidelity/* figures/explain figures/live)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.

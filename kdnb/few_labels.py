@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdnb import sweep, teachers
+from kdnb import comparison, experiments, specs, store, sweep, teachers
 from kdnb.evaluation import compare_over_seeds, expected_hits
 from kdnb.runs import Run
 from kdnb.views import teacher_bank
@@ -84,7 +84,7 @@ class Taught:
 
 
 def teach(
-    run: Run, whole: sweep.Material, teacher: torch.nn.Module, per_class: int, ways: dict[str, Way], groups: np.ndarray,
+    run: Run, whole: experiments.Experiment, teacher: torch.nn.Module, per_class: int, ways: dict[str, Way], groups: np.ndarray,
     seeds: Sequence[int], scheduler: str | None = None,
 ) -> Taught:  # fmt: skip
     """Train the students of every way with ``per_class`` labels a class (:data:`ALL`: every label).
@@ -92,46 +92,50 @@ def teach(
     Args:
         groups: ``(n,)`` of the test images.
     """
-    few = whole if per_class == ALL else sweep.with_few_images(run, whole, teacher, per_class)
+    few = whole if per_class == ALL else experiments.with_few_images(run, whole, teacher, per_class)
     cells = {
-        name: [sweep.cell(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()
+        name: [specs.spec(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()
     }
     trained = {}
     for source in dict.fromkeys(
         (way.teacher, way.others) for way in ways.values()
-    ):  # ways of one material at once: no core waits
+    ):  # ways of one experiment at once: no core waits
         of_source = [name for name, way in ways.items() if (way.teacher, way.others) == source]
         if source[0] == "ensemble":  # its members are trained by now: theirs is the first of the ways
-            members = [sweep.trained_student(run, one, few) for one in cells["labels alone"]]
+            members = [store.trained_student(run, one, few) for one in cells["labels alone"]]
             banks = [teacher_bank(one, few.train.images, len(few.bank)) for one in members]
-            material = sweep.taught_by(few, "ensemble", teachers.ensemble(banks))
+            experiment = experiments.taught_by(few, "ensemble", teachers.ensemble(banks))
         else:
-            material = _material(whole if source[1] else few, per_class, *source)
+            experiment = _material(whole if source[1] else few, per_class, *source)
         asked = list(dict.fromkeys(one for name in of_source for one in cells[name]))
-        results = sweep.run_cells(run, asked, material, scheduler=scheduler)
+        results = sweep.train(run, asked, experiment, scheduler=scheduler)
         trained |= {name: {one: results[one] for one in cells[name]} for name in of_source}
     hits, tables, together = {}, [], None
     for name, way in ways.items():
         found = trained[name]
-        hits[name] = sweep.hits(found, whole.test)
+        hits[name] = comparison.hits(found, whole.test)
         if way.teacher == "ensemble":
             said = teachers.ensemble([one.test_logits for one in trained["labels alone"].values()])
             together = expected_hits(said, whole.test.labels, whole.test.posterior)
-        scored = sweep.scores(
+        scored = comparison.scores(
             found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior
         )
         tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
     return Taught(per_class, hits, pd.concat(tables, ignore_index=True), together)
 
 
-def _material(known: sweep.Material, per_class: int, teacher: str, others: bool) -> sweep.Material:
+def _material(known: experiments.Experiment, per_class: int, teacher: str, others: bool) -> experiments.Experiment:
     """What the students of a way learn from: the images of ``known``, with the logits of that teacher."""
-    material = sweep.with_few_labels(known, per_class) if others else known
+    experiment = experiments.with_few_labels(known, per_class) if others else known
     if teacher == "oracle":
-        return sweep.taught_by(material, teacher, teachers.oracle(material.train.posterior, len(material.bank)))
+        return experiments.taught_by(
+            experiment, teacher, teachers.oracle(experiment.train.posterior, len(experiment.bank))
+        )
     if teacher == "trained":
-        return material
-    return sweep.taught_by(material, teacher, teachers.WITHOUT_KNOWLEDGE[teacher](material.bank, material.train.labels))
+        return experiment
+    return experiments.taught_by(
+        experiment, teacher, teachers.WITHOUT_KNOWLEDGE[teacher](experiment.bank, experiment.train.labels)
+    )
 
 
 def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:

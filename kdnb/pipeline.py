@@ -354,16 +354,16 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("folder", type=Path)
     for step in ("outputs", "verify"):
         steps.add_parser(step).add_argument("folder", type=Path)
-    hold = steps.add_parser("hold", help="a lock file, what its owner is called, then -- and a command")
-    hold.add_argument("lock", type=Path)
-    hold.add_argument("owner")
+    lock = steps.add_parser("lock", help="a lock file, what its owner is called, then -- and a command")
+    lock.add_argument("lock", type=Path)
+    lock.add_argument("owner")
     words = sys.argv[1:] if arguments is None else arguments
     words, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     given, rest = parser.parse_known_args(words)
     try:
         if given.step == "reproduce":
             return reproduce(rest, command)
-        if given.step == "hold":
+        if given.step == "lock":
             with locked(given.lock, given.owner):
                 return subprocess.run(command, check=False, close_fds=False).returncode
         if given.step == "notebook":

@@ -17,7 +17,7 @@ import jinja2
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
-from kdnb.runs import again, atomic_write, file_hash, in_common, read_table
+from kdnb.runs import atomic_write, file_hash, in_common, read_table, rerun_command
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {
@@ -178,11 +178,11 @@ def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
     found = {}
     for name, signed in info.get("artefacts", {}).items():
         if name.startswith("results/") and not (folder / name).exists():
-            raise ArtefactError(f"{folder / name} is missing: {again(folder, signed)}.")
+            raise ArtefactError(f"{folder / name} is missing: {rerun_command(folder, signed)}.")
     for path in sorted((folder / "results").glob("*.csv")):
         signed = info.get("artefacts", {}).get(f"results/{path.name}")
         if signed is None or signed["sha256"] != file_hash(path):
-            cure = "delete it" if signed is None else again(folder, signed)
+            cure = "delete it" if signed is None else rerun_command(folder, signed)
             raise ArtefactError(f"{path} is not what a notebook of this run wrote: {cure}.")
         found[path.stem] = read_table(path)
     return found

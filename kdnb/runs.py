@@ -275,7 +275,7 @@ class Run:
         signed = self.info().get("artefacts", {}).get(name)
         if signed is not None and (not path.exists() or signed["sha256"] != file_hash(path)):
             state = "missing" if not path.exists() else f"not the file that {signed['notebook']} wrote"
-            raise ArtefactError(f"{path} is {state}: {again(self.folder, signed)}.")
+            raise ArtefactError(f"{path} is {state}: {rerun_command(self.folder, signed)}.")
         if signed is None:
             raise ArtefactError(
                 f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order)."
@@ -364,7 +364,7 @@ class Run:
 
         file = f"models/{name}.safetensors"
         path = self._checked(file)
-        cure = again(self.folder, self.info()["artefacts"][file])
+        cure = rerun_command(self.folder, self.info()["artefacts"][file])
         try:
             found = tensors_metadata(path).get("key")
             if key is not None and found != key:
@@ -389,7 +389,7 @@ def in_common(by_notebook: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return common | {notebook: values for notebook, values in own.items() if values}
 
 
-def again(folder: Path, signed: dict[str, str]) -> str:
+def rerun_command(folder: Path, signed: dict[str, str]) -> str:
     """What makes a run's damaged artefact anew: make looks at executed notebooks only, so the one that wrote it has to go."""
     return f"delete {folder / 'notebooks' / signed['notebook']}.ipynb and run `make reproduce` again"
 

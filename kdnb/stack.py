@@ -71,7 +71,7 @@ def fit(
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
     best = [{} for _ in students]
-    held, held_back = training.hold(train, device), resident(validation.images, device)
+    held, held_back = training.to_device(train, device), resident(validation.images, device)
     histories, step, runs = (
         [[] for _ in students],
         0,

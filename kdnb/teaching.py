@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from kdnb import fidelity, losses, sweep
+from kdnb import fidelity, losses, specs
 from kdnb.datasets import ImageSet
 from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.explain import METHODS, class_evidence, explain_all
 from kdnb.explain.taught import LESSONS, Explanations, Layout, blocks_of, explaining, teacher_explanations
-from kdnb.sweep import Cell, Trained
+from kdnb.specs import StudentSpec, TrainedStudent
 from kdnb.transparency import TRUTH
 
 ALONE, TAUGHT = "labels alone", "with T²"
@@ -29,32 +29,34 @@ LIKENESS = "teacher_likeness"
 COST = 0.01  # of accuracy on validation: the most that a lesson may cost when its weight is chosen
 
 
-def cells(seeds: Sequence[int], alpha: float, temperature: float, weights: dict[str, float]) -> dict[str, list[Cell]]:
+def cells(
+    seeds: Sequence[int], alpha: float, temperature: float, weights: dict[str, float]
+) -> dict[str, list[StudentSpec]]:
     """Way of teaching -> its students. Lessons come on top of the loss with T^2, so that what they add is theirs.
 
     Args:
         weights: lesson (:data:`kdnb.explain.taught.LESSONS`) -> its weight beside that loss; a lesson that is not named is left out.
     """
-    ways = {way: [sweep.cell(arm, seed, alpha, temperature) for seed in seeds] for way, arm in BY_ANSWERS.items()}
+    ways = {way: [specs.spec(arm, seed, alpha, temperature) for seed in seeds] for way, arm in BY_ANSWERS.items()}
     if alpha == 1:  # no teacher is heard
         return {way: ways[way] for way in (ALONE, "label smoothing")}
     for way, lesson in BY_MAPS.items():
         if lesson in weights:
             options = {"lesson": lesson, "weight": weights[lesson]}
-            ways[way] = [sweep.cell(BY_ANSWERS[TAUGHT], seed, alpha, temperature, **options) for seed in seeds]
+            ways[way] = [specs.spec(BY_ANSWERS[TAUGHT], seed, alpha, temperature, **options) for seed in seeds]
     return ways
 
 
-def candidates(seed: int, alpha: float, temperature: float, weights: Sequence[float]) -> list[Cell]:
+def candidates(seed: int, alpha: float, temperature: float, weights: Sequence[float]) -> list[StudentSpec]:
     """One student for each lesson and weight, of which :func:`choose_weights` chooses."""
     return [
-        sweep.cell(BY_ANSWERS[TAUGHT], seed, alpha, temperature, lesson=lesson, weight=weight)
+        specs.spec(BY_ANSWERS[TAUGHT], seed, alpha, temperature, lesson=lesson, weight=weight)
         for lesson in LESSONS
         for weight in weights
     ]
 
 
-def choose_weights(results: dict[Cell, Trained], without: Trained, validation) -> pd.DataFrame:
+def choose_weights(results: dict[StudentSpec, TrainedStudent], without: TrainedStudent, validation) -> pd.DataFrame:
     """For each lesson the largest weight that costs at most :data:`COST` of accuracy on validation, or the one that costs least.
 
     Explanations are to be taught as far as accuracy permits. Test images play no part.
@@ -66,7 +68,7 @@ def choose_weights(results: dict[Cell, Trained], without: Trained, validation) -
         a row a candidate: ``lesson``, ``weight``, ``val_accuracy``, ``cost`` (of accuracy) and ``chosen``.
     """
 
-    def accuracy(trained: Trained) -> float:
+    def accuracy(trained: TrainedStudent) -> float:
         return float(expected_hits(trained.val_logits, validation.labels, validation.posterior).mean())
 
     rows = [(one.lesson, one.weight, accuracy(trained)) for one, trained in results.items()]
@@ -159,7 +161,11 @@ def explanation_tests(rows: pd.DataFrame, ways: Sequence[str]) -> pd.DataFrame:
 
 
 def accuracy_tests(
-    results: dict[Cell, Trained], ways: dict[str, list[Cell]], test, groups: np.ndarray, labels: str
+    results: dict[StudentSpec, TrainedStudent],
+    ways: dict[str, list[StudentSpec]],
+    test,
+    groups: np.ndarray,
+    labels: str,
 ) -> pd.DataFrame:
     """Rows of ``tests.csv``: what a lesson costs or adds in accuracy, with ``labels`` of them; against the same loss without it."""
     hits = {way: np.stack([_hits(results[one], test) for one in of_way]) for way, of_way in ways.items()}
@@ -193,7 +199,9 @@ def maps_of(student: nn.Module, images: Tensor, targets: Tensor) -> np.ndarray:
     return class_evidence(student, images).maps[rows, targets].cpu().numpy()
 
 
-def accuracies(results: dict[str, dict[Cell, Trained]], ways: dict[str, dict[str, list[Cell]]], test) -> pd.DataFrame:
+def accuracies(
+    results: dict[str, dict[StudentSpec, TrainedStudent]], ways: dict[str, dict[str, list[StudentSpec]]], test
+) -> pd.DataFrame:
     """A row a student: ``labels`` (how many), ``way``, ``seed`` and ``accuracy`` (expected, where the true posterior is known)."""
     return pd.DataFrame(
         {"labels": labels, "way": way, "seed": one.seed, "accuracy": _hits(results[labels][one], test).mean()}
@@ -203,5 +211,5 @@ def accuracies(results: dict[str, dict[Cell, Trained]], ways: dict[str, dict[str
     )
 
 
-def _hits(trained: Trained, test) -> np.ndarray:
+def _hits(trained: TrainedStudent, test) -> np.ndarray:
     return expected_hits(trained.test_logits, test.labels, test.posterior)

@@ -16,14 +16,28 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdnb import cost, device, fidelity, losses, models3d, sweep, training, views
+from kdnb import (
+    cost,
+    device,
+    experiments,
+    fidelity,
+    losses,
+    models3d,
+    specs,
+    store,
+    sweep,
+    teacher_training,
+    training,
+    views,
+)
 from kdnb.datasets.volumes import VolumeSet
 from kdnb.evaluation import balanced_accuracy, bootstrap_mean, compare_over_seeds, expected_hits, predict, with_holm
+from kdnb.experiments import Experiment
 from kdnb.explain import Method, explain_all
 from kdnb.explain import volumes as explain
 from kdnb.fidelity import depth as judge
 from kdnb.runs import Run, content_key, source_key
-from kdnb.sweep import Cell, Material, Trained
+from kdnb.specs import StudentSpec, TrainedStudent
 
 BATCH = 8  # many steps in few volumes
 FEW_SEEN = 80  # volumes an epoch of students that know only a few
@@ -71,7 +85,7 @@ RIVALS = (
 def train_teachers(run: Run, data: VolumeSet) -> dict[str, nn.Module]:
     """The teacher of volumes and the teacher of slices, trained on all labels or loaded from the run."""
     budget, found = run.budget, {}
-    train, validation = (sweep.examples(data, split) for split in ("train", "val"))
+    train, validation = (experiments.examples(data, split) for split in ("train", "val"))
     for sees, shape in (("volumes", "volume"), ("slices", "slices")):
         options = {"seed": run.settings.seed, "shape": shape}
         teacher = models3d.teacher(
@@ -81,7 +95,9 @@ def train_teachers(run: Run, data: VolumeSet) -> dict[str, nn.Module]:
         key = content_key(
             _key(data), budget.volume_teacher, sees, vars(recipe), tuple(budget.volume_widths), run.settings.seed
         )
-        sweep.train_teacher(run, f"teacher_of_{sees}", teacher, train, validation, recipe, key, run.settings.seed)
+        teacher_training.train_teacher(
+            run, f"teacher_of_{sees}", teacher, train, validation, recipe, key, run.settings.seed
+        )
         found[sees] = teacher.eval()
     return found
 
@@ -95,24 +111,24 @@ def _key(data: VolumeSet) -> str:
     return content_key(data.data_hash, source_key(device, models3d, losses, training, views))
 
 
-def materials(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Material]:
+def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Experiment]:
     """What students learn from, by how many labels there are and what the teacher sees."""
     budget, found = run.budget, {}
-    train, validation, test = (sweep.examples(data, split) for split in ("train", "val", "test"))
+    train, validation, test = (experiments.examples(data, split) for split in ("train", "val", "test"))
     count = min(budget.views, budget.volume_epochs)
     recipe = training.Recipe(budget.volume_epochs, BATCH, count, budget.student_learning_rate)
     widths = tuple(budget.volume_widths)
     for sees, teacher in teachers.items():
         bank = views.teacher_bank(teacher, train.images, count, batch_size=BATCH)
         options = {"folder": f"cells_volumes_{sees}", "widths": widths, "volumes": grid_of(data)}
-        whole = Material(train, validation, test, bank, recipe, len(data.classes), _key(data), **options)
+        whole = Experiment(train, validation, test, bank, recipe, len(data.classes), _key(data), **options)
         found[ALL, sees], found[FEW, sees] = whole, with_few(whole, teacher, budget.few_volumes)
     return found
 
 
-def with_few(whole: Material, teacher: nn.Module, per_class: int) -> Material:
-    """The material with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
-    chosen = np.random.default_rng(per_class).permutation(sweep.few_labelled(whole, per_class))
+def with_few(whole: Experiment, teacher: nn.Module, per_class: int) -> Experiment:
+    """The experiment with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
+    chosen = np.random.default_rng(per_class).permutation(experiments.few_labelled(whole, per_class))
     where = np.resize(chosen, min(len(whole.train), FEW_SEEN))
     posterior = None if whole.train.posterior is None else whole.train.posterior[where]
     train = training.Examples(whole.train.images[where], whole.train.labels[where], posterior)
@@ -123,15 +139,15 @@ def with_few(whole: Material, teacher: nn.Module, per_class: int) -> Material:
 
 
 def cells(
-    ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, material: Material
-) -> dict[str, list[Cell]]:
+    ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, experiment: Experiment
+) -> dict[str, list[StudentSpec]]:
     """Way -> its students. Those of slices have filters for as many operations as those of volumes."""
-    at_equal_cost = models3d.widths_at_equal_cost(material.widths, material.num_classes, material.volumes)
+    at_equal_cost = models3d.widths_at_equal_cost(experiment.widths, experiment.num_classes, experiment.volumes)
     found = {}
     for name in ways:
         way = WAYS[name]
         options = {"shape": way.shape, "widths": at_equal_cost if way.shape == "slices" else None}
-        found[name] = [sweep.cell(way.arm, seed, alpha, temperature, **options) for seed in seeds]
+        found[name] = [specs.spec(way.arm, seed, alpha, temperature, **options) for seed in seeds]
     return found
 
 
@@ -139,13 +155,13 @@ def cells(
 class Taught:
     """The students of one number of labels: cells and results by way, and how right each is on each test volume, ``(S, n)``."""
 
-    cells: dict[str, list[Cell]]
-    results: dict[str, dict[Cell, Trained]]
+    cells: dict[str, list[StudentSpec]]
+    results: dict[str, dict[StudentSpec, TrainedStudent]]
     hits: dict[str, np.ndarray]
 
 
 def teach(
-    run: Run, by_teacher: dict[str, Material], ways: dict[str, list[Cell]], scheduler: str | None = None
+    run: Run, by_teacher: dict[str, Experiment], ways: dict[str, list[StudentSpec]], scheduler: str | None = None
 ) -> Taught:
     """Train the students of every way.
 
@@ -153,10 +169,10 @@ def teach(
         by_teacher: what they learn from, by what the teacher sees.
     """
     results = {}
-    for sees, material in by_teacher.items():
+    for sees, experiment in by_teacher.items():
         of_teacher = {name: of_way for name, of_way in ways.items() if WAYS[name].teacher == sees}
         asked = list(dict.fromkeys(one for of_way in of_teacher.values() for one in of_way))
-        trained = sweep.run_cells(run, asked, material, scheduler=scheduler)
+        trained = sweep.train(run, asked, experiment, scheduler=scheduler)
         results |= {name: {one: trained[one] for one in of_way} for name, of_way in of_teacher.items()}
     test = next(iter(by_teacher.values())).test
     hits = {
@@ -168,24 +184,24 @@ def teach(
     return Taught(ways, results, hits)
 
 
-def network(run: Run, name: str, one: Cell, by_teacher: dict[str, Material]) -> nn.Module:
+def network(run: Run, name: str, one: StudentSpec, by_teacher: dict[str, Experiment]) -> nn.Module:
     """The trained student of one cell of a way."""
-    return sweep.trained_student(run, one, by_teacher[WAYS[name].teacher])
+    return store.trained_student(run, one, by_teacher[WAYS[name].teacher])
 
 
 # -- accuracy -----------------------------------------------------------------------------------------------------------
 
 
-def yardsticks(teachers: dict[str, nn.Module], material: Material) -> dict[str, np.ndarray]:
+def yardsticks(teachers: dict[str, nn.Module], experiment: Experiment) -> dict[str, np.ndarray]:
     """How right each teacher is on each test volume, ``(1, n)``, and whoever knows only which class training has most of."""
-    test, names = material.test, {"volumes": TEACHER, "slices": SLICES_TEACHER}
+    test, names = experiment.test, {"volumes": TEACHER, "slices": SLICES_TEACHER}
     logits = {names[sees]: predict(model, test.images) for sees, model in teachers.items()}
-    most = np.bincount(material.train.labels).argmax()
-    logits[CONSTANT] = np.tile(np.arange(material.num_classes) == most, (len(test), 1)).astype(float)
+    most = np.bincount(experiment.train.labels).argmax()
+    logits[CONSTANT] = np.tile(np.arange(experiment.num_classes) == most, (len(test), 1)).astype(float)
     return {name: expected_hits(told, test.labels, test.posterior)[None].astype(float) for name, told in logits.items()}
 
 
-def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], material: Material) -> pd.DataFrame:
+def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], experiment: Experiment) -> pd.DataFrame:
     """A row a network: ``labels``, ``way``, ``seed``, ``accuracy`` (expected, where the true posterior is known), and of students
     ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and ``parameters``.
 
@@ -193,10 +209,10 @@ def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], materia
         beside: of :func:`yardsticks`.
     """
     rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in beside.items()]
-    depth, _, side = material.volumes.shape
+    depth, _, side = experiment.volumes.shape
     for labels, found in taught.items():
         for name, of_way in found.cells.items():
-            built = sweep.student(of_way[0], material)
+            built = specs.student(of_way[0], experiment)
             what = {
                 "labels": labels,
                 "way": name,
@@ -204,7 +220,9 @@ def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], materia
                 "parameters": cost.parameters(built),
             }
             for k, one in enumerate(of_way):
-                confusion = confusion_matrix(material.test.labels, found.results[name][one].test_logits.argmax(axis=1))
+                confusion = confusion_matrix(
+                    experiment.test.labels, found.results[name][one].test_logits.argmax(axis=1)
+                )
                 scores = {
                     "accuracy": float(found.hits[name][k].mean()),
                     "balanced_accuracy": float(balanced_accuracy(confusion)),

@@ -138,7 +138,7 @@ def fit(
     state = _State(model, optimiser, averaged, {name: value.clone() for name, value in averaged.items()}, [])
     if checkpoint is not None:
         state.resume(checkpoint, key)
-    held, held_back = hold(train, device), resident(validation.images, device)
+    held, held_back = to_device(train, device), resident(validation.images, device)
     saved = time.monotonic()
     for epoch in progress(range(len(state.history), recipe.epochs), what, recipe.epochs):
         started = time.perf_counter()
@@ -159,16 +159,16 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Held:
+class DeviceExamples:
     """Examples where a training reads them: images ``(N, H, W, 3)`` uint8 (:func:`kdnb.device.resident`), labels ``(N,)`` on the device."""
 
     images: Tensor
     labels: Tensor
 
 
-def hold(examples: Examples, device: torch.device) -> Held:
+def to_device(examples: Examples, device: torch.device) -> DeviceExamples:
     """Put one split where a training on ``device`` reads it."""
-    return Held(resident(examples.images, device), put(examples.labels, device))
+    return DeviceExamples(resident(examples.images, device), put(examples.labels, device))
 
 
 def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -185,7 +185,13 @@ def placed(parts: Sequence[np.ndarray], *devices: torch.device) -> list[tuple[Te
 
 
 def _epoch(
-    state: "_State", held: Held, bank: np.ndarray | None, recipe: Recipe, loss: Callable, seed: int, epoch: int
+    state: "_State",
+    held: DeviceExamples,
+    bank: np.ndarray | None,
+    recipe: Recipe,
+    loss: Callable,
+    seed: int,
+    epoch: int,
 ) -> float:
     """One pass over the training images; the mean loss. No step waits for the device: its losses are read when the epoch is over."""
     model, device = state.model.train(), device_of(state.model)

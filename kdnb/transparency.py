@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from kdnb import fidelity, sweep
+from kdnb import fidelity, specs
 from kdnb.cost import macs, parameters
 from kdnb.datasets import ImageSet
 from kdnb.device import settle
 from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
-from kdnb.explain import Method, as_found, class_evidence, explain_all, layer_evidence, receptive_fields
-from kdnb.sweep import Cell, Material, Trained
+from kdnb.experiments import Experiment
+from kdnb.explain import Method, class_evidence, evaluation_mode, explain_all, layer_evidence, receptive_fields
+from kdnb.specs import StudentSpec, TrainedStudent
 
 PLAIN, TRANSPARENT = "plain", "transparent"
 SHAPES = (PLAIN, "translucent", TRANSPARENT)  # from the largest field to the smallest
@@ -36,14 +37,16 @@ RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled")  # on the pl
 
 def cells(
     shapes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float
-) -> list[Cell]:
+) -> list[StudentSpec]:
     """The students of the study: every shape, arm and seed once."""
     return [
-        sweep.cell(arm, seed, alpha, temperature, shape=shape) for shape in shapes for arm in arms for seed in seeds
+        specs.spec(arm, seed, alpha, temperature, shape=shape) for shape in shapes for arm in arms for seed in seeds
     ]
 
 
-def prices(results: dict[Cell, Trained], material: Material, image_size: int, labels: str = "all") -> pd.DataFrame:
+def prices(
+    results: dict[StudentSpec, TrainedStudent], experiment: Experiment, image_size: int, labels: str = "all"
+) -> pd.DataFrame:
     """A row a student: ``transparency.csv``.
 
     Columns: labels (how many), shape, loss, seed, receptive_field (pixels across, of the last layer), map_cells (across), macs, parameters,
@@ -52,7 +55,7 @@ def prices(results: dict[Cell, Trained], material: Material, image_size: int, la
     rows, known = [], {}
     for one, trained in results.items():
         if one.shape not in known:
-            network = sweep.student(one, material)
+            network = specs.student(one, experiment)
             evidence = class_evidence(network, torch.rand(1, 3, image_size, image_size))
             known[one.shape] = {
                 "receptive_field": list(receptive_fields(network, image_size=image_size).values())[-1],
@@ -62,7 +65,7 @@ def prices(results: dict[Cell, Trained], material: Material, image_size: int, la
             }
         right = [
             float(hit.mean())
-            for hit in (_hits(trained.val_logits, material.validation), _hits(trained.test_logits, material.test))
+            for hit in (_hits(trained.val_logits, experiment.validation), _hits(trained.test_logits, experiment.test))
         ]
         row = {"labels": labels, "shape": one.shape, "loss": one.arm, "seed": one.seed} | known[one.shape]
         rows.append(row | {"val_accuracy": right[0], "test_accuracy": right[1], "seconds": trained.seconds})
@@ -73,14 +76,14 @@ def _hits(logits: np.ndarray, examples) -> np.ndarray:
     return expected_hits(logits, examples.labels, examples.posterior)
 
 
-def _of(results: dict[Cell, Trained], material: Material, shape: str, arm: str) -> np.ndarray:
+def _of(results: dict[StudentSpec, TrainedStudent], experiment: Experiment, shape: str, arm: str) -> np.ndarray:
     """Hits on the test images, ``(S, N)``, in the order of seeds."""
     chosen = sorted((one for one in results if (one.shape, one.arm) == (shape, arm)), key=lambda one: one.seed)
-    return np.stack([_hits(results[one].test_logits, material.test) for one in chosen]).astype(float)
+    return np.stack([_hits(results[one].test_logits, experiment.test) for one in chosen]).astype(float)
 
 
 def price_tests(
-    results: dict[Cell, Trained], material: Material, groups: np.ndarray, labels: str = "all"
+    results: dict[StudentSpec, TrainedStudent], experiment: Experiment, groups: np.ndarray, labels: str = "all"
 ) -> pd.DataFrame:
     """Rows of ``tests.csv``: what a smaller field costs in accuracy, what the teacher adds to each shape, and to which it adds more.
 
@@ -92,7 +95,7 @@ def price_tests(
     rows = []
     for shape in shapes:
         for arm in arms:
-            pair = (_of(results, material, name, arm) for name in (shape, PLAIN))
+            pair = (_of(results, experiment, name, arm) for name in (shape, PLAIN))
             rows.append(
                 compare_over_seeds(
                     f"field: what does the smaller one cost{suffix}?", f"{shape} {arm}", f"{PLAIN} {arm}", *pair, groups
@@ -101,7 +104,7 @@ def price_tests(
     taught = [arm for arm in arms if arm != ALONE]
     for shape in (PLAIN, *shapes):
         for arm in taught:
-            pair = (_of(results, material, shape, name) for name in (arm, ALONE))
+            pair = (_of(results, experiment, shape, name) for name in (arm, ALONE))
             rows.append(
                 compare_over_seeds(
                     f"teacher: what does it add{suffix}?", f"{shape} {arm}", f"{shape} {ALONE}", *pair, groups
@@ -109,7 +112,9 @@ def price_tests(
             )
     for shape in shapes:
         for arm in taught:
-            gains = (_of(results, material, name, arm) - _of(results, material, name, ALONE) for name in (shape, PLAIN))
+            gains = (
+                _of(results, experiment, name, arm) - _of(results, experiment, name, ALONE) for name in (shape, PLAIN)
+            )
             what = f"teacher: does it add more to the smaller field{suffix}?"
             rows.append(
                 compare_over_seeds(what, f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}", *gains, groups)
@@ -178,7 +183,7 @@ def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
     """
 
     def forward() -> None:
-        with as_found(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(images)
 
     def seconds(call) -> float:
@@ -209,7 +214,7 @@ def apart(model: nn.Module, image: Tensor, classes: Sequence[str]) -> pd.DataFra
     """
     evidence = class_evidence(model, image[None])
     cells_of = evidence.maps[0].flatten(1) / evidence.maps[0, 0].numel()
-    with as_found(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         logits = model(image[None])[0]
     parts = {
         "bias": evidence.bias,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from kdnb import models, sweep, training
+from kdnb import experiments, models, specs, store, sweep, training
 from kdnb.datasets import cache, load, phantom
 from kdnb.errors import ArtefactError
 from kdnb.runs import Run, file_hash
@@ -162,20 +162,20 @@ def test_what_another_run_wrote_is_refused(name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def material() -> sweep.Material:
+def experiment() -> experiments.Experiment:
     made = phantom.generate(64, SIZE)
     parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
-    return sweep.Material(
+    return experiments.Experiment(
         *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
     )
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, material):
+def trained(tmp_path_factory, experiment):
     """Two students that differ in their seed, as they lie on the disk."""
     run = run_at(tmp_path_factory.mktemp("trained"))
-    students = [sweep.cell("ce", seed, 1, 1, widths=(4, 8, 8)) for seed in (0, 1)]
-    return run.folder, students, sweep.run_cells(run, students, material, jobs=1)
+    students = [specs.spec("ce", seed, 1, 1, widths=(4, 8, 8)) for seed in (0, 1)]
+    return run.folder, students, sweep.train(run, students, experiment, jobs=1)
 
 
 def flipped(path: Path) -> None:
@@ -196,22 +196,24 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("artefact", FOREIGN)
-def test_a_student_that_is_not_this_one_is_trained_again(artefact, trained, material, tmp_path):
+def test_a_student_that_is_not_this_one_is_trained_again(artefact, trained, experiment, tmp_path):
     folder, (one, other), results = trained
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     files = [tmp_path / "cells" / f"{student.name}.safetensors" for student in (one, other)]
     before = [file.stat().st_mtime_ns for file in files]
     FOREIGN[artefact](*files)
-    found = sweep.run_cells(run_at(tmp_path), [one, other], material, jobs=1)
+    found = sweep.train(run_at(tmp_path), [one, other], experiment, jobs=1)
     assert np.array_equal(found[one].test_logits, results[one].test_logits)
-    expected, again = (sweep.trained_student(run_at(at), one, material) for at in (folder, tmp_path))
+    expected, again = (store.trained_student(run_at(at), one, experiment) for at in (folder, tmp_path))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in expected.state_dict().items())
     assert [file.stat().st_mtime_ns == time for file, time in zip(files, before, strict=True)] == [False, True]
 
 
-def test_other_code_or_data_make_every_stored_student_old(trained, material):
+def test_other_code_or_data_make_every_stored_student_old(trained, experiment):
     _, (one, _), _ = trained
-    assert sweep.cell_key(one, material) != sweep.cell_key(one, sweep.Material(**{**vars(material), "key": "other"}))
+    assert store.student_key(one, experiment) != store.student_key(
+        one, experiments.Experiment(**{**vars(experiment), "key": "other"})
+    )
 
 
 def test_the_answers_of_another_teacher_are_not_used(tmp_path):
@@ -219,5 +221,5 @@ def test_the_answers_of_another_teacher_are_not_used(tmp_path):
     banks = []
     for seed in (0, 1, 0):
         teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=seed)
-        banks.append(sweep.material(run, data, teacher).bank)
+        banks.append(experiments.of_run(run, data, teacher).bank)
     assert (banks[0] == banks[2]).all() and (banks[0] != banks[1]).any()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnb import cluster, explain, models, networks, sweep, training
+from kdnb import cluster, explain, models, networks, teacher_training, training
 from kdnb.datasets import phantom
 from kdnb.errors import ParameterError
 from kdnb.explain.spread import explain_on
@@ -88,7 +88,9 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
     for where, scheduler in (("there", address), ("here", None)):
         teacher, _ = networks.new_teacher(f"{tmp_path / 'net.py'}:build", 4, 32, "auto", "plain", 0)
         with training.threads(1):
-            history = sweep.train_teacher(run, f"teacher_{where}", teacher, part, part, recipe, "k", 0, scheduler)
+            history = teacher_training.train_teacher(
+                run, f"teacher_{where}", teacher, part, part, recipe, "k", 0, scheduler
+            )
         assert history["epoch"].tolist() == [1, 2]
         found[where] = teacher.state_dict()
     assert all(torch.allclose(value, found["here"][name], atol=1e-4) for name, value in found["there"].items())
@@ -156,14 +158,14 @@ def test_a_teacher_whose_worker_dies_goes_on_where_it_was(tmp_path):
         killer = threading.Thread(target=kill_the_one_that_trains)
         killer.start()
         teacher, _ = networks.new_teacher(name, 4, 32, "auto", "plain", 0)
-        history = sweep.train_teacher(run, "teacher", teacher, part, part, recipe, "k", 0, address)
+        history = teacher_training.train_teacher(run, "teacher", teacher, part, part, recipe, "k", 0, address)
         killer.join()
     assert len(killed) == 1 and history["epoch"].tolist() == list(range(1, 13))
     steps = len((tmp_path / "steps").read_text())
     assert 12 * 4 <= steps < 12 * 4 + 24, "the epochs before were not trained again"
     assert not checkpoint.exists()
     alone, _ = networks.new_teacher(name, 4, 32, "auto", "plain", 0)
-    sweep.train_teacher(run, "alone", alone, part, part, recipe, "k", 0)
+    teacher_training.train_teacher(run, "alone", alone, part, part, recipe, "k", 0)
     assert all(
         torch.allclose(value, alone.state_dict()[name], atol=1e-5) for name, value in teacher.state_dict().items()
     )

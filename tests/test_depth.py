@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from kdnb import fidelity, models3d, third_dimension
+from kdnb.experiments import Experiment
 from kdnb.explain import volumes as explain
-from kdnb.explain.maps import as_found
+from kdnb.explain.maps import evaluation_mode
 from kdnb.explain.methods import integrated_gradients
 from kdnb.fidelity import depth
 from kdnb.fidelity.tables import Sample
 from kdnb.figures import volumes as figures
 from kdnb.models3d import Grid
-from kdnb.sweep import Material, Trained
+from kdnb.specs import TrainedStudent
 from kdnb.third_dimension import ALONE, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT
 from kdnb.training import Examples, Recipe
 
@@ -115,7 +116,7 @@ def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
 
 
 def test_average_maps_are_the_mean_over_filters(network, volumes):
-    with as_found(network), torch.no_grad():
+    with evaluation_mode(network), torch.no_grad():
         by_hand = network.features[0](network.standardise(volumes)[:, None]).mean(dim=1)
     maps = explain.feature_maps(network, volumes)
     assert torch.allclose(maps[0], by_hand, atol=1e-5) and len(maps) == 5
@@ -150,7 +151,7 @@ def test_integrated_gradients_add_up_to_what_the_blur_in_depth_changes(network, 
     signed = integrated_gradients(
         network, volumes, targets, join=lambda values: values, baseline=explain.blurred, steps=explain.STEPS
     )
-    with as_found(network), torch.no_grad():
+    with evaluation_mode(network), torch.no_grad():
         change = (network(volumes) - network(explain.blurred(volumes))).gather(1, targets[:, None])[:, 0]
     assert change.abs().max() > 1e-3 and (signed.sum(dim=(1, 2, 3)) - change).abs().max() < 0.05 * change.abs().max()
     assert torch.allclose(explain.methods(5)["integrated_gradients"](network, volumes, targets), signed.abs())
@@ -278,7 +279,7 @@ def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 8), np.uint8)
     part = Examples(images, labels)
-    whole = Material(
+    whole = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12)
     )
     few = third_dimension.with_few(whole, None, 4)
@@ -374,19 +375,19 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     labels = np.repeat([0, 1, 2], [40, 10, 10])
     part = Examples(np.zeros((60, 16, 16, 8), np.uint8), labels)
     grid = Grid(SHAPE, (2.0, 1.0, 1.0))
-    material = Material(
+    experiment = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k", widths=(4, 6, 8, 8, 12), volumes=grid
     )
-    ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, material)
+    ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, experiment)
     logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
     results = {
-        way: {one: Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way}
+        way: {one: TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way}
         for way, of_way in ways.items()
     }
     hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}
     taught = {"all labels": third_dimension.Taught(ways, results, hits)}
     table = third_dimension.accuracies(
-        taught, third_dimension.yardsticks({}, material) | {"teacher": np.ones((1, 60))}, material
+        taught, third_dimension.yardsticks({}, experiment) | {"teacher": np.ones((1, 60))}, experiment
     )
     assert table["way"].tolist() == [CONSTANT, "teacher", ALONE, ALONE, SLICES_ALONE, SLICES_ALONE]
     students = table[~table["way"].isin(["teacher", CONSTANT])]

@@ -9,13 +9,16 @@ from torch.nn import functional as F
 from kdnb import (
     cost,
     device,
+    experiments,
     explain,
     few_labels,
     fidelity,
     losses,
     models,
     runs,
+    specs,
     stack,
+    store,
     sweep,
     teaching,
     training,
@@ -38,7 +41,7 @@ def data(count: int = 96) -> ImageSet:
 
 
 def of(whole: ImageSet, split: str) -> training.Examples:
-    return sweep.examples(whole, split)
+    return experiments.examples(whole, split)
 
 
 def small() -> models.StudentCNN:
@@ -272,16 +275,16 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
     groups = whole.groups[whole.index("test")]
     with second_device():
         teacher = device.place(models.initialised(models.StudentCNN, 4, (4, 8, 8, 8), seed=9)).eval()
-        material = sweep.material(run, whole, teacher)
+        experiment = experiments.of_run(run, whole, teacher)
         ways = few_labels.plan(
             0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False
         )
-        taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0])
+        taught = few_labels.teach(run, experiment, teacher, 3, ways, groups, [0])
         cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
-        results = sweep.run_cells(run, cells, material)
-        students = {(one.shape, one.seed): sweep.trained_student(run, one, material) for one in cells}
+        results = sweep.train(run, cells, experiment)
+        students = {(one.shape, one.seed): store.trained_student(run, one, experiment) for one in cells}
         assert {device.device_of(student) for student in students.values()} == {DEVICE}
-        prices = transparency.prices(results, material, 32)
+        prices = transparency.prices(results, experiment, 32)
         rows = transparency.explanation_rows(
             students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, whole, 2
         )
@@ -289,10 +292,10 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
         apart = transparency.apart(students["transparent", 0], images[0], whole.classes)
         shares = transparency.layer_shares(students["layered", 0], images, ["a"] * 4)
         price = transparency.passes(students["plain", 0], images, repeats=3)
-        explained = sweep.with_explanations(run, material, teacher)
-        lessons = [sweep.cell("kd_t2", 0, 0.4, 4.0, lesson=lesson, weight=1.0) for lesson in taught_maps.LESSONS]
-        learned = sweep.run_cells(run, lessons, explained)
-        model = sweep.trained_student(run, lessons[0], explained)
+        explained = experiments.with_explanations(run, experiment, teacher)
+        lessons = [specs.spec("kd_t2", 0, 0.4, 4.0, lesson=lesson, weight=1.0) for lesson in taught_maps.LESSONS]
+        learned = sweep.train(run, lessons, explained)
+        model = store.trained_student(run, lessons[0], explained)
         alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
         found = teaching.detectors({("a", 0): model}, images, whole.masks[:4])
     assert (

@@ -6,20 +6,22 @@ import torch
 from scipy.special import softmax
 from torch.nn import functional as F
 
-from kdnb import few_labels, losses, models, runs, sweep, teachers, training
+from kdnb import experiments, few_labels, losses, models, runs, specs, sweep, teachers, training
 from kdnb.datasets import phantom
 from kdnb.evaluation import expected_hits
 
 
 @pytest.fixture(scope="module")
-def material():
+def experiment():
     made = phantom.generate(192, 32, "drawn")
     parts = [
         training.Examples(made.images[cut], made.labels[cut], made.posterior[cut])
         for cut in (slice(96), slice(96, 128), slice(128, 192))
     ]
     bank = np.log(np.maximum(made.posterior[:96], 1e-3))[None].astype(np.float32)
-    return sweep.Material(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8))
+    return experiments.Experiment(
+        *parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8)
+    )
 
 
 def test_without_a_label_only_the_teacher_speaks():
@@ -35,13 +37,13 @@ def test_without_a_label_only_the_teacher_speaks():
     assert nobody.hard == 0 and torch.isclose(nobody.total, 0.6 * nobody.soft)
 
 
-def test_the_same_few_images_keep_their_labels_and_no_others(material):
-    few = sweep.with_few_labels(material, 2)
+def test_the_same_few_images_keep_their_labels_and_no_others(experiment):
+    few = experiments.with_few_labels(experiment, 2)
     known = few.train.labels != losses.UNLABELLED
     assert known.sum() == 8 and np.bincount(few.train.labels[known]).tolist() == [2, 2, 2, 2]
-    assert np.array_equal(few.train.labels[known], material.train.labels[known])
-    assert set(np.flatnonzero(known)) == set(sweep.few_labelled(material, 2))
-    assert (few.key, few.folder) != (material.key, material.folder) and few.bank is material.bank
+    assert np.array_equal(few.train.labels[known], experiment.train.labels[known])
+    assert set(np.flatnonzero(known)) == set(experiments.few_labelled(experiment, 2))
+    assert (few.key, few.folder) != (experiment.key, experiment.folder) and few.bank is experiment.bank
 
 
 def test_the_plan_has_controls_and_the_oracle_where_asked():
@@ -63,12 +65,12 @@ def test_the_plan_has_controls_and_the_oracle_where_asked():
     ]
 
 
-def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(material, tmp_path):
+def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_knows_nothing(experiment, tmp_path):
     run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     teacher, groups = models.initialised(models.StudentCNN, 4, (4, 8), seed=9).eval(), np.arange(64) // 4
     ways = few_labels.plan(0.4, 4.0, few=True, controls=True, successor=None, knows_truth=True)
     ways |= few_labels.plan(0.4, 4.0, few=False, controls=False, successor=None, knows_truth=False)
-    taught = few_labels.teach(run, material, teacher, 3, ways, groups, [0, 1])
+    taught = few_labels.teach(run, experiment, teacher, 3, ways, groups, [0, 1])
     assert {name: right.shape for name, right in taught.hits.items()} == dict.fromkeys(ways, (2, 64))
     assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
     assert taught.scores["images_per_class"].eq(3).all() and taught.scores["divergence"].gt(0).all()
@@ -85,11 +87,11 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     ) in asked
     assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in asked
     members = [
-        sweep.run_cells(run, [sweep.cell("ce", s, 1, 1)], sweep.with_few_images(run, material, teacher, 3))
+        sweep.train(run, [specs.spec("ce", s, 1, 1)], experiments.with_few_images(run, experiment, teacher, 3))
         for s in (0, 1)
     ]
     chances = np.mean([softmax(found.test_logits, axis=1) for one in members for found in one.values()], axis=0)
-    assert np.array_equal(taught.together, expected_hits(chances, material.test.labels, material.test.posterior))
+    assert np.array_equal(taught.together, expected_hits(chances, experiment.test.labels, experiment.test.posterior))
     folders = {path.name for path in run.folder.glob("cells*")}
     assert {
         "cells_few_3",

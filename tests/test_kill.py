@@ -159,7 +159,7 @@ def train(folder: Path) -> None:
     """Train a teacher and two students in ``folder``, as the notebooks do, in so small a form that it takes seconds."""
     from torch.nn import functional as F
 
-    from kdnb import models, sweep, training, views
+    from kdnb import comparison, experiments, models, specs, sweep, training, views
     from kdnb.datasets import phantom
     from kdnb.runs import Run
     from kdnb.settings import resolve
@@ -190,12 +190,12 @@ def train(folder: Path) -> None:
         run.save_model("teacher", teacher, "k")
         unfinished.unlink(missing_ok=True)
     bank = views.teacher_bank(teacher, learn.images, 2)
-    material = sweep.Material(
+    experiment = experiments.Experiment(
         learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data"
     )
-    cells = [sweep.cell(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
-    found = sweep.run_cells(run, cells, material, jobs=1)
-    run.save_table("sweep", sweep.sweep_table(found, material))
+    cells = [specs.spec(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
+    found = sweep.train(run, cells, experiment, jobs=1)
+    run.save_table("sweep", comparison.sweep_table(found, experiment))
 
 
 def start_training(folder: Path) -> multiprocessing.Process:

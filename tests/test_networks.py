@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from kdnb import evaluation, explain, models, networks, sweep, training
+from kdnb import evaluation, experiments, explain, models, networks, specs, store, sweep, teacher_training, training
 from kdnb.datasets import phantom
 from kdnb.errors import ModelError, ParameterError
 from kdnb.figures import training as figures
@@ -283,14 +283,16 @@ def test_students_from_a_file_are_trained_stored_and_loaded(file, tmp_path):
     made = phantom.generate(64, 32)
     parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
     recipe = training.Recipe(epochs=1, batch_size=16, views=1)
-    material = sweep.Material(*parts, np.zeros((1, 32, 4), np.float32), recipe, 4, "data", student=f"{file}:build")
-    one = sweep.cell("kd", 0, 0.4, 5.0)
-    (trained,) = sweep.run_cells(run, [one], material, jobs=1).values()
-    run.save_model("student_kd", sweep.trained_student(run, one, material), "k")
+    experiment = experiments.Experiment(
+        *parts, np.zeros((1, 32, 4), np.float32), recipe, 4, "data", student=f"{file}:build"
+    )
+    one = specs.spec("kd", 0, 0.4, 5.0)
+    (trained,) = sweep.train(run, [one], experiment, jobs=1).values()
+    run.save_model("student_kd", store.trained_student(run, one, experiment), "k")
     loaded = networks.load_student(run, "student_kd", 4)
     assert np.allclose(evaluation.predict(loaded, parts[2].images), trained.test_logits, atol=1e-5)
     assert len(models.feature_layers(loaded)) == 2
-    drawn = [sweep.student(one, material).state_dict()["network.head.weight"] for _ in range(2)]
+    drawn = [specs.student(one, experiment).state_dict()["network.head.weight"] for _ in range(2)]
     assert torch.equal(*drawn), "the seed alone decides the start"
 
 
@@ -300,7 +302,7 @@ def test_a_teacher_with_weights_of_its_own_is_taken_as_it_is(file, tmp_path):
     part = training.Examples(made.images, made.labels)
     teacher = networks.build(networks.spec("teacher", f"{file}:build"), 4, 32)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    history = sweep.train_teacher(run, "teacher", teacher, part, part, training.Recipe(0), "k", 0)
+    history = teacher_training.train_teacher(run, "teacher", teacher, part, part, training.Recipe(0), "k", 0)
     assert history["epoch"].tolist() == [0] and history["val_accuracy"].between(0, 1).all()
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
     assert run.has_model("teacher", "k")

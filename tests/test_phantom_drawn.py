@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdnb import evaluation, sweep
+from kdnb import evaluation, experiments
 from kdnb.datasets import audit, load, phantom
 from kdnb.datasets.imageset import ImageSet
 from kdnb.datasets.splits import take
@@ -113,7 +113,7 @@ def test_truth_travels_with_the_images(data):
     assert data.posterior.shape == (1600, 4) and load("phantom:certain", 32, phantom_images=64).posterior is None
     few = take(data, np.array([3, 5]))
     assert np.array_equal(few.posterior, data.posterior[[3, 5]])
-    assert np.array_equal(sweep.examples(data, "test").posterior, data.posterior[data.index("test")])
+    assert np.array_equal(experiments.examples(data, "test").posterior, data.posterior[data.index("test")])
     assert (
         not data.masks[data.posterior[:, 0] >= 0.5].any()
         and data.masks[data.posterior[:, 0] < 0.5].any(axis=(1, 2)).all()

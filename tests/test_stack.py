@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from kdnb import losses, models, runs, stack, sweep, training
+from kdnb import experiments, losses, models, runs, specs, stack, store, sweep, training
 from kdnb.datasets import phantom
 from kdnb.evaluation import predict
 
@@ -45,25 +45,25 @@ def test_a_grid_in_stacks_is_stored_cell_by_cell_and_not_trained_again(tmp_path,
         training.Examples(made.images[part], made.labels[part]) for part in (slice(64), slice(64, 80), slice(80, 96))
     ]
     bank = np.zeros((1, 64, 4), np.float32)
-    material = sweep.Material(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key")
-    cells = [sweep.cell("kd", seed, 0.4, 5.0, widths=(4, 8)) for seed in (0, 1)] + [
-        sweep.cell("ce", 0, 1, 1, widths=(4, 8, 8))
+    experiment = experiments.Experiment(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key")
+    cells = [specs.spec("kd", seed, 0.4, 5.0, widths=(4, 8)) for seed in (0, 1)] + [
+        specs.spec("ce", 0, 1, 1, widths=(4, 8, 8))
     ]
     run = runs.start("04_temperature_sweep", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     monkeypatch.setattr(sweep, "stacked", lambda waiting, _: [waiting[:2], waiting[2:]] if len(waiting) == 3 else 1 / 0)
-    found = sweep.run_cells(run, cells, material)
-    again = sweep.run_cells(run, cells, material)
+    found = sweep.train(run, cells, experiment)
+    again = sweep.train(run, cells, experiment)
     assert list(found) == list(again) == cells
     for one in cells:
         np.testing.assert_array_equal(found[one].test_logits, again[one].test_logits)
-        network = sweep.trained_student(run, one, material)
-        np.testing.assert_allclose(predict(network, material.test.images), found[one].test_logits, atol=1e-5)
+        network = store.trained_student(run, one, experiment)
+        np.testing.assert_allclose(predict(network, experiment.test.images), found[one].test_logits, atol=1e-5)
 
 
 def test_only_small_images_on_a_gpu_are_stacked(monkeypatch):
-    cells = [sweep.cell("ce", seed, 1, 1) for seed in range(stack.MOST + 1)]
+    cells = [specs.spec("ce", seed, 1, 1) for seed in range(stack.MOST + 1)]
     some = training.Examples(np.zeros((1, 64, 64, 3), np.uint8), np.zeros(1, np.int64))
-    material = sweep.Material(some, some, some, np.empty((0, 0, 0)), training.Recipe(epochs=1), 4, "key")
-    assert sweep.stacked(cells, material) == []
+    experiment = experiments.Experiment(some, some, some, np.empty((0, 0, 0)), training.Recipe(epochs=1), 4, "key")
+    assert sweep.stacked(cells, experiment) == []
     monkeypatch.setattr(sweep, "best_device", lambda: torch.device("cuda"))
-    assert [len(group) for group in sweep.stacked(cells, material)] == [stack.MOST, 1]
+    assert [len(group) for group in sweep.stacked(cells, experiment)] == [stack.MOST, 1]

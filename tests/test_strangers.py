@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_datasets_reading import dicom
 
-from kdnb import models, sweep, training
+from kdnb import experiments, models, specs, sweep, training
 from kdnb.datasets import cache, fetch, load, phantom, reading
 from kdnb.errors import ArtefactError, DataError, DownloadError, KdnbError
 from kdnb.runs import Run, file_hash
@@ -165,10 +165,10 @@ def run(tmp_path):
     return run
 
 
-def small_material() -> sweep.Material:
+def small_material() -> experiments.Experiment:
     made = phantom.generate(64, SIZE)
     parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
-    return sweep.Material(
+    return experiments.Experiment(
         *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
     )
 
@@ -186,10 +186,10 @@ def test_a_bomb_in_place_of_a_model_does_not_go_off(form, run, tmp_path):
 
 @FORMS
 def test_a_bomb_in_place_of_a_student_or_its_checkpoint_does_not_go_off(form, run, tmp_path):
-    one, marker = sweep.cell("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
+    one, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
     for folder in ("cells", "cells/unfinished"):
         form(run.folder / folder / f"{one.name}.safetensors", marker)
-    found = sweep.run_cells(run, [one], small_material(), jobs=1)
+    found = sweep.train(run, [one], small_material(), jobs=1)
     assert len(found[one].history) == 1, "it was trained"
     assert not marker.exists()
 
@@ -200,7 +200,7 @@ def test_a_bomb_in_place_of_the_teachers_answers_does_not_go_off(form, run, tmp_
     form(run.model_path("bank"), marker)
     data = load("phantom", SIZE, phantom_images=80)
     teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0)
-    assert sweep.material(run, data, teacher).bank.shape[1:] == (len(data.index("train")), 4)
+    assert experiments.of_run(run, data, teacher).bank.shape[1:] == (len(data.index("train")), 4)
     assert not marker.exists()
 
 

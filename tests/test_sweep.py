@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import evaluation, models, sweep, training, views
+from kdnb import comparison, evaluation, experiments, models, specs, store, sweep, teacher_training, training, views
 from kdnb.datasets import phantom
 from kdnb.errors import ArtefactError, ParameterError
 from kdnb.runs import Run
@@ -25,30 +25,32 @@ CLASSES = phantom.CLASSES
 
 
 @pytest.fixture(scope="module")
-def material() -> sweep.Material:
+def experiment() -> experiments.Experiment:
     made = phantom.generate(160, 32)
     train, validation, test = (
         training.Examples(made.images[part], made.labels[part]) for part in (slice(96), slice(96, 128), slice(128, 160))
     )
     teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
     bank = views.teacher_bank(teacher, train.images, 2)
-    return sweep.Material(train, validation, test, bank, training.Recipe(epochs=2, batch_size=32, views=2), 4, "data")
+    return experiments.Experiment(
+        train, validation, test, bank, training.Recipe(epochs=2, batch_size=32, views=2), 4, "data"
+    )
 
 
 def run_at(folder) -> Run:
     return Run(resolve(profile="smoke", run_dir=folder), "test")
 
 
-def narrow(cells: list[sweep.Cell]) -> list[sweep.Cell]:
+def narrow(cells: list[specs.StudentSpec]) -> list[specs.StudentSpec]:
     """The same cells with students that train in no time."""
     return [replace(one, widths=(4, 8, 8)) for one in cells]
 
 
-def small_grid() -> list[sweep.Cell]:
-    return narrow(sweep.grid(["kd"], [0.4], [5.0, 10.0], [0]))
+def small_grid() -> list[specs.StudentSpec]:
+    return narrow(specs.grid(["kd"], [0.4], [5.0, 10.0], [0]))
 
 
-def same(first: sweep.Trained, second: sweep.Trained) -> bool:
+def same(first: specs.TrainedStudent, second: specs.TrainedStudent) -> bool:
     return all(
         np.array_equal(getattr(first, name), getattr(second, name))
         for name in ("val_logits", "test_logits", "test_logits_best")
@@ -56,31 +58,31 @@ def same(first: sweep.Trained, second: sweep.Trained) -> bool:
 
 
 def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
-    cells = sweep.grid(["kd", "kd_t2"], [0.4, 0.7], [5, 10, 15], [0, 1, 2])
+    cells = specs.grid(["kd", "kd_t2"], [0.4, 0.7], [5, 10, 15], [0, 1, 2])
     assert len(cells) == 3 + 2 * 2 * 3 * 3
     assert len({one.name for one in cells}) == len(cells)
     assert [one.name for one in cells if one.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
 
 
-def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name(material):
-    plain, other = sweep.cell("kd_t2", 0, 0.4, 10), sweep.cell("kd_t2", 0, 0.4, 10, shape="transparent")
+def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name(experiment):
+    plain, other = specs.spec("kd_t2", 0, 0.4, 10), specs.spec("kd_t2", 0, 0.4, 10, shape="transparent")
     assert (plain.name, other.name) == ("kd_t2-a0.4-t10-s0", "kd_t2-a0.4-t10-transparent-s0")
-    assert sweep.student(plain, material).features[3][0].kernel_size == (3, 3)
-    assert sweep.student(other, material).features[3][0].kernel_size == (1, 1)
+    assert specs.student(plain, experiment).features[3][0].kernel_size == (3, 3)
+    assert specs.student(other, experiment).features[3][0].kernel_size == (1, 1)
 
 
 @pytest.mark.parametrize("of_run", ["plain", "transparent"])
-def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(material, of_run):
-    variants = {f"{depth} layers": [sweep.cell("kd", 0, 0.4, 10, widths=(4,) * depth)] for depth in (3, 6)}
+def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(experiment, of_run):
+    variants = {f"{depth} layers": [specs.spec("kd", 0, 0.4, 10, widths=(4,) * depth)] for depth in (3, 6)}
     logits = 3 * np.eye(4, dtype=np.float32)
     results = {
-        one: sweep.Trained(
-            one, logits[material.validation.labels], logits[material.test.labels], pd.DataFrame(), 1, None, 0.0
+        one: specs.TrainedStudent(
+            one, logits[experiment.validation.labels], logits[experiment.test.labels], pd.DataFrame(), 1, None, 0.0
         )
         for group in variants.values()
         for one in group
     }
-    table = sweep.ablation_table(variants, results, replace(material, student=of_run), 32).set_index("shape")
+    table = comparison.ablation_table(variants, results, replace(experiment, student=of_run), 32).set_index("shape")
     sizes = {
         f"{depth} layers": sum(p.numel() for p in models.StudentCNN(4, (4,) * depth).parameters()) for depth in (3, 6)
     }
@@ -88,8 +90,8 @@ def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(material
 
 
 def test_alpha_one_is_cross_entropy_at_every_temperature():
-    assert sweep.cell("kd", 0, 1.0, 5.0) == sweep.cell("kd_t2", 0, 1.0, 20.0) == sweep.cell("ce", 0, 0.4, 7.0)
-    assert len(sweep.grid(["kd"], [1.0], [3, 5, 7], [0])) == 1
+    assert specs.spec("kd", 0, 1.0, 5.0) == specs.spec("kd_t2", 0, 1.0, 20.0) == specs.spec("ce", 0, 0.4, 7.0)
+    assert len(specs.grid(["kd"], [1.0], [3, 5, 7], [0])) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,50 +110,52 @@ def test_alpha_one_is_cross_entropy_at_every_temperature():
 )
 def test_wrong_grids_are_refused_before_any_training(arms, alphas, temperatures, seeds, words):
     with pytest.raises(ParameterError, match=words):
-        sweep.grid(arms, alphas, temperatures, seeds)
+        specs.grid(arms, alphas, temperatures, seeds)
 
 
-def test_finished_cells_are_never_trained_again_and_others_are(tmp_path, material, monkeypatch):
+def test_finished_cells_are_never_trained_again_and_others_are(tmp_path, experiment, monkeypatch):
     run = run_at(tmp_path)
-    first = sweep.run_cells(run, small_grid(), material, jobs=1)
+    first = sweep.train(run, small_grid(), experiment, jobs=1)
     trained = []
-    original = sweep.train_cell
-    monkeypatch.setattr(sweep, "train_cell", lambda one, *rest: trained.append(one) or original(one, *rest))
-    again = sweep.run_cells(run, [*small_grid(), sweep.cell("kd", 0, 0.4, 15.0, widths=(4, 8, 8))], material, jobs=1)
-    assert trained == [sweep.cell("kd", 0, 0.4, 15.0, widths=(4, 8, 8))]
+    original = sweep.train_student
+    monkeypatch.setattr(sweep, "train_student", lambda one, *rest: trained.append(one) or original(one, *rest))
+    again = sweep.train(run, [*small_grid(), specs.spec("kd", 0, 0.4, 15.0, widths=(4, 8, 8))], experiment, jobs=1)
+    assert trained == [specs.spec("kd", 0, 0.4, 15.0, widths=(4, 8, 8))]
     assert all(same(first[one], again[one]) for one in small_grid())
     np.testing.assert_array_equal(first[small_grid()[1]].test_logits, again[small_grid()[1]].test_logits)
     path = tmp_path / "cells" / "kd-a0.4-t5-w4x8x8-s0.safetensors"
     path.write_bytes(path.read_bytes()[:500])
     trained.clear()
-    sweep.run_cells(run, small_grid(), material, jobs=1)
+    sweep.train(run, small_grid(), experiment, jobs=1)
     assert [one.name for one in trained] == ["kd-a0.4-t5-w4x8x8-s0"]
 
 
-def test_another_teacher_makes_taught_cells_new_and_leaves_the_others(material):
-    other = sweep.Material(**{**vars(material), "bank": material.bank + 1})
-    taught, alone = sweep.cell("kd", 0, 0.4, 5.0), sweep.cell("ce", 0, 1, 1)
-    assert sweep.cell_key(taught, material) != sweep.cell_key(taught, other)
-    assert sweep.cell_key(alone, material) == sweep.cell_key(alone, other)
+def test_another_teacher_makes_taught_cells_new_and_leaves_the_others(experiment):
+    other = experiments.Experiment(**{**vars(experiment), "bank": experiment.bank + 1})
+    taught, alone = specs.spec("kd", 0, 0.4, 5.0), specs.spec("ce", 0, 1, 1)
+    assert store.student_key(taught, experiment) != store.student_key(taught, other)
+    assert store.student_key(alone, experiment) == store.student_key(alone, other)
 
 
-def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, material):
-    serial = sweep.run_cells(run_at(tmp_path / "a"), small_grid(), material, jobs=1)
-    parallel = sweep.run_cells(run_at(tmp_path / "b"), small_grid(), material, jobs=2)
+def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, experiment):
+    serial = sweep.train(run_at(tmp_path / "a"), small_grid(), experiment, jobs=1)
+    parallel = sweep.train(run_at(tmp_path / "b"), small_grid(), experiment, jobs=2)
     assert all(same(serial[one], parallel[one]) for one in small_grid())
     for one in small_grid():
-        first, second = (sweep.trained_student(run_at(tmp_path / name), one, material).state_dict() for name in "ab")
+        first, second = (store.trained_student(run_at(tmp_path / name), one, experiment).state_dict() for name in "ab")
         assert all(torch.equal(value, second[name]) for name, value in first.items())
-        network = sweep.trained_student(run_at(tmp_path / "a"), one, material)
+        network = store.trained_student(run_at(tmp_path / "a"), one, experiment)
         np.testing.assert_allclose(
-            evaluation.predict(network, material.test.images), serial[one].test_logits, atol=1e-4
+            evaluation.predict(network, experiment.test.images), serial[one].test_logits, atol=1e-4
         )
     with pytest.raises(ArtefactError, match="is not the finished student"):
-        sweep.trained_student(run_at(tmp_path / "c"), small_grid()[0], material)
+        store.trained_student(run_at(tmp_path / "c"), small_grid()[0], experiment)
 
 
-def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, material):
-    endless = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)})
+def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment):
+    endless = experiments.Experiment(
+        **{**vars(experiment), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)}
+    )
     threads = torch.get_num_threads()
     interrupt = threading.Timer(3.0, _thread.interrupt_main)
     handler = signal.signal(
@@ -160,7 +164,7 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
     try:
         interrupt.start()
         with pytest.raises(KeyboardInterrupt):
-            sweep.run_cells(run_at(tmp_path), small_grid(), endless, jobs=2)
+            sweep.train(run_at(tmp_path), small_grid(), endless, jobs=2)
     finally:
         signal.signal(signal.SIGINT, handler)
     assert interrupt.finished.is_set() and torch.get_num_threads() == threads
@@ -170,14 +174,14 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
     assert time.process_time() - before < 0.5, "a student trains on for nobody"
 
 
-def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, material):
+def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, experiment):
     with pytest.raises(ParameterError, match="no Dask scheduler answers there"):
-        sweep.run_cells(run_at(tmp_path), small_grid(), material, scheduler="tcp://127.0.0.1:9")
+        sweep.train(run_at(tmp_path), small_grid(), experiment, scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ParameterError, match="no Dask scheduler answers there"):
-        sweep.run_cells(run_at(tmp_path), small_grid(), material, scheduler="nonsense://x")
+        sweep.train(run_at(tmp_path), small_grid(), experiment, scheduler="nonsense://x")
 
 
-def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
+def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, experiment):
     """A real scheduler and two real workers on localhost; one worker is killed while it trains; the table is the same."""
     dask = [
         sys.executable,
@@ -209,16 +213,18 @@ def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, material):
             "--no-dashboard",
         ]
         processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=tmp_path) for _ in range(2)]
-        cells = narrow(sweep.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
-        longer = sweep.Material(**{**vars(material), "recipe": training.Recipe(epochs=20, batch_size=16, views=2)})
+        cells = narrow(specs.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
+        longer = experiments.Experiment(
+            **{**vars(experiment), "recipe": training.Recipe(epochs=20, batch_size=16, views=2)}
+        )
         killer = _kill_when_one_is_stored(processes[2], tmp_path / "dask" / "cells")
-        found = sweep.run_cells(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
+        found = sweep.train(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
         killer.join()
         assert processes[2].poll() is not None  # it really died
-        here = sweep.run_cells(run_at(tmp_path / "here"), cells, longer, jobs=2)
-        columns = [name for name in sweep.sweep_table(here, longer).columns if name != "seconds"]
+        here = sweep.train(run_at(tmp_path / "here"), cells, longer, jobs=2)
+        columns = [name for name in comparison.sweep_table(here, longer).columns if name != "seconds"]
         pd.testing.assert_frame_equal(
-            sweep.sweep_table(found, longer)[columns], sweep.sweep_table(here, longer)[columns]
+            comparison.sweep_table(found, longer)[columns], comparison.sweep_table(here, longer)[columns]
         )
     finally:
         for process in processes:
@@ -240,114 +246,116 @@ def _kill_when_one_is_stored(process, folder):
 # -- few images ---------------------------------------------------------------------------------------------------------
 
 
-def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(material, tmp_path):
+def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(experiment, tmp_path):
     run, teacher = run_at(tmp_path), models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
-    few = sweep.with_few_images(run, material, teacher, per_class=2)
-    assert len(few.train) == len(material.train) and few.recipe == material.recipe
+    few = experiments.with_few_images(run, experiment, teacher, per_class=2)
+    assert len(few.train) == len(experiment.train) and few.recipe == experiment.recipe
     seen = {image.tobytes(): label for image, label in zip(few.train.images, few.train.labels, strict=True)}
     assert len(seen) == 8 and sorted(seen.values()) == [0, 0, 1, 1, 2, 2, 3, 3]
-    known = {image.tobytes(): label for image, label in zip(material.train.images, material.train.labels, strict=True)}
+    known = {
+        image.tobytes(): label for image, label in zip(experiment.train.images, experiment.train.labels, strict=True)
+    }
     assert all(known[image] == label for image, label in seen.items())
     assert np.array_equal(few.bank, views.teacher_bank(teacher, few.train.images, 2))
-    again = sweep.with_few_images(run, material, teacher, per_class=2)
+    again = experiments.with_few_images(run, experiment, teacher, per_class=2)
     assert np.array_equal(again.train.images, few.train.images) and np.array_equal(again.bank, few.bank)
-    one = narrow([sweep.cell("kd", 0, 0.4, 5.0)])
-    whole_student, few_student = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, few))
+    one = narrow([specs.spec("kd", 0, 0.4, 5.0)])
+    whole_student, few_student = (sweep.train(run, one, m, jobs=1)[one[0]] for m in (experiment, few))
     assert not same(whole_student, few_student)
-    assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], whole_student), "stored beside, not over"
+    assert same(sweep.train(run, one, experiment, jobs=1)[one[0]], whole_student), "stored beside, not over"
     with pytest.raises(ParameterError, match="per_class is 0"):
-        sweep.with_few_images(run, material, teacher, per_class=0)
+        experiments.with_few_images(run, experiment, teacher, per_class=0)
 
 
-def test_with_validation_the_students_learn_from_both_and_lie_apart(material, tmp_path):
+def test_with_validation_the_students_learn_from_both_and_lie_apart(experiment, tmp_path):
     run, teacher = run_at(tmp_path), models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
-    both = sweep.with_validation(run, material, teacher)
-    assert np.array_equal(both.train.images, np.concatenate([material.train.images, material.validation.images]))
-    assert np.array_equal(both.train.labels, np.concatenate([material.train.labels, material.validation.labels]))
+    both = experiments.with_validation(run, experiment, teacher)
+    assert np.array_equal(both.train.images, np.concatenate([experiment.train.images, experiment.validation.images]))
+    assert np.array_equal(both.train.labels, np.concatenate([experiment.train.labels, experiment.validation.labels]))
     assert np.array_equal(both.bank, views.teacher_bank(teacher, both.train.images, 2))
-    assert both.test is material.test and both.recipe == material.recipe
-    one = narrow([sweep.cell("kd", 0, 0.4, 5.0)])
-    without, with_both = (sweep.run_cells(run, one, m, jobs=1)[one[0]] for m in (material, both))
+    assert both.test is experiment.test and both.recipe == experiment.recipe
+    one = narrow([specs.spec("kd", 0, 0.4, 5.0)])
+    without, with_both = (sweep.train(run, one, m, jobs=1)[one[0]] for m in (experiment, both))
     assert not same(without, with_both)
-    assert same(sweep.run_cells(run, one, material, jobs=1)[one[0]], without), "stored beside, not over"
+    assert same(sweep.train(run, one, experiment, jobs=1)[one[0]], without), "stored beside, not over"
 
 
-def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(material):
+def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(experiment):
     groups = {
         "train": np.arange(96) // 2,
         "val": 100 + np.arange(32),
         "test": np.concatenate([np.arange(16) // 2, 200 + np.arange(16)]),
     }
-    drawn = sweep.with_labels_of_persons(material, groups)
+    drawn = experiments.with_labels_of_persons(experiment, groups)
     labels = {part: getattr(drawn, {"val": "validation"}.get(part, part)).labels for part in groups}
     assert np.array_equal(labels["train"][::2], labels["train"][1::2]), "images of a person share a label"
     assert np.array_equal(labels["test"][:16], labels["train"][:16]), "on both sides of the split"
     everyone = pd.Series(np.concatenate(list(labels.values()))).groupby(np.concatenate(list(groups.values()))).first()
     assert np.ptp(everyone.value_counts()) <= 1, "as many persons of each label"
-    truth = pd.crosstab(labels["train"][::2], material.train.labels[::2])
+    truth = pd.crosstab(labels["train"][::2], experiment.train.labels[::2])
     assert (truth > 0).all(axis=None), "a person's label has nothing to do with the image's"
-    assert drawn.train.images is material.train.images and drawn.train.posterior is None
-    assert (drawn.key, drawn.folder) != (material.key, material.folder) and not len(drawn.bank)
+    assert drawn.train.images is experiment.train.images and drawn.train.posterior is None
+    assert (drawn.key, drawn.folder) != (experiment.key, experiment.folder) and not len(drawn.bank)
 
 
-def test_another_length_of_training_shares_what_is_trained_and_lies_apart(material, tmp_path):
-    run, plain = run_at(tmp_path), narrow([sweep.cell("ce", 0, 1, 1)])
-    [grids_own] = sweep.run_cells(run, plain, material, jobs=1).values()
-    [shorter], [longer] = (sweep.run_cells(run, plain, sweep.of_length(material, n), jobs=1).values() for n in (2, 5))
+def test_another_length_of_training_shares_what_is_trained_and_lies_apart(experiment, tmp_path):
+    run, plain = run_at(tmp_path), narrow([specs.spec("ce", 0, 1, 1)])
+    [grids_own] = sweep.train(run, plain, experiment, jobs=1).values()
+    [shorter], [longer] = (
+        sweep.train(run, plain, experiments.of_length(experiment, n), jobs=1).values() for n in (2, 5)
+    )
     assert shorter.seconds == grids_own.seconds, "the grid's own student, not trained again"
     assert len(longer.history) == 5 and not same(longer, shorter)
-    [taught] = sweep.run_cells(
-        run, narrow([sweep.cell("kd_t2", 0, 0.4, 5.0)]), sweep.of_length(material, 5), jobs=1
+    [taught] = sweep.train(
+        run, narrow([specs.spec("kd_t2", 0, 0.4, 5.0)]), experiments.of_length(experiment, 5), jobs=1
     ).values()
     assert len(taught.history) == 5 and not same(taught, longer), "who listens to the teacher hears it for as long"
-    assert sweep.run_cells(run, plain, material, jobs=1)[plain[0]].seconds == grids_own.seconds, (
-        "stored beside, not over"
-    )
-    both = sweep.with_validation(run, material, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
-    [theirs] = sweep.run_cells(run, plain, both, jobs=1).values()
-    [found] = sweep.run_cells(run, plain, sweep.training_and_validation(material), jobs=1).values()
+    assert sweep.train(run, plain, experiment, jobs=1)[plain[0]].seconds == grids_own.seconds, "stored beside, not over"
+    both = experiments.with_validation(run, experiment, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
+    [theirs] = sweep.train(run, plain, both, jobs=1).values()
+    [found] = sweep.train(run, plain, experiments.training_and_validation(experiment), jobs=1).values()
     assert found.seconds == theirs.seconds, "with the images of validation: notebook 03's"
 
 
-def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(material, tmp_path, monkeypatch):
+def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(experiment, tmp_path, monkeypatch):
     run, fit, asked = run_at(tmp_path), training.fit, []
     recipe = training.Recipe(epochs=1, batch_size=32, views=1)
     run.record("teacher", {"key": "the first", "weights": "scratch", "head": "plain", "recipe": asdict(recipe)})
     monkeypatch.setattr(training, "fit", lambda *given, **options: asked.append(given) or fit(*given, **options))
-    first, again = (sweep.refitted_teacher(run, material, 0) for _ in range(2))
+    first, again = (teacher_training.refitted_teacher(run, experiment, 0) for _ in range(2))
     [(_, train, _, used, _)] = asked
     assert used == recipe
-    assert np.array_equal(train.images, np.concatenate([material.train.images, material.validation.images]))
-    assert np.array_equal(train.labels, np.concatenate([material.train.labels, material.validation.labels]))
+    assert np.array_equal(train.images, np.concatenate([experiment.train.images, experiment.validation.images]))
+    assert np.array_equal(train.labels, np.concatenate([experiment.train.labels, experiment.validation.labels]))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
     (run.folder / "results" / "teacher_with_validation_s0_history.csv").unlink()
-    sweep.refitted_teacher(run, material, 0)
+    teacher_training.refitted_teacher(run, experiment, 0)
     assert len(asked) == 2 and run.has_table("teacher_with_validation_s0_history"), (
         "weights alone do not tell the epochs"
     )
-    other = sweep.refitted_teacher(run, material, 1)
+    other = teacher_training.refitted_teacher(run, experiment, 1)
     assert len(asked) == 3 and not all(
         torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items()
     )
-    beside = sweep.refitted_teacher(run, material, 0)
+    beside = teacher_training.refitted_teacher(run, experiment, 0)
     assert len(asked) == 3 and all(
         torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items()
     )
 
 
-def test_scores_have_a_row_for_each_network_on_the_images_asked_for(material, tmp_path):
-    cells, labels, groups = small_grid()[:2], material.test.labels, np.arange(len(material.test)).astype(str)
-    found = sweep.run_cells(run_at(tmp_path), cells, material, jobs=1)
-    right = np.eye(material.num_classes)[labels]
+def test_scores_have_a_row_for_each_network_on_the_images_asked_for(experiment, tmp_path):
+    cells, labels, groups = small_grid()[:2], experiment.test.labels, np.arange(len(experiment.test)).astype(str)
+    found = sweep.train(run_at(tmp_path), cells, experiment, jobs=1)
+    right = np.eye(experiment.num_classes)[labels]
     where = np.arange(len(labels)) % 3 == 0
-    table = sweep.scores(found, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
+    table = comparison.scores(found, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
     assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{one.arm}" for one in cells)]
     assert table["seed"].tolist() == [7, 8, *(one.seed for one in cells)]
     assert (table["n"] == where.sum()).all() and table["f1_macro"].tolist()[:2] == [1.0, 0.0]
     assert table["accuracy"].tolist()[2:] == [
         float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()
     ]
-    assert sweep.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
+    assert comparison.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
 
 
 # -- statistics on tables with a known answer ---------------------------------------------------------------------------
@@ -363,14 +371,14 @@ def table_with(effect_of_temperature: float, luck: float, seed: int = 0) -> pd.D
 
 
 def test_temperature_against_luck_tells_effect_from_luck():
-    strong = sweep.temperature_against_luck(table_with(0.05, 0.002)).iloc[0]
+    strong = comparison.temperature_against_luck(table_with(0.05, 0.002)).iloc[0]
     assert strong["p"] < 0.001 and strong["sd_over_t_points"] > 5 * strong["sd_over_seeds_points"]
-    weak = [sweep.temperature_against_luck(table_with(0.0, 0.02, seed)).iloc[0]["p"] for seed in range(20)]
+    weak = [comparison.temperature_against_luck(table_with(0.0, 0.02, seed)).iloc[0]["p"] for seed in range(20)]
     assert np.mean(np.array(weak) < 0.05) <= 0.2
 
 
 def test_noise_injection_zone_is_where_every_seed_loses():
-    zone = sweep.noise_injection_zone(table_with(-0.05, 0.001)).set_index("temperature")["below_for_every_seed"]
+    zone = comparison.noise_injection_zone(table_with(-0.05, 0.001)).set_index("temperature")["below_for_every_seed"]
     assert zone.to_dict() == {5.0: False, 10.0: zone[10.0], 15.0: True}
 
 
@@ -389,13 +397,13 @@ def test_choice_looks_at_validation_only():
         for a, v, t in ((0.4, 0.9, 0.1), (0.7, 0.8, 0.99))
         for s in (0, 1)
     ]
-    assert sweep.choose(pd.DataFrame(rows))["alpha"] == 0.4
+    assert comparison.choose(pd.DataFrame(rows))["alpha"] == 0.4
 
 
 def test_gradient_without_t2_fades_as_temperature_grows():
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(64, 4)), 3 * rng.normal(size=(64, 4))
-    norms = sweep.gradient_norms(student, teacher, rng.integers(0, 4, 64), [5.0, 10.0, 20.0]).pivot(
+    norms = comparison.gradient_norms(student, teacher, rng.integers(0, 4, 64), [5.0, 10.0, 20.0]).pivot(
         index="temperature", columns="loss", values="ratio"
     )
     assert 3.5 < norms.loc[10.0, "without T^2"] / norms.loc[20.0, "without T^2"] < 4.5  # about 1 / T^2
@@ -405,31 +413,31 @@ def test_gradient_without_t2_fades_as_temperature_grows():
 def test_teacher_entropy_by_hand():
     # Equal logits are 2 bits at any T; logits far apart are 0 bits at T = 1.
     bank = np.array([[[0.0, 0, 0, 0], [1000.0, 0, 0, 0]]], np.float32)
-    assert sweep.teacher_entropy(bank, [1.0])["entropy_bits"].iloc[0] == pytest.approx(1.0)
+    assert comparison.teacher_entropy(bank, [1.0])["entropy_bits"].iloc[0] == pytest.approx(1.0)
 
 
-def test_a_class_without_validation_images_has_no_best_temperature(material):
+def test_a_class_without_validation_images_has_no_best_temperature(experiment):
     results = {}
-    for one in sweep.grid(["kd"], [0.4], [5.0, 10.0], [0]):
-        val, test = (3 * np.eye(4, dtype=np.float32)[part.labels] for part in (material.validation, material.test))
+    for one in specs.grid(["kd"], [0.4], [5.0, 10.0], [0]):
+        val, test = (3 * np.eye(4, dtype=np.float32)[part.labels] for part in (experiment.validation, experiment.test))
         if one.temperature == 5.0:
             val = np.roll(val, 1, axis=1)  # every image wrong
-        results[one] = sweep.Trained(one, val, test, pd.DataFrame(), 1, test, 0.0)
-    best = sweep.best_temperature_per_class(results, material, CLASSES)
+        results[one] = specs.TrainedStudent(one, val, test, pd.DataFrame(), 1, test, 0.0)
+    best = comparison.best_temperature_per_class(results, experiment, CLASSES)
     assert list(best["class"]) == sorted(CLASSES) and (best["temperature"] == 10).all() and (best["val_f1"] == 1).all()
-    kept = material.validation.labels != 2
+    kept = experiment.validation.labels != 2
     lacking = replace(
-        material, validation=training.Examples(material.validation.images[kept], material.validation.labels[kept])
+        experiment, validation=training.Examples(experiment.validation.images[kept], experiment.validation.labels[kept])
     )
     results = {one: replace(trained, val_logits=trained.val_logits[kept]) for one, trained in results.items()}
-    best = sweep.best_temperature_per_class(results, lacking, CLASSES)
+    best = comparison.best_temperature_per_class(results, lacking, CLASSES)
     assert list(best["class"]) == sorted(set(CLASSES) - {CLASSES[2]})
 
 
 def test_what_the_images_of_validation_add_is_counted_on_new_images_only():
     groups = np.array(["a", "b", "b", "c", "d"])  # a is known to training, b to validation, c and d to neither
     before, after = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 1, 1]])
-    found = sweep.gains(
+    found = comparison.gains(
         {"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50
     ).set_index("part")
     assert found["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}

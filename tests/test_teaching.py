@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb import fidelity, sweep, teaching
+from kdnb import fidelity, specs, teaching
 from kdnb.fidelity import concepts
 from kdnb.figures import teaching as figures
-from kdnb.sweep import Trained
+from kdnb.specs import TrainedStudent
 from kdnb.training import Examples
 
 LABELS = np.arange(40) % 2
 
 
-def trained(one: sweep.Cell, right: int) -> Trained:
+def trained(one: specs.StudentSpec, right: int) -> TrainedStudent:
     """Of 40 images the first ``right`` are read rightly."""
     logits = np.eye(2, dtype=np.float32)[np.where(np.arange(40) < right, LABELS, 1 - LABELS)]
-    return Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    return TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
 
 
 def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
@@ -40,7 +40,7 @@ def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
 
 def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
     validation = Examples(np.zeros((40, 8, 8, 3), np.uint8), LABELS)
-    without = trained(sweep.cell("kd_t2", 0, 0.4, 10), 36)
+    without = trained(specs.spec("kd_t2", 0, 0.4, 10), 36)
     right = {("attention", 1.0): 36, ("attention", 10.0): 36, ("explanation", 1.0): 35, ("explanation", 10.0): 20}
     right |= {("class_attention", 1.0): 38, ("class_attention", 10.0): 35}
     candidates = teaching.candidates(0, 0.4, 10, (1.0, 10.0))

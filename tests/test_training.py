@@ -23,7 +23,7 @@ def cross_entropy(student_logits, teacher_logits, targets):
     return F.cross_entropy(student_logits, targets)
 
 
-def material(count: int = 96) -> tuple[training.Examples, training.Examples]:
+def experiment(count: int = 96) -> tuple[training.Examples, training.Examples]:
     made = phantom.generate(count + 32, 32)
     return training.Examples(made.images[:count], made.labels[:count]), training.Examples(
         made.images[count:], made.labels[count:]
@@ -35,7 +35,7 @@ def small(seed: int = 0) -> models.StudentCNN:
 
 
 def fitted(recipe: training.Recipe = RECIPE, **options) -> training.Fitted:
-    train, validation = material()
+    train, validation = experiment()
     with training.threads(1):
         return training.fit(small(), train, validation, recipe, cross_entropy, seed=0, **options)
 
@@ -78,7 +78,7 @@ def test_every_epoch_sees_every_image_once_in_another_order():
 
 
 def test_bank_reaches_the_loss_with_the_right_rows():
-    train, validation = material()
+    train, validation = experiment()
     bank = np.arange(2 * len(train) * 4, dtype=np.float32).reshape(2, len(train), 4)
     seen = []
 
@@ -98,7 +98,7 @@ def test_bank_reaches_the_loss_with_the_right_rows():
 
 
 def test_divergence_names_the_step():
-    train, validation = material()
+    train, validation = experiment()
     with pytest.raises(TrainingDivergedError, match="nan in step 1 of epoch 1"):
         training.fit(small(), train, validation, RECIPE, lambda s, t, y: s.sum() * float("nan"), seed=0)
 
@@ -118,7 +118,7 @@ def test_resumes_to_the_byte_after_sigkill(tmp_path, monkeypatch):
             if calls == int(sys.argv[2]):
                 os.kill(os.getpid(), signal.SIGKILL)
             return t.cross_entropy(s, z, y)
-        train, validation = t.material()
+        train, validation = t.experiment()
         with t.training.threads(1):
             t.training.fit(t.small(), train, validation, t.RECIPE, loss, seed=0, checkpoint=Path(sys.argv[1]), key="k")
         """
@@ -132,7 +132,7 @@ def test_resumes_to_the_byte_after_sigkill(tmp_path, monkeypatch):
         calls.append(1)
         return cross_entropy(student_logits, teacher_logits, targets)
 
-    train, validation = material()
+    train, validation = experiment()
     with training.threads(1):
         resumed = training.fit(small(), train, validation, RECIPE, counting, seed=0, checkpoint=checkpoint, key="k")
     assert len(calls) == 6  # only the epoch that was cut short
@@ -144,7 +144,7 @@ def test_resumes_to_the_byte_after_sigkill(tmp_path, monkeypatch):
 def test_unusable_checkpoint_is_not_used(tmp_path, monkeypatch, damage):
     checkpoint = tmp_path / "state.safetensors"
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    train, validation = material()
+    train, validation = experiment()
     with training.threads(1):
         key = "another" if damage == "foreign" else "k"
         training.fit(small(), train, validation, RECIPE, cross_entropy, seed=7, checkpoint=checkpoint, key=key)
@@ -161,7 +161,7 @@ def test_unusable_checkpoint_is_not_used(tmp_path, monkeypatch, damage):
 
 
 def test_arms_of_one_seed_start_from_the_same_weights():
-    train, validation = material()
+    train, validation = experiment()
     recipe = training.Recipe(epochs=1, batch_size=16, views=1)
     bank = np.zeros((1, len(train), 4), np.float32)
     with training.threads(1):
@@ -190,10 +190,12 @@ def test_no_step_reads_a_value_back_from_the_device():
             self.count += func is torch.ops.aten._local_scalar_dense.default
             return func(*args, **(kwargs or {}))
 
-    train, _ = material()
+    train, _ = experiment()
     state = training._State(
         model := small(), torch.optim.SGD(model.parameters(), lr=0.1), dict(small().state_dict()), {}, []
     )
     with training.threads(1), Reads() as reads:
-        training._epoch(state, training.hold(train, torch.device("cpu")), None, RECIPE, cross_entropy, seed=0, epoch=0)
+        training._epoch(
+            state, training.to_device(train, torch.device("cpu")), None, RECIPE, cross_entropy, seed=0, epoch=0
+        )
     assert reads.count == 0

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import models, sweep, transparency
+from kdnb import experiments, models, transparency
 from kdnb.datasets import load
 from kdnb.explain import METHODS
 from kdnb.figures import evidence as figures
-from kdnb.sweep import Trained
+from kdnb.specs import TrainedStudent
 from kdnb.training import Examples, Recipe
 
 LABELS = np.arange(60) % 3
@@ -22,9 +22,9 @@ def logits_of(right: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def material():
+def experiment():
     part = Examples(np.zeros((60, 16, 16, 3), np.uint8), LABELS)
-    return sweep.Material(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k")
+    return experiments.Experiment(part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k")
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def results():
     right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
     for one in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
         logits = logits_of(np.arange(60) % 20 < right[one.shape, one.arm] + one.seed - 1)
-        found[one] = Trained(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+        found[one] = TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
     return found
 
 
-def test_price_and_gain_are_differences_on_the_same_images(results, material):
+def test_price_and_gain_are_differences_on_the_same_images(results, experiment):
     tests = (
-        transparency.price_tests(results, material, np.arange(60).astype(str))
+        transparency.price_tests(results, experiment, np.arange(60).astype(str))
         .set_index(["question", "a"])["difference"]
         .round(6)
     )
@@ -50,12 +50,12 @@ def test_price_and_gain_are_differences_on_the_same_images(results, material):
     }
     assert tests["teacher: what does it add?"].to_dict() == {"plain kd_t2": 0, "transparent kd_t2": 0.15}
     assert tests["teacher: does it add more to the smaller field?"].to_dict() == {"gain of transparent by kd_t2": 0.15}
-    few = transparency.price_tests(results, material, np.arange(60).astype(str), "5")
+    few = transparency.price_tests(results, experiment, np.arange(60).astype(str), "5")
     assert few["question"].str.endswith(", 5 labels a class?").all()
 
 
-def test_the_table_knows_field_cells_and_operations(results, material):
-    table = transparency.prices(results, material, 48)
+def test_the_table_knows_field_cells_and_operations(results, experiment):
+    table = transparency.prices(results, experiment, 48)
     assert len(table) == 12 and set(table["labels"]) == {"all"}
     first = table.groupby("shape", sort=False)[["receptive_field", "map_cells"]].first()
     assert first.to_numpy().tolist() == [[78, 3], [22, 6]]
@@ -96,7 +96,7 @@ def test_evidence_is_compared_with_the_plain_students_explanations():
     assert tests["question"].str.partition(":")[0].value_counts().to_dict() == {"truth": 4, "fidelity": 2}
 
 
-def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, material):
+def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, experiment):
     data = load("phantom", 32, phantom_images=120)
     students = {}
     for shape in ("plain", "transparent"):
@@ -108,7 +108,7 @@ def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, ma
         "where the student is wrong its evidence need not be at the lesion"
     )
     summary = transparency.explanation_summary(rows)
-    figure = figures.price(transparency.prices(results, material, 32), summary)
+    figure = figures.price(transparency.prices(results, experiment, 32), summary)
     assert [axis.get_ylabel().split("\n")[0] for axis in figure.axes][0] == "test accuracy" and len(figure.axes) >= 4
 
 

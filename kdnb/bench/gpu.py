@@ -56,7 +56,7 @@ def step_ms(model: torch.nn.Module, train: training.Examples, repeats: int = 7) 
     model, recipe = place(model), training.Recipe(epochs=100, batch_size=BATCH, views=4)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state, held = training._State(model, optimiser, averaged, {}, []), training.hold(train, best_device())
+    state, held = training._State(model, optimiser, averaged, {}, []), training.to_device(train, best_device())
     steps = len(training.batches_of(np.arange(len(train)), BATCH))
     return 1e3 / steps * timed(lambda: training._epoch(state, held, None, recipe, _cross_entropy, 0, 0), repeats)
 

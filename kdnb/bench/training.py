@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from kdnb import losses, models, sweep, training, views
+from kdnb import experiments, losses, models, specs, sweep, training, views
 from kdnb.bench import Row, Side
 from kdnb.datasets import phantom, to_tensor
 from kdnb.device import device_of, mixed_precision, place
@@ -40,7 +40,7 @@ def _cross_entropy(logits: torch.Tensor, _: object, targets: torch.Tensor) -> to
 def _cached_over_resident() -> tuple[Side, Side]:
     train, recipe = _examples(640), training.Recipe(epochs=4)
     state = _state(recipe)
-    held = training.hold(train, device_of(state.model))
+    held = training.to_device(train, device_of(state.model))
     images = to_tensor(train.images[: recipe.batch_size]).to(held.labels.device)
     targets = held.labels[: recipe.batch_size]
 
@@ -134,10 +134,10 @@ def _naive_over_ours() -> tuple[Side, Side]:
 
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
-        material = sweep.Material(train, validation, hardly_any, bank, recipe, CLASSES, "bench")
-        with sweep._engine(None, 0, material):
-            cells = [sweep.cell("kd", 0, alpha, temperature) for alpha, temperature in GRID]
-            trained = joblib.Parallel()(joblib.delayed(sweep.train_cell)(one, material) for one in cells)
+        experiment = experiments.Experiment(train, validation, hardly_any, bank, recipe, CLASSES, "bench")
+        with sweep._engine(None, 0, experiment):
+            cells = [specs.spec("kd", 0, alpha, temperature) for alpha, temperature in GRID]
+            trained = joblib.Parallel()(joblib.delayed(sweep.train_student)(one, experiment) for one in cells)
         reached["ours"] = np.mean([(one.val_logits.argmax(1) == validation.labels).mean() for one, _ in trained])
         if reached["ours"] < reached.get("naive", 0.0) - ACCURACY_NOISE:
             raise RuntimeError(
@@ -151,13 +151,13 @@ def _further_cell() -> tuple[Side, Side]:
     train, validation = _examples(512), _examples(64, first=512)
     recipe = training.Recipe(epochs=4, views=2)
     bank = np.zeros((recipe.views, len(train), CLASSES), np.float32)
-    material = sweep.Material(train, validation, validation, bank, recipe, CLASSES, "bench")
+    experiment = experiments.Experiment(train, validation, validation, bank, recipe, CLASSES, "bench")
 
     def further() -> None:
-        sweep.train_cell(sweep.cell("kd", 0, 0.4, 10.0), material)
+        sweep.train_student(specs.spec("kd", 0, 0.4, 10.0), experiment)
 
     def plain() -> None:
-        sweep.train_cell(sweep.cell("ce", 0, 1, 1), material)
+        sweep.train_student(specs.spec("ce", 0, 1, 1), experiment)
 
     return further, plain
 

@@ -2,10 +2,10 @@
 
 from kdnb.explain.evidence import ClassEvidence, class_evidence, explains_itself, layer_evidence
 from kdnb.explain.maps import (
-    as_found,
     average,
     average_feature_maps,
     collecting,
+    evaluation_mode,
     receptive_fields,
     unpooled_feature_maps,
     weighted_average,
@@ -33,7 +33,7 @@ __all__ = [
     "METHODS",
     "ClassEvidence",
     "Method",
-    "as_found",
+    "evaluation_mode",
     "attributions",
     "available",
     "average",

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError
-from kdnb.explain.maps import as_found
+from kdnb.explain.maps import evaluation_mode
 from kdnb.models import LayeredStudent, StudentCNN
 
 TOLERANCE = (
@@ -79,7 +79,7 @@ def layer_evidence(
     if not pooling or not isinstance(linear, nn.Linear):
         raise ModelError(_refusal(model))
     maps, seen = {}, {}
-    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+    with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for name, module in zip(pooled_names, pooling, strict=True):
             hooks.enter_context(
                 module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output}))

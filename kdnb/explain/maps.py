@@ -37,7 +37,7 @@ def weighted_average(features: Tensor) -> Tensor:
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[nn.Module]:
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put ``model`` in evaluation mode inside the block, and every module back in its own mode after it."""
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -111,7 +111,7 @@ def average_feature_maps(
         ModelError: the model has no such layer, or no convolutional layer at all.
     """
     chosen = layers_of(model, layers)
-    with as_found(model), torch.no_grad(), collecting(chosen, combine) as maps:
+    with evaluation_mode(model), torch.no_grad(), collecting(chosen, combine) as maps:
         logits_of(model, images)
     unused = [name for name in chosen if name not in maps]
     if unused:
@@ -144,7 +144,7 @@ def unpooled_feature_maps(
         # Image by image, the activations stay in the processor's cache: half the time of the whole batch at once.
         maps.append(torch.cat([combine(rest(one)) for one in output.split(1)]))
 
-    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+    with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for block in model.features:
             rest = block[2:] if isinstance(model, StudentCNN) else block[1]
             hooks.enter_context(block[0].register_forward_hook(partial(keep, rest)))
@@ -174,7 +174,7 @@ def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, imag
         fields[name] = reach
 
     device = next(model.parameters()).device
-    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+    with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for module in model.modules():
             if isinstance(module, _WINDOWS):
                 hooks.enter_context(module.register_forward_hook(window))

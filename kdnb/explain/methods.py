@@ -19,9 +19,9 @@ from kdnb.device import device_of, drawing_from
 from kdnb.errors import ModelError
 from kdnb.explain.evidence import class_evidence, explains_itself
 from kdnb.explain.maps import (
-    as_found,
     average,
     average_feature_maps,
+    evaluation_mode,
     layers_of,
     unpooled_feature_maps,
     weighted_average,
@@ -134,7 +134,7 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor, *, layers: Seque
     """Grad-CAM (Selvaraju et al. 2017) at the last feature layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over positions."""
     layer = list(layers_of(model, layers).values())[-1]
     found: list[Tensor] = []
-    with as_found(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
         try:
             logits = logits_of(model, images.detach().requires_grad_())
@@ -196,7 +196,7 @@ def integrated_gradients(
     """
     from captum.attr import IntegratedGradients
 
-    with as_found(model):
+    with evaluation_mode(model):
         attribution = IntegratedGradients(partial(logits_of, model)).attribute(
             images.detach(),
             baselines=baseline(images),
@@ -232,7 +232,7 @@ def gradient_shap(
     state = np.random.get_state()  # noqa: NPY002 - captum, too, draws from the global generator
     np.random.seed(seed)  # noqa: NPY002
     try:
-        with as_found(model), drawing_from(seed):
+        with evaluation_mode(model), drawing_from(seed):
             explainer, whole = GradientShap(model), torch.zeros_like(images)
             for _ in range(
                 samples // 10
@@ -271,7 +271,7 @@ def shap(
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with as_found(model), torch.enable_grad():
+        with evaluation_mode(model), torch.enable_grad():
             # shap goes image by image in any case; one call an image makes a map independent of its batch.
             explainers: dict[int, GradientExplainer] = {}
             values = []

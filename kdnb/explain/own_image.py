@@ -20,7 +20,7 @@ from kdnb.datasets import ImageSet, load_for, to_tensor
 from kdnb.datasets.reading import read
 from kdnb.errors import DataError, DataNotFoundError
 from kdnb.evaluation import FEW, expected_calibration_error
-from kdnb.explain.maps import as_found, collecting
+from kdnb.explain.maps import collecting, evaluation_mode
 from kdnb.explain.methods import explain_all, methods
 from kdnb.models import feature_layers
 from kdnb.networks import as_maps, logits_of
@@ -211,7 +211,7 @@ def evidence_maps(model: nn.Module, images: Tensor) -> Tensor:
     """
     layer = list(feature_layers(model).values())[-1]
     found: list[Tensor] = []
-    with as_found(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
         try:
             logits = logits_of(model, images.detach().requires_grad_())
@@ -233,7 +233,7 @@ def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 
         # Every layer weighs the same, however many filters it has.
         return maps.mean(dim=(2, 3)) / maps.shape[1] ** 0.5
 
-    with as_found(model), torch.no_grad(), collecting(layers, pooled) as means:
+    with evaluation_mode(model), torch.no_grad(), collecting(layers, pooled) as means:
         for start in range(0, len(images), batch_size):
             logits.append(logits_of(model, to_tensor(images[start : start + batch_size]).to(device)).cpu().numpy())
             features.append(torch.cat([means[name] for name in layers], dim=1).cpu().numpy())

@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from kdnb import losses
 from kdnb.device import device_of, picked, resident, to_float
 from kdnb.errors import ModelError
-from kdnb.explain.maps import as_found, collecting, layers_of
+from kdnb.explain.maps import collecting, evaluation_mode, layers_of
 from kdnb.models import StudentCNN, feature_layers
 from kdnb.networks import as_maps, logits_of
 from kdnb.progress import progress
@@ -75,7 +75,7 @@ def blocks_of(teacher: nn.Module, images: Tensor) -> Blocks:
     Raises:
         ModelError: no block of the teacher has more than one cell.
     """
-    with as_found(teacher), torch.no_grad(), collecting(layers_of(teacher), _attention) as found:
+    with evaluation_mode(teacher), torch.no_grad(), collecting(layers_of(teacher), _attention) as found:
         logits_of(teacher, images[:1])
     fine = tuple(name for name, attention in found.items() if attention.shape[-1] > 1)
     if not fine:
@@ -115,7 +115,7 @@ def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
 
     hook = layer.register_forward_hook(keep)
     try:
-        with as_found(teacher), _frozen(teacher), torch.enable_grad():
+        with evaluation_mode(teacher), _frozen(teacher), torch.enable_grad():
             logits = logits_of(teacher, images)
             gradients = [
                 torch.autograd.grad(logits[:, c].sum(), found[0], retain_graph=True)[0] for c in range(logits.shape[1])

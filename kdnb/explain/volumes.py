@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from kdnb.explain.evidence import class_evidence
-from kdnb.explain.maps import as_found
+from kdnb.explain.maps import evaluation_mode
 from kdnb.explain.methods import Method, control_seed, integrated_gradients, reinitialised, rescaled, shap, upsampled
 
 CONTROLS = ("random", "centre", "edges", "uniform", "untrained")  # maps that know nothing of what was learned
@@ -42,7 +42,7 @@ def feature_maps(model: nn.Module, volumes: Tensor, *, average: bool = True) -> 
     def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         found[name] = output.mean(dim=1) if average else output
 
-    with as_found(model), torch.no_grad(), ExitStack() as hooks:
+    with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for name in model.feature_layers:
             hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(keep, name)))
         model(volumes)
@@ -76,7 +76,7 @@ def grad_cam(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017) at the last layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over all places."""
     from captum.attr import LayerGradCam
 
-    with as_found(model), torch.enable_grad():
+    with evaluation_mode(model), torch.enable_grad():
         heat = LayerGradCam(model, model.get_submodule(model.feature_layers[-1])).attribute(
             volumes, targets, relu_attributions=True
         )

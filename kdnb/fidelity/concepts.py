@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.explain import collecting, upsampled
-from kdnb.explain.maps import as_found, layers_of
+from kdnb.explain.maps import evaluation_mode, layers_of
 from kdnb.networks import logits_of
 
 TOP = 0.005  # of all places of all images are where a filter responds (Bau et al., CVPR 2017)
@@ -29,7 +29,7 @@ def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.D
     """
     truth, rows = torch.from_numpy(masks).to(images.device), []
     layers = layers_of(model)
-    with as_found(model), collecting(layers, lambda maps: maps) as maps:
+    with evaluation_mode(model), collecting(layers, lambda maps: maps) as maps:
         logits_of(model, images)
     for layer, of_layer in maps.items():
         overlaps = []
