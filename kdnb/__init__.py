@@ -5,7 +5,7 @@ A floor imports only from floors below it::
     floor 3   sweep  fidelity/  figures  report
     floor 2   training  stack  evaluation  explain/  cost
     floor 1   datasets/  models  losses
-    floor 0   errors  sources  settings  device  runs
+    floor 0   errors  filesystems  files  sources  settings  device  provenance  runs
 
 Importing ``kdnb`` itself costs nothing; each notebook imports the modules it uses.
 """

@@ -15,7 +15,8 @@ from kdnb import device, losses, models, models3d, networks, tensors, training, 
 from kdnb.datasets import ImageSet
 from kdnb.explain import taught
 from kdnb.explain.taught import Layout, explanation_bank
-from kdnb.runs import Run, content_key, source_key
+from kdnb.provenance import content_key, source_key
+from kdnb.runs import Run
 from kdnb.settings import check
 
 FEW_SEEN = 600  # images an epoch of students that know only a few: enough to know those by heart

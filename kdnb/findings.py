@@ -18,6 +18,7 @@ from kdnb.claims import CLAIMS, FAILS, HOLDS, NO_EFFECT, UNDECIDED, stated
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.explain import CONTROLS
 from kdnb.figures.explain import method_name
+from kdnb.files import atomic_write
 from kdnb.measured import (
     MEASURED,
     answer,
@@ -31,7 +32,6 @@ from kdnb.measured import (
     tables_of,
     tested,
 )
-from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
 
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"

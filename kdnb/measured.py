@@ -18,8 +18,9 @@ from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, 
 from kdnb.datasets import slices, volumes
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
+from kdnb.files import atomic_write, read_table
 from kdnb.report import TABLES, tables
-from kdnb.runs import atomic_write, in_common, opened, read_table
+from kdnb.runs import in_common, opened
 from kdnb.settings import profiles, run_name
 from kdnb.sources import REPOSITORY
 from kdnb.third_dimension import ALIKE, ALL, AVERAGE, CONSTANT, PAPER, SLICES_ALONE, TAUGHT, TEACHER

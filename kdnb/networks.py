@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError, ParameterError
+from kdnb.files import file_hash
 from kdnb.models import (
     SHAPES,
     WIDTHS,
@@ -30,7 +31,7 @@ from kdnb.models import (
     student,
     untrained_teacher,
 )
-from kdnb.runs import Run, file_hash
+from kdnb.runs import Run
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
 _ANOTHER = "name another network, or a profile of larger images"

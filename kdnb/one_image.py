@@ -19,8 +19,10 @@ import numpy as np
 from kdnb import __version__
 from kdnb.errors import DataError, exit_status
 from kdnb.explain.own_image import OwnImage, explain_image
+from kdnb.files import atomic_folder, file_hash
+from kdnb.provenance import environment
 from kdnb.report import cells, columns, render
-from kdnb.runs import Run, atomic_folder, environment, file_hash
+from kdnb.runs import Run
 from kdnb.sources import from_home
 from kdnb.students import MEASURED, RUNS, opened, provenance
 

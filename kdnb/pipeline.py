@@ -322,7 +322,7 @@ def copy_outputs(folder: Path) -> None:
     """Copy the outputs of a run's executed notebooks into ``notebooks/``, and its picture of the student's layers into FINDINGS.md."""
     import nbformat
 
-    from kdnb.runs import atomic_write
+    from kdnb.files import atomic_write
 
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         executed = folder / "notebooks" / notebook.name

@@ -17,7 +17,8 @@ import jinja2
 import pandas as pd
 
 from kdnb.errors import ArtefactError, exit_status
-from kdnb.runs import atomic_write, file_hash, in_common, read_table, rerun_command
+from kdnb.files import atomic_write, file_hash, read_table
+from kdnb.runs import in_common, rerun_command
 
 # Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
 TABLES = {

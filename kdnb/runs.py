@@ -11,209 +11,29 @@
         report.html
 """
 
-import ast
-import hashlib
-import importlib.metadata
-import inspect
 import io
 import json
-import os
-import platform
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, deserialize, safe_open
+from safetensors import SafetensorError
 
 from kdnb.errors import ArtefactError, ParameterError, writing
-from kdnb.filesystems import flushed, lock, readable_by_all
+from kdnb.files import atomic_write, file_hash, read_table, read_tensors, tensors_metadata
+from kdnb.filesystems import lock
+from kdnb.provenance import environment
 from kdnb.settings import Settings, resolve
-from kdnb.sources import REPOSITORY, from_home
-
-TEXT_COLUMNS = (
-    "class",
-    "first_class",
-    "second_class",
-    "image_id",
-    "group",
-)  # of tables of results, whatever their values look like
+from kdnb.sources import from_home
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
-
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "captum",
-    "shap",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "statsmodels",
-    "pillow",
-)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends well and vanishes when it does not.
-
-    Raises:
-        StorageError: the disk is full, the folder is missing or may not be written to.
-    """
-    temporary = None
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
-            try:
-                yield temporary
-            except SafetensorError as error:  # it wraps what the system said
-                raise OSError(str(error)) from error
-            readable_by_all(temporary, 0o644)
-            with temporary.open("rb") as file:
-                flushed(file)
-            temporary.replace(path)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well and vanishes when it does not.
-
-    Raises:
-        StorageError: the disk is full, the place may not be written to, or ``folder`` exists and is not empty.
-    """
-    part = None
-    try:
-        with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-            yield part
-            readable_by_all(part, 0o755)
-            part.replace(folder)
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def tensors_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself.
-
-    Raises:
-        OSError, SafetensorError: there is none, or it is damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except FileNotFoundError:
-        raise
-    except OSError:  # the file system maps no file into memory
-        content = path.read_bytes()
-        deserialize(content)  # checks what the header says
-        return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-
-
-def read_tensors(path: Path) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file.
-
-    Raises:
-        OSError, SafetensorError: there is none, or it is damaged.
-    """
-    from safetensors.torch import load, load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise
-    except OSError:  # the file system maps no file into memory
-        return load(path.read_bytes())
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_key(*parts: Any) -> str:
-    """A short hash of JSON-able values: the identity of what a model or a cache was made from."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def source_key(*modules: ModuleType) -> str:
-    """A hash of what the modules' code does: comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for module in modules:
-        tree = ast.parse(inspect.getsource(module))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if (
-                isinstance(body, list)
-                and body
-                and isinstance(body[0], ast.Expr)
-                and isinstance(body[0].value, ast.Constant)
-            ):
-                node.body = body[1:] or [ast.Pass()]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
-
-
-def environment() -> dict[str, Any]:
-    """Package versions, device, processor, threads and commit, for ``run.json``."""
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-        **commit(REPOSITORY),
-    }
-
-
-def commit(checkout: Path) -> dict[str, Any]:
-    """The commit of a checkout and whether its code was changed since.
-
-    ``"unknown"`` without git, and where the code was unpacked inside a repository that is not its own.
-    """
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*words: str) -> str:
-        try:
-            answer = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, check=False, env=own)
-        except OSError:
-            return ""
-        return os.fsdecode(answer.stdout).strip() if answer.returncode == 0 else ""
-
-    top = git("rev-parse", "--show-toplevel")
-    if not top or not Path(top).exists() or not Path(top).samefile(checkout):
-        return {"commit": "unknown", "modified": False}
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks")
-    return {"commit": git("rev-parse", "HEAD") or "unknown", "modified": bool(changed)}
-
-
-def read_table(path: Path) -> "pd.DataFrame":
-    """A table of results; names of classes and images are text, also where they look like numbers (``01``) or nothing (``NaN``)."""
-    import pandas as pd  # here: processes that only decode images import this module too
-
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT_COLUMNS, str))
+    from torch import nn
 
 
 class Run:
@@ -339,7 +159,7 @@ class Run:
         return self._place("models", f"{name}.safetensors")
 
     def save_model(self, name: str, model: "nn.Module", key: str) -> None:
-        """Write the model's weights and buffers with ``key``, the :func:`content_key` of what they were made from."""
+        """Write the model's weights and buffers with ``key``, the :func:`kdnb.provenance.content_key` of what they were made from."""
         from safetensors.torch import save_file
 
         state = {part: value.detach().cpu().contiguous().clone() for part, value in model.state_dict().items()}

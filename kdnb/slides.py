@@ -18,9 +18,9 @@ from nbconvert.filters import markdown2html
 
 from kdnb.book import TITLE, mathml
 from kdnb.errors import ArtefactError, exit_status
+from kdnb.files import atomic_write
 from kdnb.findings import README, findings
 from kdnb.report import render
-from kdnb.runs import atomic_write
 from kdnb.sources import REPOSITORY
 
 # Chapter -> its figures, by the names that run.show gives them, and its pieces of code, by a line that only they have.

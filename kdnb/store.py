@@ -15,7 +15,8 @@ from kdnb import losses, specs, tensors
 from kdnb.device import place
 from kdnb.errors import ArtefactError
 from kdnb.experiments import Experiment
-from kdnb.runs import Run, content_key
+from kdnb.provenance import content_key
+from kdnb.runs import Run
 from kdnb.specs import StudentSpec, TrainedStudent
 
 _LOGITS = ("val_logits", "test_logits", "test_logits_best")

@@ -18,7 +18,8 @@ from kdnb import device, models, networks, runs, teachers, tensors
 from kdnb.cost import parameters
 from kdnb.datasets import ImageSet
 from kdnb.errors import ArtefactError
-from kdnb.runs import Run, file_hash, read_table, tensors_metadata
+from kdnb.files import file_hash, read_table, tensors_metadata
+from kdnb.runs import Run
 from kdnb.settings import OWN_STUDENT, OWN_TEACHER, Budget, Settings, budget, run_name
 from kdnb.sources import REPOSITORY, from_home
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from kdnb import cluster, networks, training
 from kdnb.experiments import Experiment, training_and_validation
-from kdnb.runs import Run, content_key
+from kdnb.provenance import content_key
+from kdnb.runs import Run
 
 
 def train_teacher(

@@ -32,7 +32,8 @@ from kdnb import tensors
 from kdnb.datasets import phantom
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.models import densenet121_teacher
-from kdnb.runs import Run, content_key, in_common
+from kdnb.provenance import content_key
+from kdnb.runs import Run, in_common
 from kdnb.settings import resolve
 from kdnb.sources import REPOSITORY
 from kdnb.training import Examples

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdnb.runs import atomic_write, read_tensors, tensors_metadata
+from kdnb.files import atomic_write, read_tensors, tensors_metadata
 
 
 def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) -> None:

@@ -36,7 +36,8 @@ from kdnb.experiments import Experiment
 from kdnb.explain import Method, explain_all
 from kdnb.explain import volumes as explain
 from kdnb.fidelity import depth as judge
-from kdnb.runs import Run, content_key, source_key
+from kdnb.provenance import content_key, source_key
+from kdnb.runs import Run
 from kdnb.specs import StudentSpec, TrainedStudent
 
 BATCH = 8  # many steps in few volumes

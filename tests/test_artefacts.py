@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from kdnb import experiments, models, specs, store, sweep, training
 from kdnb.datasets import cache, load, phantom
 from kdnb.errors import ArtefactError
-from kdnb.runs import Run, file_hash
+from kdnb.files import file_hash
+from kdnb.runs import Run
 from kdnb.settings import resolve
 
 SIZE = 32

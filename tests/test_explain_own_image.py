@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kdnb import explain, fidelity, one_image, runs, students
+from kdnb import explain, fidelity, files, one_image, runs, students
 from kdnb.datasets import load
 from kdnb.errors import ArtefactError, DataError, DataNotFoundError
 from kdnb.explain.own_image import (
@@ -181,7 +181,7 @@ def test_without_a_run_the_recorded_student_explains_says_whose_it_is_and_warns_
     manifest, html = explained(fresh, "phantom-quick-seed0")
     record = students.MEASURED / "phantom-quick-seed0"
     assert manifest["recorded"] == students.origin(record, "student_kd") and manifest["recorded"]["commit"] in html
-    assert manifest["model_sha256"] == runs.file_hash(record / "students" / "student_kd.safetensors")
+    assert manifest["model_sha256"] == files.file_hash(record / "students" / "student_kd.safetensors")
     assert manifest["unlike_training"] is True and manifest["without"] == ""
     assert manifest["run"]["data"]["data_hash"] == students.provenance(record)["data"]["data_hash"]
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kdnb import filesystems, models, pipeline, runs, tensors
+from kdnb import files, filesystems, models, pipeline, provenance, tensors
 from kdnb.datasets import cache, fetch, load
 from kdnb.errors import DataError, ParameterError, StorageError
-from kdnb.runs import Run, atomic_folder, atomic_write, commit
+from kdnb.files import atomic_folder, atomic_write
+from kdnb.provenance import commit
+from kdnb.runs import Run
 from kdnb.settings import from_command_line, resolve
 
 
@@ -49,7 +51,7 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="this machine
 
 def test_without_git_the_commit_is_unknown_and_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runs.environment()["commit"] == "unknown"
+    assert provenance.environment()["commit"] == "unknown"
 
 
 @needs_git
@@ -155,7 +157,7 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
     def no_device(*arguments, **options):
         raise OSError("No such device (os error 19)")
 
-    monkeypatch.setattr(runs, "safe_open", no_device)
+    monkeypatch.setattr(files, "safe_open", no_device)
     monkeypatch.setattr("safetensors.torch.safe_open", no_device)
     monkeypatch.setattr(np, "memmap", no_device)
     assert run.has_model("student", "k") and not run.has_model("student", "other")

@@ -98,7 +98,7 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
 
 
 FLOORS = [
-    {"errors", "filesystems", "sources", "settings", "device", "runs"},
+    {"errors", "filesystems", "sources", "settings", "device", "files", "provenance", "runs"},
     {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
     {"views", "training", "stack", "evaluation", "teachers", "students", "explain", "cost", "models3d"}
     | {"experiments", "specs", "store", "teacher_training"},

@@ -403,7 +403,8 @@ def _imports(code: str) -> set[Path]:
 
 # Floor 0 holds no number of the study: budgets reach make through the stamp of the settings.
 FLOOR_0 = {
-    PACKAGE / f"{name}.py" for name in ("__init__", "errors", "filesystems", "sources", "settings", "runs", "progress")
+    PACKAGE / f"{name}.py"
+    for name in ("__init__", "errors", "filesystems", "files", "provenance", "sources", "settings", "runs", "progress")
 }
 
 

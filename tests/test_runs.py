@@ -13,7 +13,9 @@ import torch
 
 import kdnb.runs
 from kdnb.errors import ArtefactError, ParameterError, StorageError
-from kdnb.runs import Run, atomic_folder, atomic_write, content_key, source_key
+from kdnb.files import atomic_folder, atomic_write
+from kdnb.provenance import content_key, source_key
+from kdnb.runs import Run
 from kdnb.settings import resolve
 
 

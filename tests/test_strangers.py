@@ -24,7 +24,8 @@ from test_datasets_reading import dicom
 from kdnb import experiments, models, specs, sweep, training
 from kdnb.datasets import cache, fetch, load, phantom, reading
 from kdnb.errors import ArtefactError, DataError, DownloadError, KdnbError
-from kdnb.runs import Run, file_hash
+from kdnb.files import file_hash
+from kdnb.runs import Run
 from kdnb.settings import from_command_line, resolve
 
 SIZE = 32

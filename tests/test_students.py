@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import measured, models, runs, students
+from kdnb import files, measured, models, runs, students
 from kdnb.datasets import load_for
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import expected_accuracy, predict
@@ -55,7 +55,7 @@ def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_p
         "cell": "kd_t2-a0.4-t10-s0",
         "shape": "plain",
         "key": "key of student_kd_t2",
-        "sha256": runs.file_hash(run.model_path("student_kd_t2")),
+        "sha256": files.file_hash(run.model_path("student_kd_t2")),
     }
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in told:

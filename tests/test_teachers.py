@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import evaluation, models, networks, runs, teachers
+from kdnb import evaluation, models, networks, provenance, runs, teachers
 from kdnb.datasets import phantom
 from kdnb.errors import ArtefactError
 from kdnb.settings import budget
@@ -80,7 +80,7 @@ def test_the_recorded_teacher_is_the_default_runs_and_near_what_can_be_known():
     quick = budget("quick")
     recipe = Recipe(quick.teacher_epochs, batch_size=64, views=quick.teacher_epochs, learning_rate=2e-3)
     identity = networks.identity("teacher", networks.OWN_TEACHER)
-    task = runs.content_key(
+    task = provenance.content_key(
         teachers.generated_key(quick.image_size, quick.teacher_images), vars(recipe), "scratch", "plain", *identity
     )
     teacher = models.densenet121_teacher(len(phantom.CLASSES))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kdnb.errors import ParameterError, exit_status
-from kdnb.runs import atomic_write
+from kdnb.files import atomic_write
 from kdnb.sources import REPOSITORY
 
 MODULES = ("explain", "training", "data", "memory", "default_run")

@@ -26,7 +26,7 @@ from kdnb.datasets.slices import Slice
 from kdnb.datasets.splits import by_groups, split_by, subset
 from kdnb.datasets.tables import listing as listing_of
 from kdnb.errors import DataError, DataNotFoundError
-from kdnb.runs import content_key, source_key
+from kdnb.provenance import content_key, source_key
 from kdnb.settings import Settings, check
 from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, parts, table
 

@@ -21,9 +21,10 @@ import numpy as np
 from kdnb.datasets import reading
 from kdnb.datasets.folders import Listing
 from kdnb.errors import DataError, StorageError, writing
+from kdnb.files import atomic_folder, atomic_write
 from kdnb.filesystems import lock
 from kdnb.progress import progress
-from kdnb.runs import atomic_folder, atomic_write, content_key, source_key
+from kdnb.provenance import content_key, source_key
 from kdnb.sources import REPOSITORY, from_home
 
 FOLDER = REPOSITORY / (from_home(os.environ.get("KDNB_CACHE", "")) if os.environ.get("KDNB_CACHE") else "data/cache")

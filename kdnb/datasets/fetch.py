@@ -14,7 +14,7 @@ from pathlib import Path
 from kdnb.datasets.folders import first
 from kdnb.datasets.tables import listing
 from kdnb.errors import DataError, DataNotFoundError, DownloadError, ParameterError, exit_status
-from kdnb.runs import atomic_folder
+from kdnb.files import atomic_folder
 from kdnb.sources import OPTIONS, REPOSITORY, check_name, from_home, locate, table
 
 MEDMNIST_SIZES = (28, 64, 128, 224)

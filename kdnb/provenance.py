@@ -1,0 +1,86 @@
+"""Where a result comes from: versions, device and commit that made it, and the keys of the values and the code that it depends on."""
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from kdnb.sources import REPOSITORY
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "captum",
+    "shap",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "statsmodels",
+    "pillow",
+)
+
+
+def content_key(*parts: Any) -> str:
+    """A short hash of JSON-able values: the identity of what a model or a cache was made from."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def source_key(*modules: ModuleType) -> str:
+    """A hash of what the modules' code does: comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for module in modules:
+        tree = ast.parse(inspect.getsource(module))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
+                node.body = body[1:] or [ast.Pass()]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def environment() -> dict[str, Any]:
+    """Package versions, device, processor, threads and commit, for ``run.json``."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        **commit(REPOSITORY),
+    }
+
+
+def commit(checkout: Path) -> dict[str, Any]:
+    """The commit of a checkout and whether its code was changed since.
+
+    ``"unknown"`` without git, and where the code was unpacked inside a repository that is not its own.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        try:
+            answer = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, check=False, env=own)
+        except OSError:
+            return ""
+        return os.fsdecode(answer.stdout).strip() if answer.returncode == 0 else ""
+
+    top = git("rev-parse", "--show-toplevel")
+    if not top or not Path(top).exists() or not Path(top).samefile(checkout):
+        return {"commit": "unknown", "modified": False}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "kdnb", "notebooks")
+    return {"commit": git("rev-parse", "HEAD") or "unknown", "modified": bool(changed)}
