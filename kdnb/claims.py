@@ -1,15 +1,18 @@
-"""The paper's claims and our own questions, each with the rule that decides it, stated before the numbers are looked at (where not, it
-says so).
+"""The paper's claims and our own questions, each with the rule that decides it.
 
-Most rules compare a measured interval with a threshold: wholly on the right side of it the claim *holds*, wholly on the wrong side it
-*does not hold*, astride it is *undecided*. Whether something adds at all has a fourth answer: where it is not told from none and its
-interval lies within one point either way, there is *no effect beyond the margin* (equivalence, Schuirmann's two tests). What a run cannot
-ask is *not testable here*, with the reason: other data, a measure that tells nothing from random maps, a rival that is no better than
-these. Where the paper itself makes the claim of the run's data, *holds* is called *reproduced*, *does not hold* *not reproduced*.
+A rule is stated before the numbers are looked at; where it was not, :func:`stated` says so.
 
-Inside this module differences, probabilities, shares and scores are numbers from -1 to 1; :func:`judge` says them in points, ratios as they
-are. One of several comparisons of a question is told from none only if Holm's p is, too; of one seed nothing is, since its interval knows
-nothing of the luck of training. :func:`error_rates` has how often each rule errs.
+Most rules compare a measured interval with a threshold: wholly on the right side of it the claim *holds*, wholly on
+the wrong side it *does not hold*, astride it is *undecided*. Whether something adds at all has a fourth answer: where
+it is not told from none and its interval lies within one point either way, there is *no effect beyond the margin*
+(equivalence, Schuirmann's two tests). What a run cannot ask is *not testable here*, with the reason: other data, a
+measure that tells nothing from random maps, a rival that is no better than these. Where the paper itself makes the
+claim of the run's data, *holds* is called *reproduced*, *does not hold* *not reproduced*.
+
+Inside this module differences, probabilities, shares and scores are numbers from -1 to 1; :func:`judge` says them in
+points, ratios as they are. One of several comparisons of a question is told from none only if Holm's p is, too; of one
+seed nothing is, since its interval knows nothing of the luck of training. :func:`error_rates` has how often each rule
+errs.
 """
 
 import math
@@ -33,10 +36,8 @@ from kdnb.teachers import WITHOUT_KNOWLEDGE
 HOLDS, FAILS, NO_EFFECT = "holds", "does not hold", "no effect beyond the margin"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable here"
 VERDICTS = (HOLDS, FAILS, NO_EFFECT, UNDECIDED, NOT_TESTABLE)
-OF_THE_PAPER = {
-    HOLDS: "reproduced",
-    FAILS: "not reproduced",
-}  # what these two are called where the paper makes the claim
+# What these two are called where the paper makes the claim.
+OF_THE_PAPER = {HOLDS: "reproduced", FAILS: "not reproduced"}
 MEANING = {word: verdict for verdict, word in OF_THE_PAPER.items()} | {verdict: verdict for verdict in VERDICTS}
 POINTS, RATIO, CORRELATION = "points", "ratio", "correlation"
 LEVEL = 0.05
@@ -76,16 +77,27 @@ def below(value: float, lo: float, hi: float, threshold: float, detail: str = ""
 
 
 def adds(value: float, lo: float, hi: float, detail: str = "", *, p: float) -> Measured:
-    """Holds if the interval lies above 0 and p, corrected for the other comparisons, is below 5%; does not hold if below 0 and p is.
+    """The verdict on whether something adds to what there is without it.
 
-    What is not told from 0 so is no effect, if the interval lies within the margin.
+    Holds if the interval lies above 0 and p is below 5%; does not hold if it lies below 0 and p is. What is not told
+    from 0 so is no effect, if the interval lies within the margin.
+
+    Args:
+        value: the difference that was measured.
+        lo: the lower end of its 95% interval.
+        hi: the upper end.
+        detail: what was compared, in words.
+        p: corrected for the other comparisons of the question.
+
+    Returns:
+        The value, its interval and the verdict.
     """
-    told = p < LEVEL
+    significant = p < LEVEL
     verdict = (
         HOLDS
-        if told and lo > 0
+        if significant and lo > 0
         else FAILS
-        if told and hi < 0
+        if significant and hi < 0
         else NO_EFFECT
         if equivalent(lo, hi, MARGIN)
         else UNDECIDED
@@ -94,9 +106,19 @@ def adds(value: float, lo: float, hi: float, detail: str = "", *, p: float) -> M
 
 
 def at(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, tests: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of 95% intervals, drawn apart so that of so many all hold with 95% (Bonferroni; as of a normal distribution)."""
-    wider = -ndtri(LEVEL / 2 / tests) / NORMAL
-    return difference - wider * (difference - lo), difference + wider * (hi - difference)
+    """The ends of 95% intervals, drawn apart so that of so many all hold with 95% (Bonferroni).
+
+    Args:
+        difference: (N,) estimates.
+        lo: (N,) the lower ends of their intervals.
+        hi: (N,) the upper ends.
+        tests: of how many comparisons all shall hold.
+
+    Returns:
+        The lower and the upper ends, as of a normal distribution.
+    """
+    widening = -ndtri(LEVEL / 2 / tests) / NORMAL
+    return difference - widening * (difference - lo), difference + widening * (hi - difference)
 
 
 def every(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, p_holm: np.ndarray, margin: float) -> tuple[str, int]:
@@ -105,34 +127,50 @@ def every(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, p_holm: np.nda
     worse, equal = (hi < 0) & (p_holm < LEVEL), (-margin <= lower) & (upper <= margin)
     if (lo > 0).all():
         return HOLDS, int(lo.argmin())
-    for verdict, which in ((FAILS, worse), (NO_EFFECT, equal)):
-        if which.any():
-            return verdict, int(np.where(which, hi, np.inf).argmin())
+    for verdict, fulfilled in ((FAILS, worse), (NO_EFFECT, equal)):
+        if fulfilled.any():
+            return verdict, int(np.where(fulfilled, hi, np.inf).argmin())
     return UNDECIDED, int(lo.argmin())
 
 
 def over_every(rows: pd.DataFrame, margin: float, detail: str) -> Measured:
     """Better than each of several rivals, by each of several measures: the row that decides.
 
-    All must be better, each at its own level: an intersection of tests needs no correction (Berger 1982). Any of many may be worse or equal
-    by luck: one that is worse refutes it by Holm's p, one whose advantage lies within the margin either way by Bonferroni's (:func:`at`).
+    All must be better, each at its own level: an intersection of tests needs no correction (Berger 1982). Any of many
+    may be worse or equal by luck: one that is worse refutes it by Holm's p, one whose advantage lies within the margin
+    either way by Bonferroni's (:func:`at`).
 
     Args:
-        rows: ``difference``, ``lo``, ``hi``, above 0 where it is better, and ``p_holm``. detail: may name columns in braces.
+        rows: a row a comparison: ``difference``, ``lo``, ``hi``, above 0 where it is better, and ``p_holm``.
+        margin: an advantage within it either way is none.
+        detail: what was compared, in words; may name columns in braces.
+
+    Returns:
+        The difference that decides, its interval and the verdict.
     """
-    verdict, number = every(*(rows[name].to_numpy(float) for name in ("difference", "lo", "hi", "p_holm")), margin)
-    decides = rows.iloc[number]
-    won = f"better beyond luck in {(rows['lo'] > 0).sum()} of {len(rows)} comparisons; the one that decides: "
-    return Measured(decides["difference"], decides["lo"], decides["hi"], verdict, won + detail.format(**decides))
+    verdict, index = every(*(rows[name].to_numpy(float) for name in ("difference", "lo", "hi", "p_holm")), margin)
+    deciding = rows.iloc[index]
+    count = f"better beyond luck in {(rows['lo'] > 0).sum()} of {len(rows)} comparisons; the one that decides: "
+    return Measured(deciding["difference"], deciding["lo"], deciding["hi"], verdict, count + detail.format(**deciding))
 
 
 def faithful(
     difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, told: np.ndarray, margin: float
 ) -> tuple[str, int]:
-    """As good as a rival by each of several measures ``(N,)`` that tell the rival from random maps: the verdict, and which decides.
+    """As good as a rival by each of several measures that tell the rival from random maps.
 
-    Holds if every interval lies above minus the margin and every measure tells the explanation from random maps (``told``), too, each at
-    its own level; does not hold if by one it lies below, by Bonferroni's.
+    Holds if every interval lies above minus the margin and every measure tells the explanation from random maps, too,
+    each at its own level; does not hold if by one it lies below, by Bonferroni's.
+
+    Args:
+        difference: (N,) explanation minus rival by each measure, above 0 where the explanation is better.
+        lo: (N,) the lower ends of the 95% intervals.
+        hi: (N,) the upper ends.
+        told: (N,) bool, whether the measure tells the explanation from random maps.
+        margin: how much worse is still as good.
+
+    Returns:
+        The verdict, and which measure decides.
     """
     worse = at(difference, lo, hi, len(lo))[1] < -margin
     if worse.any():
@@ -146,10 +184,19 @@ def within(value: float, lo: float, hi: float, least: float, most: float, detail
     return Measured(value, lo, hi, verdict, detail)
 
 
-def _student(mean: float, *parts: tuple[float, float]) -> dict[str, float]:
-    """``lo``, ``hi`` and ``p`` of a mean whose variance has several independent parts, each with its degrees of freedom (Satterthwaite)."""
-    variance, known = sum(part for part, _ in parts), sum(part**2 / free for part, free in parts if part > 0)
-    freedom = variance**2 / known if known > 0 else math.inf
+def _students_t(mean: float, *components: tuple[float, float]) -> dict[str, float]:
+    """The 95% interval and p of a mean by Student's t, with the degrees of freedom of Satterthwaite.
+
+    Args:
+        mean: the estimate.
+        *components: independent parts of its variance, each with its degrees of freedom.
+
+    Returns:
+        ``lo``, ``hi`` and ``p``, against a mean of 0.
+    """
+    variance = sum(component for component, _ in components)
+    uncertainty = sum(component**2 / df for component, df in components if component > 0)
+    freedom = variance**2 / uncertainty if uncertainty > 0 else math.inf
     half = stdtrit(freedom, 1 - LEVEL / 2) * math.sqrt(variance)
     return {"lo": mean - half, "hi": mean + half, "p": t_test(mean, variance, freedom)}
 
@@ -160,7 +207,7 @@ def not_testable(detail: str) -> Measured:
 
 
 def _comparison(run: Run, question: str, a: str, b: str) -> pd.Series | None:
-    """The first row of ``tests.csv`` whose question starts so, of ``a`` and ``b``; ``None`` in a run that did not ask."""
+    """The first row of ``tests.csv`` of ``a`` and ``b`` whose question starts so; ``None`` if the run did not ask."""
     tests = run.load_table("tests")
     rows = tests[(tests["question"].str.startswith(question)) & (tests["a"] == a) & (tests["b"] == b)]
     return None if rows.empty else rows.iloc[0]
@@ -168,29 +215,33 @@ def _comparison(run: Run, question: str, a: str, b: str) -> pd.Series | None:
 
 def _of_seeds(row: pd.Series, rule: Callable[..., Measured], detail: str) -> Measured:
     """The rule on a comparison over seeds; undecided of one, whose interval knows nothing of the luck of training."""
-    found = rule(row["difference"], row["lo"], row["hi"], detail=detail)
-    return found if row["seeds"] > 1 else _of_one_seed(found)
+    measured = rule(row["difference"], row["lo"], row["hi"], detail=detail)
+    return measured if row["seeds"] > 1 else _of_one_seed(measured)
 
 
-def _of_one_seed(found: Measured) -> Measured:
+def _of_one_seed(measured: Measured) -> Measured:
     """No interval and no verdict: how other trainings would have come out is not known."""
-    return replace(found, lo=math.nan, hi=math.nan, verdict=UNDECIDED, detail=f"{found.detail}; one seed only")
+    return replace(measured, lo=math.nan, hi=math.nan, verdict=UNDECIDED, detail=f"{measured.detail}; one seed only")
 
 
-def _many(row: pd.Series) -> str:
+def _seed_count(row: pd.Series) -> str:
     return f"{row['seeds']:.0f} seeds" if row["seeds"] > 1 else "1 seed"
 
 
-def _adding(row: pd.Series, detail: str) -> Measured:
+def _adds_over_seeds(row: pd.Series, detail: str) -> Measured:
     """The rule of :func:`adds` on a comparison over seeds, with the p that it goes by."""
     return _of_seeds(row, partial(adds, p=row["p_holm"]), f"{detail}, Holm p = {row['p_holm']:.3g}")
 
 
 def _student_f1(run: Run) -> Measured:
-    """Mean over seeds; to the luck of the test images, which the intervals know, comes that of training.
+    """The student's macro F1 is above 94 points: the mean over seeds.
 
-    With V the variance of the images (half of the mean interval counts as 1.96 standard errors) and s^2 / S that of the mean of S seeds,
-    Student's t of Satterthwaite's degrees of freedom; the interval keeps its skew.
+    To the luck of the test images, which the intervals know, comes that of training. With V the variance of the images
+    (half of the mean interval counts as 1.96 standard errors) and s^2 / S that of the mean of S seeds, Student's t of
+    Satterthwaite's degrees of freedom; the interval keeps its skew.
+
+    Returns:
+        The mean, the interval that knows both and the verdict.
     """
     rows = run.load_table("classification").query("model == 'student_kd'")
     if rows.empty:
@@ -198,19 +249,19 @@ def _student_f1(run: Run) -> Measured:
     mean, lo, hi = rows[["f1_macro", "f1_macro_lo", "f1_macro_hi"]].mean()
     if len(rows) < 2:
         return _of_one_seed(above(mean, lo, hi, 0.94, "macro F1"))
-    images, seeds = ((hi - lo) / 2 / NORMAL) ** 2, rows["f1_macro"].var() / len(rows)
-    both = _student(mean, (seeds, len(rows) - 1), (images, math.inf))
-    wider = (both["hi"] - both["lo"]) / (hi - lo) if hi > lo else 1.0
-    what = f"macro F1, mean of {len(rows)} seeds, of the luck of training and of the test images"
-    return above(mean, mean - wider * (mean - lo), mean + wider * (hi - mean), 0.94, what)
+    image_variance, seed_variance = ((hi - lo) / 2 / NORMAL) ** 2, rows["f1_macro"].var() / len(rows)
+    interval = _students_t(mean, (seed_variance, len(rows) - 1), (image_variance, math.inf))
+    widening = (interval["hi"] - interval["lo"]) / (hi - lo) if hi > lo else 1.0
+    detail = f"macro F1, mean of {len(rows)} seeds, of the luck of training and of the test images"
+    return above(mean, mean - widening * (mean - lo), mean + widening * (hi - mean), 0.94, detail)
 
 
 def _gap_to_teacher(run: Run, rule: Callable[..., Measured]) -> Measured:
     row = _comparison(run, "all seeds", "student_kd", "teacher")
     if row is None:
         return not_testable("this run did not train the paper's loss")
-    what = f"test accuracy, mean of {_many(row)} minus one teacher"
-    return _of_seeds(row, partial(rule, threshold=-NON_INFERIORITY), what)
+    detail = f"test accuracy, mean of {_seed_count(row)} minus one teacher"
+    return _of_seeds(row, partial(rule, threshold=-NON_INFERIORITY), detail)
 
 
 def _student_against_teacher(run: Run) -> Measured:
@@ -225,7 +276,7 @@ def _adds(run: Run, question: str, a: str, b: str) -> Measured:
     row = _comparison(run, question, a, b)
     if row is None:
         return not_testable("this run did not ask it")
-    return _adding(row, f"test accuracy over {_many(row)}, {row['question'].partition(':')[0]}")
+    return _adds_over_seeds(row, f"test accuracy over {_seed_count(row)}, {row['question'].partition(':')[0]}")
 
 
 def _distillation_adds(run: Run) -> Measured:
@@ -236,33 +287,40 @@ def _teacher_adds(run: Run) -> Measured:
     return _adds(run, "all seeds", "student_kd_t2", "ce")
 
 
-def _few(run: Run) -> str:
-    """How the questions begin that were asked at the most labels of those that are few; with the fewest, students may be at chance."""
+def _few_labels_question(run: Run) -> str:
+    """How the questions begin that were asked at the most labels of those that are few.
+
+    With the fewest, students may be at chance.
+
+    Returns:
+        What a question in ``tests.csv`` starts with.
+    """
     questions = run.load_table("tests")["question"]
-    few = questions[questions.str.startswith("few labels")].str.split(":").str[0]
-    return "few labels" if few.empty else f"{max(few, key=lambda what: int(what.split()[2]))}:"
+    counts = questions[questions.str.startswith("few labels")].str.split(":").str[0]
+    return "few labels" if counts.empty else f"{max(counts, key=lambda count: int(count.split()[2]))}:"
 
 
 def _few_labels(run: Run) -> Measured:
-    return _adds(run, _few(run), "with T²", "labels alone")
+    return _adds(run, _few_labels_question(run), "with T²", "labels alone")
 
 
 def _few_labels_without_t2(run: Run) -> Measured:
-    return _adds(run, _few(run), "paper's loss", "labels alone")
+    return _adds(run, _few_labels_question(run), "paper's loss", "labels alone")
 
 
 def _knowledge(run: Run) -> Measured:
     """Better than each teacher that knows nothing of an image."""
-    few = _few(run)
-    rows = [_comparison(run, few, "with T²", name) for name in WITHOUT_KNOWLEDGE]
+    question = _few_labels_question(run)
+    rows = [_comparison(run, question, "with T²", name) for name in WITHOUT_KNOWLEDGE]
     if any(row is None for row in rows):
         return not_testable("this run has no teachers without knowledge")
-    found = over_every(pd.DataFrame(rows), MARGIN, f"{{b}}; test accuracy, {few.rstrip(':')}, {{seeds:.0f}} seeds")
-    return found if min(row["seeds"] for row in rows) > 1 else _of_one_seed(found)
+    detail = f"{{b}}; test accuracy, {question.rstrip(':')}, {{seeds:.0f}} seeds"
+    measured = over_every(pd.DataFrame(rows), MARGIN, detail)
+    return measured if min(row["seeds"] for row in rows) > 1 else _of_one_seed(measured)
 
 
 def _unlabelled_images(run: Run) -> Measured:
-    return _adds(run, _few(run), "with T², all images", "with T²")
+    return _adds(run, _few_labels_question(run), "with T², all images", "with T²")
 
 
 def _oracle_adds(run: Run) -> Measured:
@@ -272,22 +330,23 @@ def _oracle_adds(run: Run) -> Measured:
 def _long_training(run: Run) -> Measured:
     if not run.load_table("tests").query("a == 'student_kd_t2'")["question"].str.startswith("long training").any():
         return not_testable("this run trained no students of both kinds for longer than the others")
-    found = _adds(run, "long training", "student_kd_t2", "ce")
+    measured = _adds(run, "long training", "student_kd_t2", "ce")
     longest = run.load_table("lengths").query(
         "model == 'student_ce' and learned_from == 'training' and epochs == epochs.max()"
     )
     alone = longest["accuracy"].mean()
     teacher = run.load_table("classification").query("model == 'teacher'")["accuracy"].iloc[0]
-    return replace(
-        found, detail=f"{found.detail}; accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}"
-    )
+    accuracies = f"accuracy of the labels alone {alone:.3f}, of the teacher {teacher:.3f}"
+    return replace(measured, detail=f"{measured.detail}; {accuracies}")
 
 
 def _released_is_cross_entropy(run: Run) -> Measured:
     row = _comparison(run, "all seeds", "student_released", "ce")
     if row is None:
         return not_testable("this run did not train the released loss")
-    return _of_seeds(row, partial(within, least=-EQUIVALENCE, most=EQUIVALENCE), f"test accuracy over {_many(row)}")
+    return _of_seeds(
+        row, partial(within, least=-EQUIVALENCE, most=EQUIVALENCE), f"test accuracy over {_seed_count(row)}"
+    )
 
 
 def _new_images(run: Run) -> Measured:
@@ -296,7 +355,10 @@ def _new_images(run: Run) -> Measured:
         if rows.empty:
             return not_testable("training knows no test image")
         row = rows.iloc[0]
-        detail = f"minus the gain by remembering drawn labels of {row['n']} known test images, beyond the teacher's, which saw none of them"
+        detail = (
+            f"minus the gain by remembering drawn labels of {row['n']} known test images, "
+            "beyond the teacher's, which saw none of them"
+        )
         return above(-row["mean"], -row["hi"], -row["lo"], -NON_INFERIORITY, detail)
     table = run.load_table("known_and_new").query("model == 'student_kd'").set_index("part")
     if table.empty:
@@ -331,17 +393,17 @@ def _five_layers(run: Run) -> Measured:
     row = _comparison(run, "shape", "6 layers", "5 layers")
     if row is None:
         return not_testable("this run trained no students of other shapes")
-    what = f"test accuracy, six layers minus five, {_many(row)}"
-    return _of_seeds(row, partial(below, threshold=NON_INFERIORITY), what)
+    detail = f"test accuracy, six layers minus five, {_seed_count(row)}"
+    return _of_seeds(row, partial(below, threshold=NON_INFERIORITY), detail)
 
 
 def _max_pooling(run: Run) -> Measured:
     row = _comparison(run, "shape", "average pooling", "5 layers")
     if row is None:
         return not_testable("this run trained no students of other shapes")
-    turned = row.to_dict() | {"difference": -row["difference"], "lo": -row["hi"], "hi": -row["lo"]}
-    found = _adding(pd.Series(turned), f"test accuracy, average minus maximum, {_many(row)}")
-    return replace(found, value=-found.value, lo=-found.hi, hi=-found.lo)
+    negated = row.to_dict() | {"difference": -row["difference"], "lo": -row["hi"], "hi": -row["lo"]}
+    measured = _adds_over_seeds(pd.Series(negated), f"test accuracy, average minus maximum, {_seed_count(row)}")
+    return replace(measured, value=-measured.value, lo=-measured.hi, hi=-measured.lo)
 
 
 def _temperature_matters(run: Run) -> Measured:
@@ -352,48 +414,49 @@ def _temperature_matters(run: Run) -> Measured:
     all_within = all(equivalent(lo, hi, MARGIN) for lo, hi in zip(effect["lo"], effect["hi"], strict=True))
     verdict = HOLDS if row["p_holm"] < LEVEL else NO_EFFECT if all_within else UNDECIDED
     detail = f"test accuracy, {row['a']} minus {row['b']}, the clearest of {len(effect)}; Holm p = {row['p_holm']:.3g}"
-    found = Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
-    return found if row["seeds"] > 1 else _of_one_seed(found)
+    measured = Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
+    return measured if row["seeds"] > 1 else _of_one_seed(measured)
 
 
 def _best_cell(run: Run) -> Measured:
     """The paper's cell against each other cell of its loss, on validation, where the study chooses.
 
-    The luck of training is that of the seeds, paired; that of the images is taken as if two cells erred on them independently, which makes
-    it too large rather than too small, and as if each group of images were one.
+    The luck of training is that of the seeds, paired; that of the images is taken as if two cells erred on them
+    independently, which makes it too large rather than too small, and as if each group of images were one.
+
+    Returns:
+        The difference to the cell that decides, its interval and the verdict.
     """
     chosen = run.load_table("choice").iloc[0]
-    name = "alpha {:g}, T {:g}".format
-    what = f"chosen on validation: {chosen['loss']}, {name(chosen['alpha'], chosen['temperature'])}"
+    cell_name = "alpha {:g}, T {:g}".format
+    choice = f"chosen on validation: {chosen['loss']}, {cell_name(chosen['alpha'], chosen['temperature'])}"
     paper = published("paper").query("claim == 'best_cell' and dataset == @run.settings.dataset")["statement"]
     grid = run.load_table("sweep").query("loss == 'kd'")
     scores = {
-        name(*cell): part.set_index("seed")["val_accuracy"] for cell, part in grid.groupby(["alpha", "temperature"])
+        cell_name(*cell): rows.set_index("seed")["val_accuracy"]
+        for cell, rows in grid.groupby(["alpha", "temperature"])
     }
     if len(scores) < 2:  # nothing to choose from
         return not_testable(f"the grid of this run has {len(scores)} cell{'s' * (not scores)} of the paper's loss")
     if paper.empty:
-        return not_testable(what)
+        return not_testable(choice)
     if paper.iloc[0] not in scores:
-        return not_testable(f"the grid of this run does not have {paper.iloc[0]}; {what}")
+        return not_testable(f"the grid of this run does not have {paper.iloc[0]}; {choice}")
     groups = run.load_table("data_audit").query("split == 'val'")["groups"].sum()
-    rows, own = [], scores.pop(paper.iloc[0])
-    for other, of_other in scores.items():
-        gap = (own - of_other).dropna()
-        wrong = sum(cell.mean() * (1 - cell.mean()) for cell in (own, of_other)) / groups
-        row = {"b": other, "difference": gap.mean(), "seeds": len(gap)}
-        rows.append(
-            row
-            | _student(gap.mean(), (gap.var() / len(gap) if len(gap) > 1 else 0.0, len(gap) - 1), (wrong, groups - 1))
-        )
-    table = pd.DataFrame(rows)
-    found = over_every(
-        table.assign(p_holm=holm(table["p"])),
-        0.0,
-        f"{paper.iloc[0]} minus {{b}}, validation accuracy, {{seeds:.0f}} seeds",
-    )
-    found = replace(found, detail=f"{what}; {found.detail}")
-    return found if table["seeds"].min() > 1 else _of_one_seed(found)
+    comparisons, paper_scores = [], scores.pop(paper.iloc[0])
+    for other, other_scores in scores.items():
+        gaps = (paper_scores - other_scores).dropna()
+        seed_variance = gaps.var() / len(gaps) if len(gaps) > 1 else 0.0
+        image_variance = sum(cell.mean() * (1 - cell.mean()) for cell in (paper_scores, other_scores)) / groups
+        comparison = {"b": other, "difference": gaps.mean(), "seeds": len(gaps)}
+        interval = _students_t(gaps.mean(), (seed_variance, len(gaps) - 1), (image_variance, groups - 1))
+        comparisons.append(comparison | interval)
+    table = pd.DataFrame(comparisons)
+    table_with_holm = table.assign(p_holm=holm(table["p"]))
+    detail = f"{paper.iloc[0]} minus {{b}}, validation accuracy, {{seeds:.0f}} seeds"
+    measured = over_every(table_with_holm, 0.0, detail)
+    measured = replace(measured, detail=f"{choice}; {measured.detail}")
+    return measured if table["seeds"].min() > 1 else _of_one_seed(measured)
 
 
 def _flops_ratio(run: Run) -> Measured:
@@ -403,33 +466,36 @@ def _flops_ratio(run: Run) -> Measured:
     )
 
 
-def _met(run: Run, model: str, method: str) -> pd.Series:
-    met = run.load_table("met")
-    rows = met[(met["model"].str.startswith(model)) & (met["method"] == method)]
+def _timing(run: Run, model: str, method: str) -> pd.Series:
+    """What one image takes: the row of ``met.csv`` with the smallest batch."""
+    timings = run.load_table("met")
+    rows = timings[(timings["model"].str.startswith(model)) & (timings["method"] == method)]
     return rows.sort_values("batch_size").iloc[0]
 
 
-def _faster(slow: pd.Series, fast: pd.Series) -> tuple[float, float, float]:
+def _time_ratio(slow: pd.Series, fast: pd.Series) -> tuple[float, float, float]:
     """How many times as long: the ratio of the medians, and of the quartiles that lie nearest and farthest."""
-    (a, half_a), (b, half_b) = ((one["ms_per_image_median"], one["ms_per_image_iqr"] / 2) for one in (slow, fast))
+    (a, half_a), (b, half_b) = ((row["ms_per_image_median"], row["ms_per_image_iqr"] / 2) for row in (slow, fast))
     return a / b, max(a - half_a, 0.0) / (b + half_b), (a + half_a) / (b - half_b) if b > half_b else math.inf
 
 
 def _met_ratio(run: Run) -> Measured:
-    own = (networks.OWN_TEACHER, networks.OWN_STUDENT)
-    if (found := tuple(networks.of_run(run, role) for role in ("teacher", "student"))) != own:
-        return not_testable(f"the paper says it of {' and '.join(own)}; this run has {' and '.join(found)}")
-    ratio = _faster(_met(run, "teacher", "shap"), _met(run, "student", "shap"))
+    studied = (networks.OWN_TEACHER, networks.OWN_STUDENT)
+    if (used := tuple(networks.of_run(run, role) for role in ("teacher", "student"))) != studied:
+        return not_testable(f"the paper says it of {' and '.join(studied)}; this run has {' and '.join(used)}")
+    ratio = _time_ratio(_timing(run, "teacher", "shap"), _timing(run, "student", "shap"))
     return within(*ratio, 3.0, 6.75, "medians in one run, from quartile to quartile")
 
 
 def _maps_over_shap(run: Run) -> Measured:
-    maps, shap = _met(run, "student", "feature_maps_mean"), _met(run, "teacher", "shap")
-    method = _met(run, "student", "shap")["ms_per_image_median"] / maps["ms_per_image_median"]
-    points = f"SHAP with {run.budget.shap_samples} points an image (its default: 200)"
-    alone = f"of it the method alone, both on the student: {method:.0f} times"
-    detail = f"{points} on the teacher over average maps on the student, one image at a time, medians from quartile to quartile; {alone}"
-    return above(*_faster(shap, maps), 200.0, detail)
+    maps, shap = _timing(run, "student", "feature_maps_mean"), _timing(run, "teacher", "shap")
+    method_ratio = _timing(run, "student", "shap")["ms_per_image_median"] / maps["ms_per_image_median"]
+    detail = (
+        f"SHAP with {run.budget.shap_samples} points an image (its default: 200) on the teacher over average maps "
+        "on the student, one image at a time, medians from quartile to quartile; "
+        f"of it the method alone, both on the student: {method_ratio:.0f} times"
+    )
+    return above(*_time_ratio(shap, maps), 200.0, detail)
 
 
 def _fidelity(run: Run) -> Measured:
@@ -440,8 +506,9 @@ def _fidelity(run: Run) -> Measured:
         & summary["model"].str.startswith("student")
         & (summary["class"] != "all")
     ]["mean"]
-    what = f"agreement with the top 30% kept, mean over classes ({means.min():.2f} to {means.max():.2f}); another definition"
-    return Measured(means.mean(), math.nan, math.nan, NOT_TESTABLE, what)
+    span = f"{means.min():.2f} to {means.max():.2f}"
+    detail = f"agreement with the top 30% kept, mean over classes ({span}); another definition"
+    return Measured(means.mean(), math.nan, math.nan, NOT_TESTABLE, detail)
 
 
 def _more_is_better(rows: pd.DataFrame) -> pd.DataFrame:
@@ -452,52 +519,62 @@ def _more_is_better(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _against(run: Run, other: str) -> pd.DataFrame:
-    """Average maps of the taught student against ``other`` by each metric of :data:`FAMILIES`: difference, lo and hi, more is better."""
+def _maps_against(run: Run, rival: str) -> pd.DataFrame:
+    """Average maps of the taught student against a rival by each metric of :data:`kdnb.fidelity.FAMILIES`.
+
+    Returns:
+        ``difference``, ``lo`` and ``hi`` by metric; more is better.
+    """
     tests = run.load_table("tests")
     rows = tests[
         (tests["a"] == "feature_maps_mean")
-        & (tests["b"] == other)
+        & (tests["b"] == rival)
         & tests["question"].str.startswith("average map against")
     ]
     return _more_is_better(rows[(rows["class"] == "all") & rows["metric"].isin(FAMILIES)]).set_index("metric")
 
 
-def _over_random(run: Run, other: str) -> pd.DataFrame:
-    """``other`` against random maps by each metric of :data:`FAMILIES`, on the images that it explains: told from them where lo > 0.
+def _rival_over_random(run: Run, rival: str) -> pd.DataFrame:
+    """A rival against random maps by each metric of :data:`kdnb.fidelity.FAMILIES`, on the images that it explains.
 
-    These are fewer than the average map's where the rival costs many passes each: differences on different images are not compared.
+    These are fewer than the average map's where the rival costs many passes each: differences on different images are
+    not compared.
+
+    Returns:
+        ``difference``, ``lo`` and ``hi`` by metric; the rival is told from random maps where ``lo`` is above 0.
     """
     rows = run.load_table("fidelity")
     rows = rows[
-        (rows["model"] == "student_kd") & rows["method"].isin([other, "random"]) & rows["metric"].isin(FAMILIES)
+        (rows["model"] == "student_kd") & rows["method"].isin([rival, "random"]) & rows["metric"].isin(FAMILIES)
     ]
     pairs = paired(
-        rows, "rival against random maps", [(other, "random")], list(FAMILIES), samples=run.budget.bootstrap_samples
+        rows, "rival against random maps", [(rival, "random")], list(FAMILIES), samples=run.budget.bootstrap_samples
     )
     return _more_is_better(pairs).set_index("metric")
 
 
-def _as_faithful(run: Run, other: str) -> Measured:
-    rows, random = _against(run, other), _against(run, "random")
+def _as_faithful(run: Run, rival: str) -> Measured:
+    rows, random = _maps_against(run, rival), _maps_against(run, "random")
     if rows.empty:
-        return not_testable(f"this run did not compare average maps with {other}")
-    rival = _over_random(run, other).reindex(rows.index)
-    told = random["lo"].reindex(rows.index) > 0
-    if (
-        not told.any() and not (rival["lo"] > 0).any()
-    ):  # equal scores prove nothing where a measure tells no explanation from a random one
-        return not_testable(f"no metric tells average maps or {other} from random maps here: broken measures")
-    rows = rows[rival["lo"] > 0]
+        return not_testable(f"this run did not compare average maps with {rival}")
+    rival_over_random = _rival_over_random(run, rival).reindex(rows.index)
+    beats_random = random["lo"].reindex(rows.index) > 0
+    # Equal scores prove nothing where a measure tells no explanation from a random one.
+    if not beats_random.any() and not (rival_over_random["lo"] > 0).any():
+        return not_testable(f"no metric tells average maps or {rival} from random maps here: broken measures")
+    rows = rows[rival_over_random["lo"] > 0]
     if rows.empty:
-        return not_testable(f"no metric tells {other} from random maps here: no yardstick")
-    verdict, number = faithful(
-        *(rows[name].to_numpy(float) for name in ("difference", "lo", "hi")), told[rows.index].to_numpy(), FAITHFULNESS
+        return not_testable(f"no metric tells {rival} from random maps here: no yardstick")
+    differences = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi"))
+    verdict, index = faithful(*differences, beats_random[rows.index].to_numpy(), FAITHFULNESS)
+    row = rows.iloc[index]
+    detail = (
+        f"the nearest of {len(rows)} metrics that tell {rival} from random maps: "
+        f"{row.name}, one taught student, {row['n']:.0f} images"
     )
-    row = rows.iloc[number]
-    detail = f"the nearest of {len(rows)} metrics that tell {other} from random maps: {row.name}, one taught student, {row['n']:.0f} images"
-    if not told[rows.index].all():
-        detail += f"; average maps are not told from random ones by {', '.join(rows.index[~told[rows.index]])}"
+    if not beats_random[rows.index].all():
+        undistinguished = rows.index[~beats_random[rows.index]]
+        detail += f"; average maps are not told from random ones by {', '.join(undistinguished)}"
     return Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
 
 
@@ -515,7 +592,7 @@ def _maps_as_integrated_gradients(run: Run) -> Measured:
 
 def _maps_over_controls(run: Run) -> Measured:
     """Better than every control by every metric."""
-    rows = pd.concat([_against(run, control).reset_index() for control in CONTROLS], ignore_index=True)
+    rows = pd.concat([_maps_against(run, control).reset_index() for control in CONTROLS], ignore_index=True)
     if rows.empty:
         return not_testable("this run did not compare average maps with controls")
     return over_every(rows, FAITHFULNESS, "{b} by {metric}, one taught student, {n:.0f} images")
@@ -532,8 +609,9 @@ class Claim:
     unit: str = POINTS  # of what is measured
 
 
-# When a rule was stated, by the history of this file and of data/measured. Whatever is in neither set came when its own comparison had been
-# seen on some data, or in one commit with it. Before any data (the first run followed within the hour):
+# When a rule was stated, by the history of this file and of data/measured. Whatever is in neither set came when its own
+# comparison had been seen on some data, or in one commit with it. Before any data (the first run followed within the
+# hour):
 BEFORE_DATA = frozenset(
     [
         "student_f1",
@@ -548,10 +626,10 @@ BEFORE_DATA = frozenset(
         "fidelity",
     ]
 )
-# When other results had been seen and none of the comparison itself: known and new test images and few labels when the phantom and eye
-# disease had been; longer training when students of the labels alone had trained longer and none that a teacher taught; explanations of
-# taught students when a smoke run had been; the ensemble as a teacher before any run of it; volumes when students of
-# them had been and no teacher, map or time.
+# When other results had been seen and none of the comparison itself: known and new test images and few labels when the
+# phantom and eye disease had been; longer training when students of the labels alone had trained longer and none that a
+# teacher taught; explanations of taught students when a smoke run had been; the ensemble as a teacher before any run of
+# it; volumes when students of them had been and no teacher, map or time.
 BEFORE_NUMBERS = frozenset(
     [
         "new_images",
@@ -567,12 +645,13 @@ BEFORE_NUMBERS = frozenset(
         "volumes_cost",
     ]
 )
-# Those of both that are as they were. The others changed when numbers had been seen. Stricter: learned maps must beat every control and
-# not an untrained network alone; a rival that does not beat random ones is no yardstick; a large p of temperature decides nothing; a grid
-# without the paper's cell cannot choose it; Holm's p counts; one seed decides nothing; the best cell and times have intervals. Otherwise:
-# there may be no effect beyond the margin; few labels are judged at the most of them, since at five a class every student was near chance;
-# where labels are drawn, known images count by what is remembered of the draw; three families of metrics decide faithfulness in place of
-# agreement with the top 30% kept, which is saturated.
+# Those of both that are as they were. The others changed when numbers had been seen. Stricter: learned maps must beat
+# every control and not an untrained network alone; a rival that does not beat random ones is no yardstick; a large p of
+# temperature decides nothing; a grid without the paper's cell cannot choose it; Holm's p counts; one seed decides
+# nothing; the best cell and times have intervals. Otherwise: there may be no effect beyond the margin; few labels are
+# judged at the most of them, since at five a class every student was near chance; where labels are drawn, known images
+# count by what is remembered of the draw; three families of metrics decide faithfulness in place of agreement with the
+# top 30% kept, which is saturated.
 UNCHANGED = frozenset(
     ["flops_ratio", "fidelity", "better_teacher", "volumes_keep_up", "volumes_few", "volumes_maps", "volumes_cost"]
 )
@@ -586,7 +665,7 @@ def stated(claim: str) -> str:
     return first if claim in UNCHANGED else f"{first}, changed after"
 
 
-_TOLD = ", Holm p < 0.05; none where within one point"
+_SIGNIFICANT = ", Holm p < 0.05; none where within one point"
 _AS_FAITHFUL = "difference above -5 points by each that tells the rival from random maps of: " + ", ".join(FAMILIES)
 CLAIMS = {
     "student_f1": Claim("the student's F1 is above 0.94", "macro F1 above 94 points", _student_f1, True),
@@ -607,24 +686,26 @@ CLAIMS = {
         _relatives,
     ),
     "distillation_adds": Claim(
-        "the teacher adds to what labels teach", f"paper's loss minus cross-entropy above 0{_TOLD}", _distillation_adds
+        "the teacher adds to what labels teach",
+        f"paper's loss minus cross-entropy above 0{_SIGNIFICANT}",
+        _distillation_adds,
     ),
     "teacher_adds": Claim(
-        "so it does by the loss with T^2", f"loss with T^2 minus cross-entropy above 0{_TOLD}", _teacher_adds
+        "so it does by the loss with T^2", f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}", _teacher_adds
     ),
     "oracle_adds": Claim(
         "perfect soft labels add to what labels teach",
-        f"a teacher that says the true probabilities minus cross-entropy above 0{_TOLD}",
+        f"a teacher that says the true probabilities minus cross-entropy above 0{_SIGNIFICANT}",
         _oracle_adds,
     ),
     "few_labels": Claim(
         "where the student has few labels and the teacher had many, it adds",
-        f"loss with T^2 minus cross-entropy above 0{_TOLD}",
+        f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}",
         _few_labels,
     ),
     "few_labels_without_t2": Claim(
         "with few labels the paper's loss adds, too",
-        f"paper's loss minus cross-entropy above 0{_TOLD}",
+        f"paper's loss minus cross-entropy above 0{_SIGNIFICANT}",
         _few_labels_without_t2,
     ),
     "knowledge": Claim(
@@ -634,12 +715,12 @@ CLAIMS = {
     ),
     "unlabelled_images": Claim(
         "it hands on what it knows of images that nobody labelled",
-        f"all images minus the labelled few alone above 0{_TOLD}",
+        f"all images minus the labelled few alone above 0{_SIGNIFICANT}",
         _unlabelled_images,
     ),
     "long_training": Claim(
         "where students train longer, the teacher adds to what labels teach",
-        f"loss with T^2 minus cross-entropy above 0{_TOLD}",
+        f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}",
         _long_training,
     ),
     "released_is_cross_entropy": Claim(
@@ -647,7 +728,7 @@ CLAIMS = {
     ),
     "five_layers": Claim("five layers are enough", "six layers minus five below +1 point", _five_layers),
     "max_pooling": Claim(
-        "maximum pooling is better than average pooling", f"average minus maximum below 0{_TOLD}", _max_pooling
+        "maximum pooling is better than average pooling", f"average minus maximum below 0{_SIGNIFICANT}", _max_pooling
     ),
     "temperature_matters": Claim(
         "the temperature changes the result",
@@ -688,19 +769,26 @@ CLAIMS = {
 }
 
 
-# -- a student that explains itself (chapter 07) ------------------------------------------------------------------------
-# Stated when the phantom alone had been run with these students, and brain MRI in an exploration of one seed whose numbers are not used.
-# Every rule is about the shape called transparent. Grad-CAM of that student is its own evidence without sign and scale, so the rivals are
-# explanations of the plain student on the same images. Changed when the phantom of drawn labels had been run, before any real data: taught
-# students are explained (trained on labels alone they differ so much from seed to seed that nothing was told from luck), and the families
-# of faithfulness are those of the other claims.
+# -- a student that explains itself (chapter 07) -----------------------------------------------------------------------
+# Stated when the phantom alone had been run with these students, and brain MRI in an exploration of one seed whose
+# numbers are not used. Every rule is about the shape called transparent. Grad-CAM of that student is its own evidence
+# without sign and scale, so the rivals are explanations of the plain student on the same images. Changed when the
+# phantom of drawn labels had been run, before any real data: taught students are explained (trained on labels alone
+# they differ so much from seed to seed that nothing was told from luck), and the families of faithfulness are those of
+# the other claims.
 
 EVIDENCE_METRICS = {"truth": ("pointing_game", "rank_accuracy", "pixel_auc"), "fidelity": tuple(FAMILIES)}
 PASSES = 1.1  # forward passes; what costs at most a tenth more is one
 
 
 def _evidence_tests(run: Run, question: str) -> pd.DataFrame:
-    """Chapter 07's comparisons whose question starts so; none, where the run has no such chapter or its student is another network."""
+    """Chapter 07's comparisons whose question starts so.
+
+    None, where the run has no such chapter or its student is another network.
+
+    Returns:
+        The rows of ``tests_evidence.csv``.
+    """
     if not run.has_table("tests_evidence"):
         return pd.DataFrame(columns=["question", "a", "b", "metric", "difference", "lo", "hi", "p_holm", "n", "seeds"])
     tests = run.load_table("tests_evidence")
@@ -714,26 +802,27 @@ def _evidence_row(run: Run, question: str, a: str, rule: Callable[..., Measured]
             "this run did not ask it" if run.has_table("tests_evidence") else "this run has no transparent students"
         )
     row = rows.iloc[0]
-    return rule(row, f"test accuracy, {_many(row)}")
+    return rule(row, f"test accuracy, {_seed_count(row)}")
 
 
 def _transparent_keeps_up(run: Run) -> Measured:
     keeps_up = partial(_of_seeds, rule=partial(above, threshold=-NON_INFERIORITY))
     return _evidence_row(
-        run, "field: what does the smaller one cost?", "transparent ce", lambda row, what: keeps_up(row, detail=what)
+        run,
+        "field: what does the smaller one cost?",
+        "transparent ce",
+        lambda row, detail: keeps_up(row, detail=detail),
     )
 
 
 def _teacher_pays(run: Run) -> Measured:
-    return _evidence_row(
-        run, "teacher: does it add more to the smaller field?", "gain of transparent by kd_t2", _adding
-    )
+    question = "teacher: does it add more to the smaller field?"
+    return _evidence_row(run, question, "gain of transparent by kd_t2", _adds_over_seeds)
 
 
 def _teacher_pays_few(run: Run) -> Measured:
-    return _evidence_row(
-        run, "teacher: does it add more to the smaller field,", "gain of transparent by kd_t2", _adding
-    )
+    question = "teacher: does it add more to the smaller field,"
+    return _evidence_row(run, question, "gain of transparent by kd_t2", _adds_over_seeds)
 
 
 def _evidence_against(run: Run, kind: str) -> Measured:
@@ -741,12 +830,12 @@ def _evidence_against(run: Run, kind: str) -> Measured:
     rows = _evidence_tests(run, kind).query("a == 'transparent class_evidence'")
     rows = rows[rows["metric"].isin(EVIDENCE_METRICS[kind])]
     if rows.empty:
-        few = "fewer than two test images have a true mask and are read rightly by every student"
+        too_few = "fewer than two test images have a true mask and are read rightly by every student"
         return not_testable(
-            few if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students"
+            too_few if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students"
         )
-    found = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} images")
-    return found if rows["seeds"].min() > 1 else _of_one_seed(found)
+    measured = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} images")
+    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
 
 
 def _evidence_marks(run: Run) -> Measured:
@@ -761,13 +850,8 @@ def _evidence_cost(run: Run) -> Measured:
     if not run.has_table("evidence_cost"):
         return not_testable("this run has no transparent students")
     row = run.load_table("evidence_cost").iloc[0]
-    return below(
-        row["ratio"],
-        row["lo"],
-        row["hi"],
-        PASSES,
-        f"class evidence of all classes over a forward pass, median of {row['n']:.0f} pairs",
-    )
+    detail = f"class evidence of all classes over a forward pass, median of {row['n']:.0f} pairs"
+    return below(row["ratio"], row["lo"], row["hi"], PASSES, detail)
 
 
 CLAIMS |= {
@@ -777,7 +861,10 @@ CLAIMS |= {
         _transparent_keeps_up,
     ),
     "evidence_marks": Claim(
-        "class evidence of the transparent student marks the lesion better than any explanation of the plain one, and than every control",
+        (
+            "class evidence of the transparent student marks the lesion better than any explanation of the plain one, "
+            "and than every control"
+        ),
         "difference above 0 for each rival by each of: " + ", ".join(EVIDENCE_METRICS["truth"]),
         _evidence_marks,
     ),
@@ -789,20 +876,20 @@ CLAIMS |= {
     "evidence_cost": Claim("it costs one forward pass", f"ratio below {PASSES:g}", _evidence_cost, unit=RATIO),
     "teacher_pays": Claim(
         "the teacher adds more to the transparent student than to the plain one",
-        f"difference of the gains above 0, loss with T^2{_TOLD}",
+        f"difference of the gains above 0, loss with T^2{_SIGNIFICANT}",
         _teacher_pays,
     ),
     "teacher_pays_few": Claim(
         "so it does where the students have few labels",
-        f"difference of the gains above 0, loss with T^2{_TOLD}",
+        f"difference of the gains above 0, loss with T^2{_SIGNIFICANT}",
         _teacher_pays_few,
     ),
 }
 
 
-# -- what teaching does to explanations (chapter 08) --------------------------------------------------------------------
-# Stated when the smoke profile alone had been run with these students. The explanation is the paper's, the average map; truth is asked
-# where both students are right, at equal accuracy, faithfulness of all images.
+# -- what teaching does to explanations (chapter 08) -------------------------------------------------------------------
+# Stated when the smoke profile alone had been run with these students. The explanation is the paper's, the average map;
+# truth is asked where both students are right, at equal accuracy, faithfulness of all images.
 
 _TRUTH = EVIDENCE_METRICS["truth"]
 
@@ -820,8 +907,8 @@ def _explains(run: Run, way: str) -> Measured:
     rows = rows[rows["matched"].astype(bool) == rows["metric"].isin(_TRUTH)]
     if rows.empty:
         return not_testable("this run has no students taught so")
-    found = over_every(_more_is_better(rows), FAITHFULNESS, "{metric}, {n:.0f} images, {seeds:.0f} seeds")
-    return found if rows["seeds"].min() > 1 else _of_one_seed(found)
+    measured = over_every(_more_is_better(rows), FAITHFULNESS, "{metric}, {n:.0f} images, {seeds:.0f} seeds")
+    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
 
 
 _EXPLAINS = "difference on the better side of 0 by each of: " + ", ".join([*_TRUTH, *FAMILIES])
@@ -835,17 +922,21 @@ CLAIMS |= {
         "teaching by the loss with T^2 makes explanations better, too", _EXPLAINS, partial(_explains, way="with T²")
     ),
     "maps_taught": Claim(
-        "average maps are better where the teacher's are taught too: attention transfer against the loss with T^2 alone",
+        (
+            "average maps are better where the teacher's are taught too: "
+            "attention transfer against the loss with T^2 alone"
+        ),
         _EXPLAINS,
         partial(_explains, way="attention too"),
     ),
 }
 
 
-# -- the third dimension (chapter 09) -----------------------------------------------------------------------------------
-# Stated when two students of generated volumes had been trained to see whether these can be learned, one with kernels in depth and one
-# without: so that depth pays there had been seen, no teacher, no map and no time. The rules have not changed since; the generated
-# volumes have, after a first run, in which every lesion held the middle slices, so that a map of the centre knew all there is of depth.
+# -- the third dimension (chapter 09) ----------------------------------------------------------------------------------
+# Stated when two students of generated volumes had been trained to see whether these can be learned, one with kernels
+# in depth and one without: so that depth pays there had been seen, no teacher, no map and no time. The rules have not
+# changed since; the generated volumes have, after a first run, in which every lesion held the middle slices, so that a
+# map of the centre knew all there is of depth.
 
 
 def _without_volumes(run: Run) -> Measured | None:
@@ -859,37 +950,38 @@ def _without_volumes(run: Run) -> Measured | None:
 
 def _volumes_row(run: Run, question: str, a: str, b: str, rule: Callable[..., Measured]) -> Measured:
     """A comparison of accuracies on volumes, judged by ``rule``."""
-    if (nothing := _without_volumes(run)) is not None:
-        return nothing
+    if (refusal := _without_volumes(run)) is not None:
+        return refusal
     rows = run.load_table("tests_volumes").query("question == @question and a == @a and b == @b")
     if rows.empty:
         return not_testable("this run did not ask it")
     row, detail = rows.iloc[0], ""
-    known = run.load_table("tests_volumes").query("question == 'all labels: is anything learned?' and a == 'teacher'")
-    if len(known):  # whoever learns nothing keeps up with a teacher who does not, either
-        points = 100 * known.iloc[0][["difference", "lo", "hi"]]
+    learned = run.load_table("tests_volumes").query("question == 'all labels: is anything learned?' and a == 'teacher'")
+    if len(learned):  # whoever learns nothing keeps up with a teacher who does not, either
+        points = 100 * learned.iloc[0][["difference", "lo", "hi"]]
         detail = "; teacher minus the most frequent class {:+.1f} points [{:+.1f}, {:+.1f}]".format(*points)
-    return rule(row, detail=f"test accuracy on {row['n']:.0f} volumes, {_many(row)}{detail}")
+    return rule(row, detail=f"test accuracy on {row['n']:.0f} volumes, {_seed_count(row)}{detail}")
 
 
 def _volumes_maps(run: Run) -> Measured:
     """Better than every control by every measure of truth and faithfulness."""
-    if (nothing := _without_volumes(run)) is not None:
-        return nothing
+    if (refusal := _without_volumes(run)) is not None:
+        return refusal
     rows = run.load_table("tests_volumes").query("question.str.startswith('controls') and a == 'feature_maps_mean'")
     if rows.empty:
         return not_testable("no volume that all students read rightly")
-    found = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} volumes, {seeds:.0f} seeds")
-    return found if rows["seeds"].min() > 1 else _of_one_seed(found)
+    measured = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} volumes, {seeds:.0f} seeds")
+    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
 
 
 def _volumes_cost(run: Run) -> Measured:
-    if (nothing := _without_volumes(run)) is not None:
-        return nothing
+    if (refusal := _without_volumes(run)) is not None:
+        return refusal
     times = run.load_table("volumes_met").set_index(["model", "method"])
     points = f"SHAP with {run.budget.shap_samples} points a volume (its default: 200)"
     detail = f"{points} on the teacher over average maps on the student, medians from quartile to quartile"
-    return above(*_faster(times.loc[("teacher", "shap")], times.loc[("student", "feature_maps_mean")]), 200.0, detail)
+    shap, maps = times.loc[("teacher", "shap")], times.loc[("student", "feature_maps_mean")]
+    return above(*_time_ratio(shap, maps), 200.0, detail)
 
 
 CLAIMS |= {
@@ -897,23 +989,41 @@ CLAIMS |= {
         "in volumes, too, the student keeps up with its teacher",
         "paper's loss minus teacher above -1 point",
         partial(
-            _volumes_row, question="all labels: does the student keep up?", a="paper's loss", b="teacher",
+            _volumes_row,
+            question="all labels: does the student keep up?",
+            a="paper's loss",
+            b="teacher",
             rule=partial(_of_seeds, rule=partial(above, threshold=-NON_INFERIORITY)),
         ),
     ),
     "volumes_few": Claim(
         "with few labelled volumes the teacher adds",
-        f"loss with T^2 minus labels alone above 0{_TOLD}",
-        partial(_volumes_row, question="few labels: what does the teacher add?", a="with T²", b="labels alone", rule=_adding),
+        f"loss with T^2 minus labels alone above 0{_SIGNIFICANT}",
+        partial(
+            _volumes_row,
+            question="few labels: what does the teacher add?",
+            a="with T²",
+            b="labels alone",
+            rule=_adds_over_seeds,
+        ),
     ),
     "volumes_depth": Claim(
         "kernels in depth are worth their operations: the student of volumes beats that of slices which costs as much",
-        f"difference of the students of the labels alone above 0{_TOLD}",
-        partial(_volumes_row, question="all labels: what does depth add?", a="labels alone", b="slices, labels alone", rule=_adding),
+        f"difference of the students of the labels alone above 0{_SIGNIFICANT}",
+        partial(
+            _volumes_row,
+            question="all labels: what does depth add?",
+            a="labels alone",
+            b="slices, labels alone",
+            rule=_adds_over_seeds,
+        ),
     ),
     "volumes_maps": Claim(
         "average maps of volumes show what was learned: they are better than every control that knows nothing of it",
-        "difference on the better side of 0 by each measure of truth (where masks are known) and faithfulness, for each control",
+        (
+            "difference on the better side of 0 by each measure of truth (where masks are known) and faithfulness, "
+            "for each control"
+        ),
         _volumes_maps,
     ),
     "volumes_cost": Claim(
@@ -922,15 +1032,15 @@ CLAIMS |= {
         _volumes_cost,
         unit=RATIO,
     ),
-}  # fmt: skip
+}
 
 
-# -- lesions that are known (chapter 06) ----------------------------------------------------------------------------------
+# -- lesions that are known (chapter 06) -------------------------------------------------------------------------------
 # Stated when the phantom's maps had been seen, before any run with the masks of patients.
 
 
 def _maps_mark(run: Run) -> Measured:
-    """Against the best of the controls by this very measure, which is the strictest comparison and needs no correction."""
+    """Against the best of the controls by this very measure: the strictest comparison, which needs no correction."""
     if not run.has_table("tests_explanations"):
         return not_testable("this run did not ask it")
     tests = run.load_table("tests_explanations")
@@ -938,9 +1048,8 @@ def _maps_mark(run: Run) -> Measured:
     if rows.empty:
         return not_testable("no masks of lesions, or too few that the student reads rightly")
     row = rows.iloc[0]
-    return above(
-        row["difference"], row["lo"], row["hi"], 0.0, f"pixel AUC minus that of {row['b']}, {row['n']:.0f} images"
-    )
+    detail = f"pixel AUC minus that of {row['b']}, {row['n']:.0f} images"
+    return above(row["difference"], row["lo"], row["hi"], 0.0, detail)
 
 
 CLAIMS |= {
@@ -952,26 +1061,21 @@ CLAIMS |= {
 }
 
 
-# -- maps when what was learned is gone (chapter 06) ----------------------------------------------------------------------
+# -- maps when what was learned is gone (chapter 06) -------------------------------------------------------------------
 # Stated when the phantom's maps had been seen. A half is midway between the same order of pixels and none.
 CHANGED = 0.5
 
 
 def _maps_change(run: Run) -> Measured:
-    """With all weights redrawn, in networks from seeds of which no student started; the interval reaches over all of them."""
+    """With all weights redrawn, in networks from seeds of which no student started; the interval is their range."""
     if not run.has_table("sanity"):
         return not_testable("this run did not ask it")
     rows = run.load_table("sanity").query("check == 'cascade' and method == 'feature_maps_mean'")
     if rows.empty or "lowest" not in rows:
         return not_testable("this run did not redraw weights in several networks")
     row = rows.loc[rows["order"].idxmax()]
-    return below(
-        row["spearman"],
-        row["lowest"],
-        row["highest"],
-        CHANGED,
-        f"mean over {row['n']:.0f} networks, from the lowest to the highest",
-    )
+    detail = f"mean over {row['n']:.0f} networks, from the lowest to the highest"
+    return below(row["spearman"], row["lowest"], row["highest"], CHANGED, detail)
 
 
 CLAIMS |= {
@@ -984,29 +1088,32 @@ CLAIMS |= {
 }
 
 
-# -- a teacher that is better than its students (chapter 03) --------------------------------------------------------------
+# -- a teacher that is better than its students (chapter 03) -----------------------------------------------------------
 # Stated before any run of it.
 
 
 def _better_teacher(run: Run) -> Measured:
-    found = _adds(run, "all labels: does it differ", ENSEMBLE, "labels alone")
+    measured = _adds(run, "all labels: does it differ", ENSEMBLE, "labels alone")
     row = _comparison(run, "all labels: is the ensemble better", ENSEMBLE, "one student")
     if row is None:
-        return found
+        return measured
     ahead = f"{100 * row['difference']:+.1f} points [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]"
-    return replace(found, detail=f"{found.detail}; the teacher itself against one student {ahead}")
+    return replace(measured, detail=f"{measured.detail}; the teacher itself against one student {ahead}")
 
 
 CLAIMS |= {
     "better_teacher": Claim(
-        "students taught by the ensemble of students of the labels alone learn more than the labels teach, with all labels",
-        f"loss with T^2 minus labels alone above 0{_TOLD}",
+        (
+            "students taught by the ensemble of students of the labels alone learn more than the labels teach, "
+            "with all labels"
+        ),
+        f"loss with T^2 minus labels alone above 0{_SIGNIFICANT}",
         _better_teacher,
     )
 }
 
 
-# -- how often the rules err --------------------------------------------------------------------------------------------
+# -- how often the rules err -------------------------------------------------------------------------------------------
 
 _SEEDS, _IMAGES, _RIVALS, _MEASURES = 3, 1000, len(CONTROLS) * len(FAMILIES), len(FAMILIES)
 
@@ -1016,30 +1123,34 @@ class Simulation:
     """Comparisons whose truth is known, and the rule on them.
 
     Args:
-        rule: ``(difference, lo, hi, p_holm)``, each ``(N,)``, to a verdict. margin: the effect at which it turns.
+        rule: ``(difference, lo, hi, p_holm)``, each ``(N,)``, to a verdict.
+        margin: the effect at which it turns.
         others: the true effects of further comparisons beside the one in question.
-        seeds_sd, images_sd: standard deviations over seeds and over images (each its own group) of the differences.
+        same: how many comparisons have the effect in question.
+        images: test images, each its own group.
+        seeds_sd: standard deviation over seeds of the differences.
+        images_sd: standard deviation over images of the differences.
     """
 
     rule: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
     margin: float
     others: tuple[float, ...] = ()
-    same: int = 1  # comparisons that have the effect in question
+    same: int = 1
     images: int = _IMAGES
     seeds_sd: float = 0.004
     images_sd: float = 0.15
 
 
-def _one(rule: Callable[..., Measured]) -> Callable[..., str]:
-    """A rule of one comparison, the first."""
+def _of_the_first(rule: Callable[..., Measured]) -> Callable[..., str]:
+    """The verdict of a rule on one comparison, the first."""
     return lambda difference, lo, hi, p: rule(difference[0], lo[0], hi[0]).verdict
 
 
 _EXPLAINED = {"margin": FAITHFULNESS, "images": 100, "seeds_sd": 0.0}
 SIMULATED = {
-    "above -1 point": Simulation(_one(partial(above, threshold=-NON_INFERIORITY)), NON_INFERIORITY),
-    "below +1 point": Simulation(_one(partial(below, threshold=NON_INFERIORITY)), NON_INFERIORITY),
-    "within 3 points": Simulation(_one(partial(within, least=-EQUIVALENCE, most=EQUIVALENCE)), EQUIVALENCE),
+    "above -1 point": Simulation(_of_the_first(partial(above, threshold=-NON_INFERIORITY)), NON_INFERIORITY),
+    "below +1 point": Simulation(_of_the_first(partial(below, threshold=NON_INFERIORITY)), NON_INFERIORITY),
+    "within 3 points": Simulation(_of_the_first(partial(within, least=-EQUIVALENCE, most=EQUIVALENCE)), EQUIVALENCE),
     "above 0, else none within a point": Simulation(
         lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN
     ),
@@ -1047,10 +1158,12 @@ SIMULATED = {
         lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN, (0.0,) * 5
     ),
     f"better than every one of {_RIVALS}, one near": Simulation(
-        lambda *of: every(*of, FAITHFULNESS)[0], others=(5 * FAITHFULNESS,) * (_RIVALS - 1), **_EXPLAINED
+        lambda *comparisons: every(*comparisons, FAITHFULNESS)[0],
+        others=(5 * FAITHFULNESS,) * (_RIVALS - 1),
+        **_EXPLAINED,
     ),
     f"better than every one of {_RIVALS}, all near": Simulation(
-        lambda *of: every(*of, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED
+        lambda *comparisons: every(*comparisons, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED
     ),
     f"as faithful by {_MEASURES} measures": Simulation(
         lambda d, lo, hi, p: faithful(d, lo, hi, np.ones(len(d), bool), FAITHFULNESS)[0], same=_MEASURES, **_EXPLAINED
@@ -1059,57 +1172,68 @@ SIMULATED = {
 
 
 def error_rates(draws: int = 1000) -> pd.DataFrame:
-    """How often each rule says what, where the truth is known: an effect of zero, at the rule's margin, and five times that, either way.
+    """How often each rule says what, where the truth is known.
 
-    Differences of accuracy have a standard deviation of .4 points over three seeds and of 15 over 1,000 images (such as two networks of
-    which one alone is right on 2.25% of them), those of explanations of one network one of 15 over 100 images; comparisons beside each
-    other err independently. Intervals and p are as :func:`kdnb.evaluation.compare_over_seeds` has them. The draws are fixed.
+    True effects are zero, the rule's margin and five times that, either way. Differences of accuracy have a standard
+    deviation of .4 points over three seeds and of 15 over 1,000 images (such as two networks of which one alone is
+    right on 2.25% of them), those of explanations of one network one of 15 over 100 images; comparisons beside each
+    other err independently. Intervals and p are as :func:`kdnb.evaluation.compare_over_seeds` has them. The draws are
+    fixed.
+
+    Args:
+        draws: runs simulated for each rule and true effect.
 
     Returns:
         A row a rule and true effect: ``rule``, ``effect`` in points and the share of each verdict.
     """
     rows = []
-    for name, what in SIMULATED.items():
-        rng, many = np.random.default_rng(20250215), what.same + len(what.others)
-        free = np.array([_SEEDS - 1, what.images - 1])[:, None, None]
-        spread = np.array([what.seeds_sd**2 / _SEEDS, what.images_sd**2 / what.images])[:, None, None]
-        estimates = spread * rng.chisquare(free, (2, draws, many)) / free
+    for name, simulation in SIMULATED.items():
+        rng, comparisons = np.random.default_rng(20250215), simulation.same + len(simulation.others)
+        df = np.array([_SEEDS - 1, simulation.images - 1])[:, None, None]
+        seed_variance, image_variance = simulation.seeds_sd**2 / _SEEDS, simulation.images_sd**2 / simulation.images
+        variances = np.array([seed_variance, image_variance])[:, None, None]
+        estimates = variances * rng.chisquare(df, (2, draws, comparisons)) / df
         variance = estimates.sum(axis=0)
-        freedom = variance**2 / (estimates**2 / free).sum(axis=0)
-        half, luck = (
-            stdtrit(freedom, 1 - LEVEL / 2) * np.sqrt(variance),
-            rng.normal(0, np.sqrt(spread.sum()), (draws, many)),
-        )
-        for effect in (-5 * what.margin, -what.margin, 0.0, what.margin, 5 * what.margin):
-            found = luck + np.array([effect] * what.same + list(what.others))
-            p_holm = holm(2 * stdtr(freedom, -np.abs(found) / np.sqrt(variance)))
-            said = [what.rule(*one) for one in zip(found, found - half, found + half, p_holm, strict=True)]
-            shares = pd.Series(said).value_counts(normalize=True).reindex(VERDICTS[:-1], fill_value=0.0)
+        freedom = variance**2 / (estimates**2 / df).sum(axis=0)
+        half = stdtrit(freedom, 1 - LEVEL / 2) * np.sqrt(variance)
+        errors = rng.normal(0, np.sqrt(variances.sum()), (draws, comparisons))
+        margin = simulation.margin
+        for effect in (-5 * margin, -margin, 0.0, margin, 5 * margin):
+            differences = errors + np.array([effect] * simulation.same + list(simulation.others))
+            p_holm = holm(2 * stdtr(freedom, -np.abs(differences) / np.sqrt(variance)))
+            draws_of_all = zip(differences, differences - half, differences + half, p_holm, strict=True)
+            verdicts = [simulation.rule(*draw) for draw in draws_of_all]
+            shares = pd.Series(verdicts).value_counts(normalize=True).reindex(VERDICTS[:-1], fill_value=0.0)
             rows.append({"rule": name, "effect": 100 * effect} | shares.to_dict())
     return pd.DataFrame(rows)
 
 
 def judge(run: Run) -> pd.DataFrame:
-    """A row for each claim: the paper's number, what the released code does, what this run measured, the rule and the verdict.
+    """A row for each claim: the paper's number, what this run measured, the rule and the verdict.
 
-    Columns: ``paper_value``, ``measured``, ``lo`` and ``hi`` in the claim's ``unit``; ``origin`` says whether the paper makes the claim of
-    this run's data or it is ours; ``stated`` when its rule was (:func:`stated`).
+    Args:
+        run: a run whose chapters up to the last are done.
+
+    Returns:
+        Columns ``claim``, ``statement``, ``paper``, ``released_code`` (what that code does), ``detail``, ``rule`` and
+        ``verdict``; ``paper_value``, ``measured``, ``lo`` and ``hi`` in the claim's ``unit``; ``origin`` says whether
+        the paper makes the claim of this run's data or it is ours; ``stated`` when its rule was (:func:`stated`).
     """
     paper, release = published("paper"), published("release").set_index("claim")["statement"]
     dataset = run.settings.dataset.partition(":")[0]
     rows = []
     for name, claim in CLAIMS.items():
-        said = paper[(paper["claim"] == name) & (paper["dataset"].isna() | (paper["dataset"] == dataset))]
+        published_rows = paper[(paper["claim"] == name) & (paper["dataset"].isna() | (paper["dataset"] == dataset))]
         measured, scale = claim.measure(run), 100 if claim.unit == POINTS else 1
-        bound = claim.data_set_bound and said.empty
+        bound = claim.data_set_bound and published_rows.empty
         verdict = NOT_TESTABLE if bound else measured.verdict
         rows.append(
             {
                 "claim": name,
                 "statement": claim.statement,
-                "origin": "ours" if said.empty else "paper",
-                "paper": "" if said.empty else said["statement"].iloc[0],
-                "paper_value": float("nan") if said.empty else scale * said["value"].iloc[0],
+                "origin": "ours" if published_rows.empty else "paper",
+                "paper": "" if published_rows.empty else published_rows["statement"].iloc[0],
+                "paper_value": float("nan") if published_rows.empty else scale * published_rows["value"].iloc[0],
                 "released_code": release.get(name, ""),
                 "measured": scale * measured.value,
                 "lo": scale * measured.lo,
@@ -1118,7 +1242,7 @@ def judge(run: Run) -> pd.DataFrame:
                 "detail": f"the paper says it of other data; {measured.detail}" if bound else measured.detail,
                 "rule": claim.rule,
                 "stated": stated(name),
-                "verdict": verdict if said.empty else OF_THE_PAPER.get(verdict, verdict),
+                "verdict": verdict if published_rows.empty else OF_THE_PAPER.get(verdict, verdict),
             }
         )
     return pd.DataFrame(rows)
@@ -1127,31 +1251,38 @@ def judge(run: Run) -> pd.DataFrame:
 def as_today(table: pd.DataFrame) -> pd.DataFrame:
     """A recorded ``claims.csv`` in today's units, words and statements; one that says its units already is as it was.
 
-    Earlier records have shares and no units, say *reproduced* of our own questions too, went by intervals where Holm's p (in their details)
-    was not below 5%, took the best cell for certain, and called *undecided* what was no measure or no yardstick.
+    Earlier records have shares and no units, say *reproduced* of our own questions too, went by intervals where Holm's
+    p (in their details) was not below 5%, took the best cell for certain, and called *undecided* what was no measure or
+    no yardstick.
+
+    Args:
+        table: as :func:`judge` made it when the run was recorded.
+
+    Returns:
+        The same rows; the table itself is not changed.
     """
     if "unit" in table:
         return table
     units = table["claim"].map(lambda name: CLAIMS[name].unit if name in CLAIMS else POINTS)
-    of = {
+    texts = {
         name: table[name].fillna("") if name in table else pd.Series("", table.index)
         for name in ("paper", "detail", "rule")
     }
-    scale = np.where((units == POINTS) & ~of["detail"].str.startswith("points "), 100, 1)
+    scale = np.where((units == POINTS) & ~texts["detail"].str.startswith("points "), 100, 1)
     verdict = table["verdict"].map(MEANING)
-    holm_p = of["detail"].str.extract(r"Holm p = ([-+.0-9e]+)")[0].astype(float)
-    by_luck = (of["rule"].str.endswith("above 0") & (holm_p >= LEVEL)) | (table["claim"] == "best_cell")
+    holm_p = texts["detail"].str.extract(r"Holm p = ([-+.0-9e]+)")[0].astype(float)
+    by_luck = (texts["rule"].str.endswith("above 0") & (holm_p >= LEVEL)) | (table["claim"] == "best_cell")
     contradicted = verdict.isin([HOLDS, FAILS]) & by_luck
-    useless = (verdict == UNDECIDED) & of["detail"].str.contains("so it cannot tell$|no yardstick$")
+    useless = (verdict == UNDECIDED) & texts["detail"].str.contains("so it cannot tell$|no yardstick$")
     verdict = verdict.mask(contradicted, UNDECIDED).mask(useless, NOT_TESTABLE)
-    words = verdict.where(of["paper"] == "", verdict.replace(OF_THE_PAPER))
+    worded = verdict.where(texts["paper"] == "", verdict.replace(OF_THE_PAPER))
     changed = {name: scale * table[name] for name in ("measured", "lo", "hi") if name in table} | {
         "unit": units,
-        "verdict": words,
+        "verdict": worded,
     }
     if "statement" in table:
         changed["statement"] = [
-            CLAIMS[name].statement if name in CLAIMS else said
-            for name, said in zip(table["claim"], table["statement"], strict=True)
+            CLAIMS[name].statement if name in CLAIMS else statement
+            for name, statement in zip(table["claim"], table["statement"], strict=True)
         ]
     return table.assign(**changed)
