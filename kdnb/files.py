@@ -1,4 +1,4 @@
-"""Files that are whole or not there: folders, tensors and tables, written atomically, hashed, and read on any file system."""
+"""Files that are whole or not there: written atomically, hashed, and read on any file system."""
 
 import hashlib
 import json
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-TEXT_COLUMNS = (
-    "class",
-    "first_class",
-    "second_class",
-    "image_id",
-    "group",
-)  # of tables of results, whatever their values look like
+# Of tables of results; they are text whatever their values look like.
+TEXT_COLUMNS = ("class", "first_class", "second_class", "image_id", "group")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends well and vanishes when it does not.
+    """Write a file so that its name never stands for half of it.
+
+    Args:
+        path: where the file shall lie; its folder is made if need be.
+
+    Yields:
+        A temporary path beside ``path`` that replaces it when the block ends well and vanishes when it does not.
 
     Raises:
         StorageError: the disk is full, the folder is missing or may not be written to.
-    """
+    """  # noqa: DOC501 - no OSError leaves ``writing``
     temporary = None
     try:
         with writing(path):
@@ -57,7 +58,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its place when the block ends well and vanishes when it does not.
+    """Write a folder so that its name never stands for half of it.
+
+    Args:
+        folder: where it shall lie; what it lies in is made if need be.
+
+    Yields:
+        A temporary folder beside ``folder`` that takes its place when the block ends well and vanishes when it does
+        not.
 
     Raises:
         StorageError: the disk is full, the place may not be written to, or ``folder`` exists and is not empty.
@@ -76,10 +84,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def tensors_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself.
+    """What a safetensors file says of itself, without its tensors.
+
+    Args:
+        path: of the file; on file systems that map no file into memory it is read whole.
+
+    Returns:
+        The entries of its metadata.
 
     Raises:
-        OSError, SafetensorError: there is none, or it is damaged.
+        FileNotFoundError: there is none.
+        SafetensorError: it is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -95,8 +110,15 @@ def tensors_metadata(path: Path) -> dict[str, str]:
 def read_tensors(path: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        The tensors by name, on the CPU.
+
     Raises:
-        OSError, SafetensorError: there is none, or it is damaged.
+        FileNotFoundError: there is none.
+        SafetensorError: it is damaged.
     """
     from safetensors.torch import load, load_file
 
@@ -115,7 +137,14 @@ def file_hash(path: Path) -> str:
 
 
 def read_table(path: Path) -> "pd.DataFrame":
-    """A table of results; names of classes and images are text, also where they look like numbers (``01``) or nothing (``NaN``)."""
+    """A table of results, with names of classes and images as text.
+
+    Args:
+        path: of a CSV file; the names are those in :data:`TEXT_COLUMNS`.
+
+    Returns:
+        The table; a name stays text where it looks like a number (``01``) or like nothing (``NaN``).
+    """
     import pandas as pd  # here: processes that only decode images import this module too
 
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(TEXT_COLUMNS, str))

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, device and commit that made it, and the keys of the values and the code that it depends on."""
+"""Where a result comes from: versions, device and commit that made it, and keys of what it depends on."""
 
 import ast
 import hashlib
@@ -10,7 +10,6 @@ import platform
 import subprocess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from kdnb.sources import REPOSITORY
 
@@ -28,9 +27,20 @@ _PACKAGES = (
 )
 
 
-def content_key(*parts: Any) -> str:
-    """A short hash of JSON-able values: the identity of what a model or a cache was made from."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def content_key(*values: object) -> str:
+    """A short hash of values: the identity of what a model or a cache was made from.
+
+    Args:
+        *values: what JSON holds; what it does not hold counts by its ``str``.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Example:
+        >>> content_key({"a": 1, "b": [2]}) == content_key({"b": [2], "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def source_key(*modules: ModuleType) -> str:
@@ -51,7 +61,7 @@ def source_key(*modules: ModuleType) -> str:
     return digest.hexdigest()[:16]
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Package versions, device, processor, threads and commit, for ``run.json``."""
     import torch
 
@@ -65,16 +75,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def commit(checkout: Path) -> dict[str, Any]:
+def commit(checkout: Path) -> dict[str, str | bool]:
     """The commit of a checkout and whether its code was changed since.
 
-    ``"unknown"`` without git, and where the code was unpacked inside a repository that is not its own.
+    Args:
+        checkout: the folder of the repository.
+
+    Returns:
+        ``commit``, which is ``"unknown"`` without git and where the code was unpacked inside a repository that is not
+        its own, and ``modified``.
     """
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
         try:
-            answer = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, check=False, env=own)
+            answer = subprocess.run(  # noqa: S603 - the words stand below
+                ["git", "-C", str(checkout), *words],  # noqa: S607 - wherever this machine has it
+                capture_output=True,
+                check=False,
+                env=environ,
+            )
         except OSError:
             return ""
         return os.fsdecode(answer.stdout).strip() if answer.returncode == 0 else ""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
 
@@ -27,7 +27,7 @@ from kdnb.errors import ArtefactError, ParameterError, writing
 from kdnb.files import atomic_write, file_hash, read_table, read_tensors, tensors_metadata
 from kdnb.filesystems import lock
 from kdnb.provenance import environment
-from kdnb.settings import Settings, resolve
+from kdnb.settings import Budget, Settings, resolve
 from kdnb.sources import from_home
 
 if TYPE_CHECKING:
@@ -44,20 +44,27 @@ class Run:
         notebook: the name of the notebook that is at work, recorded beside what it writes.
     """
 
-    def __init__(self, settings: Settings, notebook: str):
+    def __init__(self, settings: Settings, notebook: str) -> None:
         self.settings = settings
         self.notebook = notebook
         self.folder = settings.run_dir
 
     @property
-    def budget(self):
+    def budget(self) -> Budget:
         """The numbers of the profile, after the notebook's overrides."""
         return self.settings.budget
 
     # -- run.json ---------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """The contents of ``run.json`` (empty before the first write)."""
+        """The contents of ``run.json`` (empty before the first write).
+
+        Returns:
+            Sections by name.
+
+        Raises:
+            ArtefactError: the file is not JSON.
+        """
         path = self.folder / "run.json"
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -98,7 +105,8 @@ class Run:
             raise ArtefactError(f"{path} is {state}: {rerun_command(self.folder, signed)}.")
         if signed is None:
             raise ArtefactError(
-                f"{name} is not in {self.folder}: run the notebook that writes it first (`make reproduce` keeps the order)."
+                f"{name} is not in {self.folder}: "
+                "run the notebook that writes it first (`make reproduce` keeps the order)."
             )
         return path
 
@@ -115,6 +123,12 @@ class Run:
     def load_table(self, name: str) -> "pd.DataFrame":
         """Read ``results/<name>.csv``.
 
+        Args:
+            name: of the table.
+
+        Returns:
+            The table, as :func:`kdnb.files.read_table` reads it.
+
         Raises:
             ArtefactError: missing, or changed since the notebook wrote it.
         """
@@ -126,7 +140,7 @@ class Run:
         return file in self.info().get("artefacts", {}) and (self.folder / file).exists()
 
     def drop_table(self, name: str) -> None:
-        """Remove ``results/<name>.csv`` if there is one: an earlier run of the notebook wrote it, and this one has no such result."""
+        """Remove ``results/<name>.csv`` if an earlier run of the notebook wrote it: this one has no such result."""
         path = self._place("results", f"{name}.csv")
         with self._edited() as info:
             info.get("artefacts", {}).pop(path.relative_to(self.folder).as_posix(), None)
@@ -137,8 +151,11 @@ class Run:
     def show(self, name: str, figure: "Figure", alt: str) -> None:
         """Save ``figures/<name>.png``, display it with its text alternative, and close the figure.
 
-        The alternative is the output's ``text/plain``, so it is read aloud, printed where there are no pictures, and compared by
-        nbval: keep measured numbers out of it.
+        Args:
+            name: of the file, without an ending.
+            figure: made by :mod:`kdnb.figures`.
+            alt: what is to be seen, in words. It is the output's ``text/plain``, so it is read aloud, printed where
+                there are no pictures, and compared by nbval: keep measured numbers out of it.
         """
         import matplotlib.pyplot as plt
         from IPython.display import display
@@ -159,10 +176,16 @@ class Run:
         return self._place("models", f"{name}.safetensors")
 
     def save_model(self, name: str, model: "nn.Module", key: str) -> None:
-        """Write the model's weights and buffers with ``key``, the :func:`kdnb.provenance.content_key` of what they were made from."""
+        """Write the model's weights and buffers.
+
+        Args:
+            name: of the file, without an ending.
+            model: on any device; it is not changed.
+            key: the :func:`kdnb.provenance.content_key` of what the weights were made from.
+        """
         from safetensors.torch import save_file
 
-        state = {part: value.detach().cpu().contiguous().clone() for part, value in model.state_dict().items()}
+        state = {entry: value.detach().cpu().contiguous().clone() for entry, value in model.state_dict().items()}
         with atomic_write(self.model_path(name)) as temporary:
             save_file(state, temporary, metadata={"key": key})  # one entry: several would be written in any order
         self._sign(self.model_path(name))
@@ -175,7 +198,15 @@ class Run:
             return False
 
     def load_model(self, name: str, model: "nn.Module", key: str | None = None) -> "nn.Module":
-        """Load weights into ``model`` and return it in evaluation mode, on the device where the study computes.
+        """Load weights into a model.
+
+        Args:
+            name: of the file, without an ending.
+            model: of the architecture that was saved; it takes the weights.
+            key: what the weights must have been made from; ``None`` takes any.
+
+        Returns:
+            The model in evaluation mode, on the device where the study computes.
 
         Raises:
             ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
@@ -186,8 +217,8 @@ class Run:
         path = self._checked(file)
         cure = rerun_command(self.folder, self.info()["artefacts"][file])
         try:
-            found = tensors_metadata(path).get("key")
-            if key is not None and found != key:
+            saved_key = tensors_metadata(path).get("key")
+            if key is not None and saved_key != key:
                 raise ArtefactError(f"{path} was made from other data or settings: {cure}.")
             model.load_state_dict(read_tensors(path))
         except (SafetensorError, RuntimeError) as error:
@@ -197,70 +228,99 @@ class Run:
 
 
 def in_common(by_notebook: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A section of ``run.json`` that each notebook writes: what all of them say, once, and under a notebook's name what differs in it."""
+    """A section of ``run.json`` that each notebook writes, with what all of them say said once.
+
+    Args:
+        by_notebook: each notebook's values by name.
+
+    Returns:
+        The values that are the same for all, and under a notebook's name those that differ in it.
+
+    Example:
+        >>> in_common({"01": {"device": "cpu", "threads": 2}, "02": {"device": "cpu", "threads": 4}})
+        {'device': 'cpu', '01': {'threads': 2}, '02': {'threads': 4}}
+    """
     first = next(iter(by_notebook.values()), {})
     common = {
-        name: value for name, value in first.items() if all(said.get(name) == value for said in by_notebook.values())
+        name: value
+        for name, value in first.items()
+        if all(values.get(name) == value for values in by_notebook.values())
     }
     own = {
-        notebook: {name: value for name, value in said.items() if name not in common}
-        for notebook, said in by_notebook.items()
+        notebook: {name: value for name, value in values.items() if name not in common}
+        for notebook, values in by_notebook.items()
     }
     return common | {notebook: values for notebook, values in own.items() if values}
 
 
 def rerun_command(folder: Path, signed: dict[str, str]) -> str:
-    """What makes a run's damaged artefact anew: make looks at executed notebooks only, so the one that wrote it has to go."""
+    """What makes a run's damaged artefact anew: make looks at executed notebooks only, so the writer has to go."""
     return f"delete {folder / 'notebooks' / signed['notebook']}.ipynb and run `make reproduce` again"
 
 
-def start(notebook: str, **parameters: Any) -> Run:
+def start(notebook: str, **parameters: Any) -> Run:  # noqa: ANN401 - whatever a user wrote; resolve checks it
     """Check a notebook's parameters, open the run's folder and record who is at work.
 
     Args:
         notebook: the notebook's name, such as ``"02_teacher_training"``.
-        parameters: the notebook's parameters, passed to :func:`kdnb.settings.resolve`.
+        **parameters: the notebook's parameters, passed to :func:`kdnb.settings.resolve`.
+
+    Returns:
+        The run, whose ``run.json`` says who is at work.
 
     Raises:
-        ParameterError, DataNotFoundError: as :func:`kdnb.settings.resolve`.
-        ArtefactError: the folder holds a run of another data set, profile, seed or split, whose results must not mix with this one's.
+        ParameterError: as :func:`kdnb.settings.resolve`, or Python leaves out checks.
+        DataNotFoundError: as :func:`kdnb.settings.resolve`.
+        ArtefactError: the folder holds a run of another data set, profile, seed or split, whose results must not mix
+            with this one's.
     """
     if sys.flags.optimize:
         raise ParameterError(
-            f"Python runs with -O or PYTHONOPTIMIZE ({sys.flags.optimize}), but then the notebooks' checks would vanish: unset it."
+            f"Python runs with -O or PYTHONOPTIMIZE ({sys.flags.optimize}), "
+            "but then the notebooks' checks would vanish: unset it."
         )
     run = Run(resolve(**parameters), notebook)
     settings = run.settings
-    asked = {name: getattr(settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
-    held = run.info().get("run", asked)
-    for name, value in asked.items():
-        if held.get(name) != value:
+    identity = {name: getattr(settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
+    recorded = run.info().get("run", identity)
+    for name, value in identity.items():
+        if recorded.get(name) != value:
             raise ArtefactError(
-                f"{run.folder} holds a run whose {name} is {held.get(name)!r}, not {value!r}: delete it or use another folder."
+                f"{run.folder} holds a run whose {name} is {recorded.get(name)!r}, not {value!r}: "
+                "delete it or use another folder."
             )
-    run.record("run", asked)
+    run.record("run", identity)
     run.record("environment", {notebook: environment()})
     run.record("budget", {notebook: asdict(settings.budget)})
     return run
 
 
 def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
-    """A finished run by its folder, with the settings that it recorded; ``data_dir`` where its images lie now, if they moved.
+    """A finished run by its folder, with the settings that it recorded.
+
+    Args:
+        folder: a run's folder; ``~`` in front is understood.
+        notebook: the name of who is at work.
+        data_dir: where the images of the run lie now, if they moved.
+
+    Returns:
+        The run.
 
     Raises:
         ArtefactError: the folder holds no run.
     """
-    place = from_home(folder).absolute()
-    info = Run(Settings("phantom", "quick", 0, place, place, "official", None), notebook).info()
+    run_dir = from_home(folder).absolute()
+    no_budget = cast("Budget", None)  # what the run recorded is read first
+    info = Run(Settings("phantom", "quick", 0, run_dir, run_dir, "official", no_budget), notebook).info()
     if "run" not in info:
         raise ArtefactError(
-            f"{place} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0."
+            f"{run_dir} holds no run: give the folder that `make reproduce` wrote, such as runs/phantom-quick-seed0."
         )
-    stamp = place / ".stamps" / "settings.json"
-    known = json.loads(stamp.read_text(encoding="utf-8"))["parameters"] if stamp.exists() else {}
-    settings = resolve(**info["run"], data_dir=data_dir or known.get("data_dir", ""), run_dir=place)
-    spent = info.get("budget", {}).get("03_distillation", {})
-    if set(spent) == set(asdict(settings.budget)):  # what a notebook's parameters changed
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in spent.items()}
+    stamp = run_dir / ".stamps" / "settings.json"
+    parameters = json.loads(stamp.read_text(encoding="utf-8"))["parameters"] if stamp.exists() else {}
+    settings = resolve(**info["run"], data_dir=data_dir or parameters.get("data_dir", ""), run_dir=run_dir)
+    recorded_budget = info.get("budget", {}).get("03_distillation", {})
+    if set(recorded_budget) == set(asdict(settings.budget)):  # what a notebook's parameters changed
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded_budget.items()}
         settings = replace(settings, budget=replace(settings.budget, **values))
     return Run(settings, notebook)
