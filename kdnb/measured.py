@@ -1,8 +1,8 @@
-"""Recorded results: the tables of full runs, kept in ``data/measured`` with what they depend on, and the answers made from them.
+"""Recorded results: the tables of full runs, kept in ``data/measured``, and the answers made from them.
 
-``data/measured/<run>/`` holds a run's contract tables and its provenance; ``data/measured/<dataset>-<profile>.csv`` sums up the runs of one
-data set and profile, a row for each split protocol and model. Only :func:`record` writes them, for ``make record RUN=...``
-(:mod:`kdnb.findings`).
+``data/measured/<run>/`` holds a run's contract tables and its provenance; ``data/measured/<dataset>-<profile>.csv``
+sums up the runs of one data set and profile, a row for each split protocol and model. Only :func:`record` writes them,
+for ``make record RUN=...`` (:mod:`kdnb.findings`).
 """
 
 import json
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,10 +31,11 @@ PUBLISHED = REPOSITORY / "data" / "published" / "accuracy.csv"
 # Column of the summary -> parameter of the run.
 _RUN = {"dataset": "dataset", "profile": "profile", "split_protocol": "split_protocol", "run_seed": "seed"}
 NOTE = (
-    "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of `data/measured/`, with its "
-    "profile, the images' size and what the teacher started from. The paper's experiment is alike, not the same: images of 224 pixels (to "
-    "judge by its counts of operations), a teacher with ImageNet weights, the best of six students, and for Alzheimer MRI an augmented set "
-    "of 33,824 images; here the 6,400 before augmentation, and one student throughout (α = 0.4, T = 10)."
+    "Accuracy on the test set with 95% bootstrap intervals, means over seeds; one line a recorded run of "
+    "`data/measured/`, with its profile, the images' size and what the teacher started from. The paper's experiment is "
+    "alike, not the same: images of 224 pixels (to judge by its counts of operations), a teacher with ImageNet "
+    "weights, the best of six students, and for Alzheimer MRI an augmented set of 33,824 images; here the 6,400 "
+    "before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
 # Claims whose differences mean the same on all data sets.
 TOGETHER = ("student_against_teacher", "distillation_adds", "teacher_adds", "few_labels")
@@ -44,9 +46,16 @@ _MEANS = [
 
 
 def record(folder: Path, measured: Path = MEASURED) -> Path:
-    """Copy a finished run's contract tables and their provenance into ``data/measured``, sum them up, and return the new folder.
+    """Copy a finished run's contract tables and their provenance into ``data/measured``, and sum them up.
 
     Of the runs of :data:`kdnb.students.RUNS` the students of :data:`kdnb.students.KEPT` are kept, too.
+
+    Args:
+        folder: the run's.
+        measured: where records are kept.
+
+    Returns:
+        The folder of the record.
 
     Raises:
         ArtefactError: the run is not finished, or a table was changed since a notebook wrote it.
@@ -57,47 +66,54 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
     if any(path.stat().st_mtime > report.stat().st_mtime for path in (folder / "notebooks").glob("*.ipynb")):
         raise ArtefactError(f"{folder} has notebooks newer than its report: run `make reproduce` first.")
     info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    kept = measured / folder.name
-    found = {name: table for name, table in tables(folder, info).items() if name in TABLES}
-    if volumes.stand_in(
-        info["run"]["dataset"], info.get("volumes", {}).get("source")
-    ):  # the phantom's own runs have them
-        found = {name: table for name, table in found.items() if not name.startswith(("volumes", "tests_volumes"))}
-    for name, table in found.items():
-        with atomic_write(kept / f"{name}.csv") as path:
+    record_folder = measured / folder.name
+    contract = {name: table for name, table in tables(folder, info).items() if name in TABLES}
+    source_of_volumes = info.get("volumes", {}).get("source")
+    if volumes.stand_in(info["run"]["dataset"], source_of_volumes):  # the phantom's own runs have them
+        contract = {
+            name: table for name, table in contract.items() if not name.startswith(("volumes", "tests_volumes"))
+        }
+    for name, table in contract.items():
+        with atomic_write(record_folder / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    for path in kept.glob("*.csv"):
-        if path.stem not in found:  # an earlier record of this run had it
+    for path in record_folder.glob("*.csv"):
+        if path.stem not in contract:  # an earlier record of this run had it
             path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher", "volumes")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
     if folder.name in students.RUNS and info.get("students"):
-        provenance["students"] = students.record(opened(folder, "record"), found["per_class"]["class"].nunique(), kept)
+        class_count = contract["per_class"]["class"].nunique()
+        provenance["students"] = students.record(opened(folder, "record"), class_count, record_folder)
     provenance["date"] = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
-    with atomic_write(kept / "provenance.json") as path:
+    with atomic_write(record_folder / "provenance.json") as path:
         path.write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     for name, table in summaries(measured).items():
         with atomic_write(measured / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-    return kept
+    return record_folder
 
 
-def _runs(measured: Path) -> Iterator[tuple[Path, dict]]:
+def _recorded_runs(measured: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The recorded runs in the order of their names: each one's folder and provenance."""
     for path in sorted(measured.glob("*/provenance.json")):
         yield path.parent, json.loads(path.read_text(encoding="utf-8"))
 
 
 def recorded(measured: Path = MEASURED) -> pd.DataFrame:
-    """What the recorded runs say: a row for each data set, profile, split protocol and model; empty where none is recorded.
+    """What the recorded runs say: a row for each data set, profile, split protocol and model.
 
-    Columns: ``seeds`` trained; ``n`` test images; ``accuracy`` and ``f1_macro``, means over seeds, each with ``_lo`` and ``_hi``, the means
-    over seeds of the 95% bootstrap limits, and ``_sd``, the standard deviation over seeds; ``balanced_accuracy``, ``ece`` and ``brier``,
-    means over seeds; ``parameters`` and ``macs`` of one network; commit, date, device, the images' size in ``pixels``, the teacher's
-    weights at the start and the hashes of data and split.
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        A table, empty where no run is recorded. Columns: ``seeds`` trained; ``n`` test images; ``accuracy`` and
+        ``f1_macro``, means over seeds, each with ``_lo`` and ``_hi``, the means over seeds of the 95% bootstrap limits,
+        and ``_sd``, the standard deviation over seeds; ``balanced_accuracy``, ``ece`` and ``brier``, means over seeds;
+        ``parameters`` and ``macs`` of one network; commit, date, device, the images' size in ``pixels``, the teacher's
+        weights at the start and the hashes of data and split.
     """
-    found = [pd.DataFrame(columns=[*_RUN, "model"])]
-    for folder, provenance in _runs(measured):
+    per_run = [pd.DataFrame(columns=[*_RUN, "model"])]
+    for folder, provenance in _recorded_runs(measured):
         run, data = provenance["run"], provenance["data"]
         by_model = pd.read_csv(folder / "classification.csv").groupby("model", sort=False)
         mean = by_model[[name for name in _MEANS if name in by_model.obj]].mean()
@@ -105,46 +121,45 @@ def recorded(measured: Path = MEASURED) -> pd.DataFrame:
         table = pd.concat([by_model.size().rename("seeds"), by_model["n"].first(), mean, spread], axis=1).reset_index()
         for position, (column, name) in enumerate(_RUN.items()):
             table.insert(position, column, run[name])
-        machine = provenance["environment"]
-        machine = machine | machine.get("03_distillation", {})  # the notebook that trained and scored these models
+        environment = provenance["environment"]
+        environment = environment | environment.get("03_distillation", {})  # who trained and scored these models
         facts = {
-            "commit": machine.get("commit"),
+            "commit": environment.get("commit"),
             "date": provenance["date"],
-            "device": machine["device"],
+            "device": environment["device"],
             "pixels": provenance["budget"].get("image_size"),
             "teacher_weights": provenance["teacher"].get("weights"),
         }
         facts |= {"data_hash": data.get("data_hash"), "split_hash": data.get(f"split_hash_{run['split_protocol']}")}
-        found.append(table.assign(**facts))
-    return pd.concat(found[1:] or found, ignore_index=True)
+        per_run.append(table.assign(**facts))
+    return pd.concat(per_run[1:] or per_run, ignore_index=True)
 
 
 def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
-    """``<dataset>-<profile>``, as a run's folder begins -> the rows of :func:`recorded` for that data set and profile."""
-    groups = recorded(measured).groupby(["dataset", "profile"])
+    """The rows of :func:`recorded` by data set and profile: ``<dataset>-<profile>``, as a run's folder begins."""
+    keys = ["dataset", "profile"]
+    groups = recorded(measured).groupby(keys)
     return {
-        run_name(dataset, profile, seed=0).removesuffix("-seed0"): rows.drop(
-            columns=["dataset", "profile"]
-        ).reset_index(drop=True)
+        run_name(dataset, profile, seed=0).removesuffix("-seed0"): rows.drop(columns=keys).reset_index(drop=True)
         for (dataset, profile), rows in groups
     }
 
 
 def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     """Run's folder -> its table ``name``, for each recorded run that has it; claims in the units and words of today."""
-    found = {folder.name: folder / f"{name}.csv" for folder, _ in _runs(measured)}
-    read = {run: read_table(path) for run, path in found.items() if path.exists()}
-    return {run: as_today(table) for run, table in read.items()} if name == "claims" else read
+    paths = {folder.name: folder / f"{name}.csv" for folder, _ in _recorded_runs(measured)}
+    recorded_tables = {run: read_table(path) for run, path in paths.items() if path.exists()}
+    return {run: as_today(table) for run, table in recorded_tables.items()} if name == "claims" else recorded_tables
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
     """Verdict, value and interval of each claim (rows) in each recorded run (columns, named by the run's folder)."""
-    found = {
+    by_run = {
         run: claims.set_index("statement").apply(_verdict, axis=1)
         for run, claims in tables_of("claims", measured).items()
     }
-    in_order = dict.fromkeys(statement for claims in found.values() for statement in claims.index)
-    return pd.DataFrame(found).reindex(list(in_order)).fillna("").rename_axis("claim")
+    statements = dict.fromkeys(statement for claims in by_run.values() for statement in claims.index)
+    return pd.DataFrame(by_run).reindex(list(statements)).fillna("").rename_axis("claim")
 
 
 def _verdict(claim: pd.Series) -> str:
@@ -155,36 +170,44 @@ def _verdict(claim: pd.Series) -> str:
 
 
 def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
-    """The difference in points that ``claim`` is about in one recorded run of each data set, and in all of them together.
+    """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
 
-    Runs on the official split count; where a data set has several they share its test images, so the one of the longest profile stands
-    for all. Columns: ``run``, ``difference``, ``lo``, ``hi``; the last row, ``together``, is :func:`kdnb.evaluation.random_effects` over
-    real data sets: generated images are as many and as easy as somebody chose, so they weigh nothing there.
+    Runs on the official split count; where a data set has several they share its test images, so the one of the longest
+    profile stands for all.
+
+    Args:
+        claim: its name in :data:`kdnb.claims.CLAIMS`.
+        measured: where records are kept.
+
+    Returns:
+        Columns ``run``, ``difference``, ``lo``, ``hi``, in points. The last row, ``together``, is
+        :func:`kdnb.evaluation.random_effects` over real data sets, where there are two: generated images are as many
+        and as easy as somebody chose, so they weigh nothing there.
     """
-    claims, lengths, rows = tables_of("claims", measured), list(profiles()), {}
-    for folder, provenance in sorted(_runs(measured), key=lambda found: lengths.index(found[1]["run"]["profile"])):
+    claims, shortest_first, rows = tables_of("claims", measured), list(profiles()), {}
+    runs = sorted(_recorded_runs(measured), key=lambda record: shortest_first.index(record[1]["run"]["profile"]))
+    for folder, provenance in runs:
         run = provenance["run"]
         if run["split_protocol"] == "official" and folder.name in claims:
-            found = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
-            if found["lo"] < found["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
-                rows[run["dataset"]] = (folder.name, *found[["measured", "lo", "hi"]].astype(float))
-    found = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
-    real = found[~found["run"].str.startswith("phantom")]
+            judged = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
+            if judged["lo"] < judged["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
+                rows[run["dataset"]] = (folder.name, *judged[["measured", "lo", "hi"]].astype(float))
+    table = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
+    real = table[~table["run"].str.startswith("phantom")]
     if len(real) < 2:
-        return found
-    return pd.concat(
-        [found, pd.DataFrame([("together", *random_effects(real))], columns=found.columns)], ignore_index=True
-    )
+        return table
+    together = pd.DataFrame([("together", *random_effects(real))], columns=table.columns)
+    return pd.concat([table, together], ignore_index=True)
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
-    found = published[(published["dataset"] == dataset) & (published["model"] == model)]["accuracy"]
-    return f"{found.iloc[0]:.3f}" if len(found) else "–"
+    accuracy = published[(published["dataset"] == dataset) & (published["model"] == model)]["accuracy"]
+    return f"{accuracy.iloc[0]:.3f}" if len(accuracy) else "–"
 
 
 def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     """Accuracy on the test set, measured (95% interval) beside published, one line a recorded run."""
-    known = pd.read_csv(published)
+    published_accuracy = pd.read_csv(published)
     heads = [
         "data, split",
         "images",
@@ -197,13 +220,13 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     ):
         scores = rows.set_index("model")
         teacher = scores.loc["teacher"]
-        what = f"`{dataset}`, {protocol} (`{profile}`, {teacher.pixels} px, {teacher.teacher_weights})"
-        cells = [what, f"{int(teacher.n)}"]
+        data_and_split = f"`{dataset}`, {protocol} (`{profile}`, {teacher.pixels} px, {teacher.teacher_weights})"
+        cells = [data_and_split, f"{int(teacher.n)}"]
         for model in ("teacher", "student_kd", "student_ce"):
             row = scores.loc[model]
             cells.append(f"{row.accuracy:.3f} ({row.accuracy_lo:.3f} to {row.accuracy_hi:.3f})")
             if model != "student_ce":
-                cells.append(_published(known, dataset, model) if protocol == "official" else "–")
+                cells.append(_published(published_accuracy, dataset, model) if protocol == "official" else "–")
         lines.append("| " + " | ".join(cells) + " |")
     if len(lines) == 2:
         return "No full run is recorded yet (`make record RUN=runs/...`)."
@@ -212,15 +235,21 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 
 # The answer in three sentences: {claim} becomes in how many recorded runs that claim holds.
 _BRIEF = (
-    "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher adds to what the labels "
-    "teach is shown {distillation_adds} where all images are labelled, {long_training} where the students then train several times as "
-    "long, and {few_labels} where few images are labelled (these two: the loss with T²). That what it adds there is knowledge of the "
-    "images and not a softer target is shown {knowledge}.",
-    "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher {maps_over_shap}{alone}; they are as "
-    "faithful as Grad-CAM {maps_as_grad_cam}, as SHAP {maps_as_shap}, as integrated gradients {maps_as_integrated_gradients}, "
-    "and more faithful than every map that knows nothing of what was learned "
-    "{maps_over_controls}. That teaching makes average maps better is shown {teaching_explains} (the loss with T²: "
-    "{teaching_explains_t2}), and that it does where the teacher's maps are taught too {maps_taught}.",
+    (
+        "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher "
+        "adds to what the labels teach is shown {distillation_adds} where all images are labelled, {long_training} "
+        "where the students then train several times as long, and {few_labels} where few images are labelled (these "
+        "two: the loss with T²). That what it adds there is knowledge of the images and not a softer target is shown "
+        "{knowledge}."
+    ),
+    (
+        "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher "
+        "{maps_over_shap}{alone}; they are as faithful as Grad-CAM {maps_as_grad_cam}, as SHAP {maps_as_shap}, as "
+        "integrated gradients {maps_as_integrated_gradients}, and more faithful than every map that knows nothing of "
+        "what was learned {maps_over_controls}. That teaching makes average maps better is shown {teaching_explains} "
+        "(the loss with T²: {teaching_explains_t2}), and that it does where the teacher's maps are taught too "
+        "{maps_taught}."
+    ),
     "**Data:** {persons}; the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
 _AGAINST = {FAILS: "against", NO_EFFECT: "without an effect beyond the margin", UNDECIDED: "undecided"}
@@ -251,14 +280,20 @@ _QUESTIONS = {
     ),
     "new_images": ("Does the accuracy hold for persons and pictures that training does not know?", " points"),
     "relatives": (
-        "Add the images of validation to training: do test images that stay new gain as much as those that become known?",
+        (
+            "Add the images of validation to training: "
+            "do test images that stay new gain as much as those that become known?"
+        ),
         " points",
     ),
     "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", " points by the nearest metric"),
     "maps_as_shap": ("Are they as faithful as SHAP?", " points by the nearest metric"),
     "maps_as_integrated_gradients": ("Are they as faithful as integrated gradients?", " points by the nearest metric"),
     "maps_over_controls": (
-        "Do they show what was learned, more than random maps, the centre, edges, a uniform map or an untrained network's?",
+        (
+            "Do they show what was learned, "
+            "more than random maps, the centre, edges, a uniform map or an untrained network's?"
+        ),
         " points over the nearest of these",
     ),
     "maps_mark": (
@@ -283,76 +318,81 @@ _IN_VOLUMES = {
 }
 
 
-def _line(what: str, found: list[str]) -> list[str]:
-    return [f"- **{what}** {'; '.join(found)}."] if found else []
+def _line(question: str, answers: list[str]) -> list[str]:
+    return [f"- **{question}** {'; '.join(answers)}."] if answers else []
 
 
 def _without_leaks(runs: pd.DataFrame) -> list[str]:
-    """A line with the taught student's accuracy on the official split and on one without leaks, where a data set has both."""
+    """A line with the taught student's accuracy on the official split and without leaks, where a data set has both."""
     taught = runs[runs["model"] == "student_kd"]
     official = taught["split_protocol"] == "official"
     both = taught[official].merge(taught[~official], on=["dataset", "profile", "run_seed"], suffixes=("_official", ""))
-    found = [
+    answers = [
         f"`{row.dataset}`: official {row.accuracy_official:.3f}, {row.split_protocol} {row.accuracy:.3f}"
         for row in both.itertuples()
     ]
-    return _line("What is left of the taught student's accuracy where the split does not leak?", found)
+    return _line("What is left of the taught student's accuracy where the split does not leak?", answers)
 
 
 def _official(name: str, measured: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """The recorded runs on an official split that have the table ``name``: each one's folder, data set and table."""
-    tables = tables_of(name, measured)
-    for folder, provenance in _runs(measured):
-        if provenance["run"]["split_protocol"] == "official" and folder.name in tables:
-            yield folder.name, provenance["run"]["dataset"], tables[folder.name]
+    by_run = tables_of(name, measured)
+    for folder, provenance in _recorded_runs(measured):
+        if provenance["run"]["split_protocol"] == "official" and folder.name in by_run:
+            yield folder.name, provenance["run"]["dataset"], by_run[folder.name]
 
 
 def _on_new_images(measured: Path) -> list[str]:
-    """A line with the taught student's accuracy on those official test images that neither training nor validation knows."""
-    whole, found = tables_of("classification", measured), []
-    for run, dataset, new in _official("new_images", measured):
-        asked = "model == 'student_kd'"
-        row = new.query(f"{asked} and learned_from == 'training'")[["n", "accuracy"]].mean()
-        of_all = whole[run].query(asked)[["n", "accuracy"]].mean()
-        if row["n"] < of_all["n"]:
-            found.append(
-                f"`{dataset}`: {row['accuracy']:.3f} on {row['n']:.0f} of {of_all['n']:.0f} images (on all {of_all['accuracy']:.3f})"
+    """A line with the taught student's accuracy on official test images that neither training nor validation knows."""
+    classification, answers = tables_of("classification", measured), []
+    for run, dataset, new_images in _official("new_images", measured):
+        taught = "model == 'student_kd'"
+        on_new = new_images.query(f"{taught} and learned_from == 'training'")[["n", "accuracy"]].mean()
+        on_all = classification[run].query(taught)[["n", "accuracy"]].mean()
+        if on_new["n"] < on_all["n"]:
+            answers.append(
+                f"`{dataset}`: {on_new['accuracy']:.3f} on {on_new['n']:.0f} of {on_all['n']:.0f} images "
+                f"(on all {on_all['accuracy']:.3f})"
             )
-    return _line(
-        "And on those official test images of which training and validation know neither a copy nor the person?", found
-    )
+    question = "And on those official test images of which training and validation know neither a copy nor the person?"
+    return _line(question, answers)
 
 
 def _trained_longer(measured: Path) -> list[str]:
-    """A line with the macro F1 of the teacher and, by length of training, of students of the labels alone; their accuracy on new images."""
-    whole, found = tables_of("classification", measured), []
-    for run, dataset, table in _official("lengths", measured):
-        table = table[table["model"] == "student_ce"]
+    """A line about students of the labels alone by length of training: macro F1, and accuracy on new images."""
+    classification, answers = tables_of("classification", measured), []
+    for run, dataset, lengths in _official("lengths", measured):
+        table = lengths[lengths["model"] == "student_ce"]
         if table["accuracy_known"].notna().all():
             means = table.groupby(["learned_from", "epochs"])[["f1_macro", "accuracy_new"]].mean()
-            f1 = ", ".join(
+            by_length = ", ".join(
                 f"{f1:.3f} ({learned_from}, {epochs} epochs)"
                 for (learned_from, epochs), f1 in means["f1_macro"].items()
             )
-            new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
-            teacher = whole[run].query("model == 'teacher'")["f1_macro"].iloc[0]
-            found.append(
-                f"`{dataset}` (its teacher: {teacher:.3f}): F1 {f1}; accuracy on images that training does not know {new}"
+            on_new = ", then ".join(f"{accuracy:.3f}" for accuracy in means.loc["training", "accuracy_new"])
+            teacher = classification[run].query("model == 'teacher'")["f1_macro"].iloc[0]
+            answers.append(
+                f"`{dataset}` (its teacher: {teacher:.3f}): F1 {by_length}; "
+                f"accuracy on images that training does not know {on_new}"
             )
-    return _line("What does longer training add? Students of the labels alone, by what they learned from:", found)
+    return _line("What does longer training add? Students of the labels alone, by what they learned from:", answers)
 
 
 def _in_volumes(measured: Path) -> list[str]:
     """A line with what each data set's volumes say: accuracies, and the verdict and number of each claim on volumes.
 
-    Volumes are split by persons whatever the split of the images, so one run of the longest profile speaks for a data set. Generated ones
-    beside images of another kind answer no claim, and have no line.
+    Volumes are split by persons whatever the split of the images, so one run of the longest profile speaks for a data
+    set. Generated ones beside images of another kind answer no claim, and have no line.
+
+    Returns:
+        Lines of Markdown, one a data set.
     """
     networks, claims, explained, tests = (
         tables_of(name, measured) for name in ("volumes", "claims", "volumes_explained", "tests_volumes")
     )
-    lengths, found = list(profiles()), {}
-    for folder, provenance in sorted(_runs(measured), key=lambda run: lengths.index(run[1]["run"]["profile"])):
+    shortest_first, answers = list(profiles()), {}
+    runs = sorted(_recorded_runs(measured), key=lambda record: shortest_first.index(record[1]["run"]["profile"]))
+    for folder, provenance in runs:
         run = folder.name
         if run not in networks or run not in claims:
             continue
@@ -360,21 +400,23 @@ def _in_volumes(measured: Path) -> list[str]:
         judged = judged[judged["verdict"] != NOT_TESTABLE]
         if judged.empty:
             continue
-        said = [_accuracies(networks[run])]
+        phrases = [_accuracies(networks[run])]
         for claim, row in judged.iterrows():
             value = f"{row['measured']:+.1f} points [{row['lo']:+.1f}, {row['hi']:+.1f}]"
             value = f"{row['measured']:.0f} times" if claim == "volumes_cost" else value
-            said.append(f"{_IN_VOLUMES[claim]} {value} (*{_ANSWERS[MEANING[row['verdict']]]}*)")
+            phrases.append(f"{_IN_VOLUMES[claim]} {value} (*{_ANSWERS[MEANING[row['verdict']]]}*)")
             if claim == "volumes_few" and run in tests:
-                alike = tests[run][(tests[run]["metric"] == "balanced_accuracy") & (tests[run]["a"] == TAUGHT)]
-                said += [
-                    f"{ALIKE} {100 * one.difference:+.1f} [{100 * one.lo:+.1f}, {100 * one.hi:+.1f}]"
-                    for one in alike.itertuples()
+                comparisons = tests[run]
+                alike = comparisons[(comparisons["metric"] == "balanced_accuracy") & (comparisons["a"] == TAUGHT)]
+                phrases += [
+                    f"{ALIKE} {100 * test.difference:+.1f} [{100 * test.lo:+.1f}, {100 * test.hi:+.1f}]"
+                    for test in alike.itertuples()
                 ]
-        said += _in_depth(explained[run]) if run in explained else []
-        found[provenance["run"]["dataset"]] = "; ".join(said)
+        phrases += _in_depth(explained[run]) if run in explained else []
+        answers[provenance["run"]["dataset"]] = "; ".join(phrases)
     return [
-        f"- **Does it carry over to volumes, by persons?** `{dataset}`: {found[dataset]}." for dataset in sorted(found)
+        f"- **Does it carry over to volumes, by persons?** `{dataset}`: {answers[dataset]}."
+        for dataset in sorted(answers)
     ]
 
 
@@ -390,37 +432,54 @@ def _accuracies(table: pd.DataFrame) -> str:
 
 
 def _in_depth(table: pd.DataFrame) -> list[str]:
-    """How often the highest voxel lies in the lesion, and how much of it the slice of most mass hides; empty where no lesion is known."""
-    shown = table[table["way"] == PAPER].pivot(index="method", columns="metric", values="mean")
-    if "hidden" not in shown:
+    """How often the highest voxel lies in the lesion, and how much of it the slice of most mass hides, if known."""
+    means = table[table["way"] == PAPER].pivot(index="method", columns="metric", values="mean")
+    if "hidden" not in means:
         return []
     names = {AVERAGE: "average map", "integrated_gradients": "integrated gradients"}
-    hits = ", ".join(f"{shown.loc[method, 'pointing_game']:.0%} ({name})" for method, name in names.items())
-    hidden = f"{shown.loc[AVERAGE, 'hidden']:.0%} of it lies outside the slice where the average map has most mass"
+    hits = ", ".join(f"{means.loc[method, 'pointing_game']:.0%} ({name})" for method, name in names.items())
+    hidden = f"{means.loc[AVERAGE, 'hidden']:.0%} of it lies outside the slice where the average map has most mass"
     return [f"the highest voxel lies in the lesion in {hits}; {hidden}"]
 
 
 def _over_all(claim: str, measured: Path) -> str:
-    found = effects(claim, measured) if claim in TOGETHER else pd.DataFrame()
-    if found.empty or found["run"].iloc[-1] != "together":
+    table = effects(claim, measured) if claim in TOGETHER else pd.DataFrame()
+    if table.empty or table["run"].iloc[-1] != "together":
         return ""
-    mean, lo, hi = found[["difference", "lo", "hi"]].iloc[-1]
-    many = int((~found["run"].iloc[:-1].str.startswith("phantom")).sum())
-    return f"; over the official splits of {many} real data sets {mean:+z.1f} [{lo:+z.1f}, {hi:+z.1f}]"
+    mean, lo, hi = table[["difference", "lo", "hi"]].iloc[-1]
+    count = int((~table["run"].iloc[:-1].str.startswith("phantom")).sum())
+    return f"; over the official splits of {count} real data sets {mean:+z.1f} [{lo:+z.1f}, {hi:+z.1f}]"
 
 
 def tested(measured: Path) -> pd.DataFrame:
-    """The claims that a recorded run can test, of all runs one below the other: ``run`` and the columns of ``claims.csv``.
+    """The claims that a recorded run can test, of all runs one below the other.
 
-    Verdicts are those of :data:`kdnb.claims.VERDICTS`, whoever makes a claim.
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        ``run`` and the columns of ``claims.csv``; verdicts are those of :data:`kdnb.claims.VERDICTS`, whoever makes a
+        claim.
     """
-    tables = [table.assign(run=run) for run, table in tables_of("claims", measured).items()]
-    claims = pd.concat([pd.DataFrame(columns=["run", "claim", "verdict", "measured"]), *tables], ignore_index=True)
+    by_run = [table.assign(run=run) for run, table in tables_of("claims", measured).items()]
+    claims = pd.concat([pd.DataFrame(columns=["run", "claim", "verdict", "measured"]), *by_run], ignore_index=True)
     return claims[claims["verdict"] != NOT_TESTABLE].assign(verdict=lambda rows: rows["verdict"].map(MEANING))
 
 
 def span(values: pd.Series, unit: str) -> str:
-    """The least and the most of some numbers, once where they are the same: ``+1.0 to +2.2 points``."""
+    """The least and the most of some numbers, once where they are the same.
+
+    Args:
+        values: at least one number.
+        unit: with the space before it; ``" times"`` has no decimals and no sign.
+
+    Returns:
+        Such as ``+1.0 to +2.2 points``.
+
+    Example:
+        >>> span(pd.Series([2.21, 1.0]), " points")
+        '+1.0 to +2.2 points'
+    """
     ends = dict.fromkeys(
         f"{value:.0f}" if unit == " times" else f"{value:+.1f}" for value in (values.min(), values.max())
     )
@@ -429,11 +488,11 @@ def span(values: pd.Series, unit: str) -> str:
 
 def in_brief(measured: Path = MEASURED) -> str:
     """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim holds."""
-    of_all, counts = tested(measured), {}
+    claims, counts = tested(measured), {}
     for claim in _QUESTIONS:
-        found = Counter(of_all.loc[of_all["claim"] == claim, "verdict"])
-        others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-        counts[claim] = f"in {found[HOLDS]} of {found.total()}" + f" ({others})" * bool(others)
+        votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
+        others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
+        counts[claim] = f"in {votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others)
     counts |= {"persons": persons_on_both_sides(), "alone": _method_alone(measured)}
     return "\n\n".join(
         ["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)]
@@ -441,7 +500,7 @@ def in_brief(measured: Path = MEASURED) -> str:
 
 
 def _method_alone(measured: Path) -> str:
-    """How much faster maps are than SHAP on one and the same network, the student: the model's share of that claim left out."""
+    """How much faster maps are than SHAP on one network, the student: the model's share of that claim left out."""
     ratios = []
     for table in tables_of("met", measured).values():
         times = table[(table["model"] == "student_kd") & (table["batch_size"] == table["batch_size"].max())]
@@ -454,38 +513,38 @@ def _method_alone(measured: Path) -> str:
 
 def persons_on_both_sides() -> str:
     """What the table of slices says of brain MRI's published split."""
-    known = slices.known("figshare_brain", "brain_tumor_slices.csv")
-    trained_on = {one.person for name, one in known.items() if name.startswith("Training/")}
-    tested = [one.person for name, one in known.items() if name.startswith("Testing/")]
-    leaked, persons = [person for person in tested if person in trained_on], set(tested)
+    known_slices = slices.known("figshare_brain", "brain_tumor_slices.csv")
+    in_training = {known.person for name, known in known_slices.items() if name.startswith("Training/")}
+    in_test = [known.person for name, known in known_slices.items() if name.startswith("Testing/")]
+    leaked, persons = [person for person in in_test if person in in_training], set(in_test)
     return (
-        f"of the people in brain MRI's official test set {len(persons)} are known, and {len(set(leaked))} of these have other slices in "
-        f"training ({len(leaked)} of {len(tested)} images)"
+        f"of the people in brain MRI's official test set {len(persons)} are known, and {len(set(leaked))} of these "
+        f"have other slices in training ({len(leaked)} of {len(in_test)} images)"
     )
 
 
 def answer(measured: Path = MEASURED) -> str:
-    """Does it hold? A line for each question: the verdicts in the recorded runs that can test it, and the range of what was measured."""
-    of_all, lines = tested(measured), []
+    """Does it hold? A line for each question: the recorded runs' verdicts, and the range of what was measured.
+
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        A list in Markdown; a run that cannot test a claim has no vote on it.
+    """
+    claims, lines = tested(measured), []
     for claim, (question, unit) in _QUESTIONS.items():
-        rows = of_all[of_all["claim"] == claim]
+        rows = claims[claims["claim"] == claim]
         if len(rows):
-            said = ", ".join(
-                f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in Counter(rows["verdict"]).most_common()
-            )
-            runs = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
-            lines.append(
-                f"- **{question}** Of {runs}: {said}; {span(rows['measured'], unit)}{_over_all(claim, measured)}."
-            )
-    return (
-        "\n".join(
-            [
-                *lines,
-                *_without_leaks(recorded(measured)),
-                *_on_new_images(measured),
-                *_trained_longer(measured),
-                *_in_volumes(measured),
-            ]
-        )
-        or "No full run is recorded yet (`make record RUN=runs/...`)."
-    )
+            votes = Counter(rows["verdict"])
+            verdicts_said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in votes.most_common())
+            run_count = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
+            measured_span = f"{span(rows['measured'], unit)}{_over_all(claim, measured)}"
+            lines.append(f"- **{question}** Of {run_count}: {verdicts_said}; {measured_span}.")
+    lines_of_tables = [
+        *_without_leaks(recorded(measured)),
+        *_on_new_images(measured),
+        *_trained_longer(measured),
+        *_in_volumes(measured),
+    ]
+    return "\n".join([*lines, *lines_of_tables]) or "No full run is recorded yet (`make record RUN=runs/...`)."
