@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,8 @@ def over_every(rows: pd.DataFrame, margin: float, detail: str) -> Measured:
     Returns:
         The difference that decides, its interval and the verdict.
     """
-    verdict, index = every(*(rows[name].to_numpy(float) for name in ("difference", "lo", "hi", "p_holm")), margin)
+    difference, lo, hi, p_holm = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi", "p_holm"))
+    verdict, index = every(difference, lo, hi, p_holm, margin)
     deciding = rows.iloc[index]
     count = f"better beyond luck in {(rows['lo'] > 0).sum()} of {len(rows)} comparisons; the one that decides: "
     return Measured(deciding["difference"], deciding["lo"], deciding["hi"], verdict, count + detail.format(**deciding))
@@ -316,7 +318,8 @@ def _knowledge(run: Run) -> Measured:
         return not_testable("this run has no teachers without knowledge")
     detail = f"{{b}}; test accuracy, {question.rstrip(':')}, {{seeds:.0f}} seeds"
     measured = over_every(pd.DataFrame(rows), MARGIN, detail)
-    return measured if min(row["seeds"] for row in rows) > 1 else _of_one_seed(measured)
+    fewest_seeds = min(row["seeds"] for row in cast("list[pd.Series]", rows))
+    return measured if fewest_seeds > 1 else _of_one_seed(measured)
 
 
 def _unlabelled_images(run: Run) -> Measured:
@@ -565,8 +568,8 @@ def _as_faithful(run: Run, rival: str) -> Measured:
     rows = rows[rival_over_random["lo"] > 0]
     if rows.empty:
         return not_testable(f"no metric tells {rival} from random maps here: no yardstick")
-    differences = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi"))
-    verdict, index = faithful(*differences, beats_random[rows.index].to_numpy(), FAITHFULNESS)
+    difference, lo, hi = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi"))
+    verdict, index = faithful(difference, lo, hi, beats_random[rows.index].to_numpy(), FAITHFULNESS)
     row = rows.iloc[index]
     detail = (
         f"the nearest of {len(rows)} metrics that tell {rival} from random maps: "
@@ -1146,7 +1149,7 @@ def _of_the_first(rule: Callable[..., Measured]) -> Callable[..., str]:
     return lambda difference, lo, hi, p: rule(difference[0], lo[0], hi[0]).verdict
 
 
-_EXPLAINED = {"margin": FAITHFULNESS, "images": 100, "seeds_sd": 0.0}
+_EXPLAINED: dict[str, Any] = {"margin": FAITHFULNESS, "images": 100, "seeds_sd": 0.0}
 SIMULATED = {
     "above -1 point": Simulation(_of_the_first(partial(above, threshold=-NON_INFERIORITY)), NON_INFERIORITY),
     "below +1 point": Simulation(_of_the_first(partial(below, threshold=NON_INFERIORITY)), NON_INFERIORITY),
@@ -1158,12 +1161,12 @@ SIMULATED = {
         lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN, (0.0,) * 5
     ),
     f"better than every one of {_RIVALS}, one near": Simulation(
-        lambda *comparisons: every(*comparisons, FAITHFULNESS)[0],
+        lambda d, lo, hi, p: every(d, lo, hi, p, FAITHFULNESS)[0],
         others=(5 * FAITHFULNESS,) * (_RIVALS - 1),
         **_EXPLAINED,
     ),
     f"better than every one of {_RIVALS}, all near": Simulation(
-        lambda *comparisons: every(*comparisons, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED
+        lambda d, lo, hi, p: every(d, lo, hi, p, FAITHFULNESS)[0], same=_RIVALS, **_EXPLAINED
     ),
     f"as faithful by {_MEASURES} measures": Simulation(
         lambda d, lo, hi, p: faithful(d, lo, hi, np.ones(len(d), bool), FAITHFULNESS)[0], same=_MEASURES, **_EXPLAINED

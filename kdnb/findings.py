@@ -1,7 +1,8 @@
-"""What was found, for readers in a hurry: the README's five findings, their figure, and ``FINDINGS.md``, made from the recorded runs.
+"""What was found, for readers in a hurry: the README's five findings, their figure, and ``FINDINGS.md``.
 
-``python -m kdnb.findings`` writes them anew from ``data/measured``; ``python -m kdnb.findings runs/...`` (``make record RUN=...``) records
-a finished run before. A finding is a question and what was counted or measured: it has no word that another record could make false.
+All are made from the recorded runs: ``python -m kdnb.findings`` writes them anew from ``data/measured``;
+``python -m kdnb.findings runs/...`` (``make record RUN=...``) records a finished run before. A finding is a question
+and what was counted or measured: it has no word that another record could make false.
 """
 
 import argparse
@@ -45,71 +46,80 @@ DATA_SETS = {
     "figshare_brain": "figshare's brain MRI",
     "phantom": "generated images",
 }
-# What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded for the paper's loss.
+# What the middle panel compares, and the loss of each: on real images the teacher's part with all labels is recorded
+# for the paper's loss.
 GAINS = {
     "distillation_adds": "all labels, paper's loss",
     "few_labels_without_t2": "few labels, paper's loss",
     "few_labels": "few labels, loss with T²",
 }
-# Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what was learned.
+# Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what
+# was learned.
 SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "grad_cam")
 
 
 def leaks(measured: Path = MEASURED) -> pd.DataFrame:
-    """The taught student's test accuracy on the published split and without leaks: a row a data set and split, where both are recorded.
+    """The taught student's test accuracy on the published split and without leaks.
 
-    Columns: dataset, split, accuracy, lo, hi (means over seeds, 95% bootstrap intervals).
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        A row a data set and split, where both are recorded: columns dataset, split, accuracy, lo, hi (means over seeds,
+        95% bootstrap intervals).
     """
-    taught = recorded(measured)
-    taught = (
-        taught[taught["model"] == "student_kd"]
-        if len(taught)
-        else taught.assign(accuracy=[], accuracy_lo=[], accuracy_hi=[])
-    )
+    runs = recorded(measured)
+    nothing_taught = {"accuracy": [], "accuracy_lo": [], "accuracy_hi": []}
+    taught = runs[runs["model"] == "student_kd"] if len(runs) else runs.assign(**nothing_taught)
     both = taught.groupby("dataset")["split_protocol"].transform("nunique") > 1
     names = {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
     return taught[both].rename(columns=names)[["dataset", "split", "accuracy", "lo", "hi"]].reset_index(drop=True)
 
 
 def gains(measured: Path = MEASURED) -> pd.DataFrame:
-    """What the teacher adds to the student's accuracy on each data set's published split: columns dataset, what, difference, lo, hi."""
-    rows = [effects(claim, measured).assign(what=what) for claim, what in GAINS.items()]
-    found = pd.concat(rows, ignore_index=True)
-    found = found[found["run"] != "together"]
-    return found.assign(dataset=found["run"].str.partition("-")[0])[
-        ["dataset", "what", "difference", "lo", "hi"]
-    ].reset_index(drop=True)
+    """What the teacher adds to the student's accuracy on each data set's published split.
+
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        Columns dataset, what (as in :data:`GAINS`), difference, lo, hi, in points.
+    """
+    by_claim = [effects(claim, measured).assign(what=comparison) for claim, comparison in GAINS.items()]
+    table = pd.concat(by_claim, ignore_index=True)
+    table = table[table["run"] != "together"]
+    columns = ["dataset", "what", "difference", "lo", "hi"]
+    return table.assign(dataset=table["run"].str.partition("-")[0])[columns].reset_index(drop=True)
 
 
 def marks(measured: Path = MEASURED) -> pd.DataFrame:
-    """How often a map's highest point lies on the lesion, where lesions are known: on the first recorded run of generated images.
+    """How often a map's highest point lies on the lesion, on the first recorded run of generated images.
 
-    Columns: method, name (in words), mean, lo, hi, n (images), cost (in forward passes, the largest batch timed; NaN where it was not
-    timed). Rows: :data:`SHOWN`, the average map of the single layer that does best (chosen by this very number), the best of the controls.
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        Rows: :data:`SHOWN`, the average map of the single layer that does best (chosen by this very number), the best
+        of the controls. Columns: method, name (in words), mean, lo, hi, n (images), cost (in forward passes, the
+        largest batch timed; NaN where it was not timed).
     """
-    found = {
+    summaries = {
         run: table for run, table in tables_of("localisation_summary", measured).items() if run.startswith("phantom")
     }
-    if not found:
+    if not summaries:
         return pd.DataFrame(columns=["method", "name", "mean", "lo", "hi", "n", "cost"])
-    run, table = next(iter(found.items()))
+    run, table = next(iter(summaries.items()))
     table = table.query("`class` == 'all' and model == 'student_kd' and metric == 'pointing_game'").set_index("method")
     layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(CONTROLS)
-    asked = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
-    timed = (
-        tables_of("met", measured)[run]
-        .query("model == 'student_kd'")
-        .sort_values("batch_size")
-        .groupby("method")
-        .last()
-    )
-    cost = timed["forward_equivalents"].rename("cost")
-    shown = table.loc[[name for name in asked if name in table.index], ["mean", "lo", "hi", "n"]].join(cost)
-    shown = shown.sort_values("mean", ascending=False, kind="stable").reset_index()
-    return shown.assign(name=shown["method"].map(named))
+    methods = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
+    timings = tables_of("met", measured)[run].query("model == 'student_kd'").sort_values("batch_size")
+    cost = timings.groupby("method").last()["forward_equivalents"].rename("cost")
+    scores = table.loc[[method for method in methods if method in table.index], ["mean", "lo", "hi", "n"]].join(cost)
+    scores = scores.sort_values("mean", ascending=False, kind="stable").reset_index()
+    return scores.assign(name=scores["method"].map(named))
 
 
-def _called(dataset: str) -> str:
+def _data_set_name(dataset: str) -> str:
     return DATA_SETS.get(dataset, f"`{dataset}`")
 
 
@@ -117,13 +127,16 @@ def _votes(claim: str, measured: Path) -> str:
     """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``.
 
     Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
+
+    Returns:
+        One word and the counts.
     """
     claims = tested(measured)
-    found = Counter(claims.loc[claims["claim"] == claim, "verdict"])
-    others = ", ".join(f"{found[verdict]} {said}" for verdict, said in _AGAINST.items() if found[verdict])
-    if not found.total():
+    votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
+    others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
+    if not votes.total():
         return "not yet asked"
-    share, denied = found[HOLDS] / found.total(), (found[FAILS] + found[NO_EFFECT]) / found.total()
+    share, denied = votes[HOLDS] / votes.total(), (votes[FAILS] + votes[NO_EFFECT]) / votes.total()
     word = (
         "yes"
         if share == 1
@@ -135,7 +148,7 @@ def _votes(claim: str, measured: Path) -> str:
         if denied > 0.5
         else "not shown"
     )
-    return f"{word} ({found[HOLDS]} of {found.total()} run{'s' * (found.total() != 1)}{'; ' * bool(others)}{others})"
+    return f"{word} ({votes[HOLDS]} of {votes.total()} run{'s' * (votes.total() != 1)}{'; ' * bool(others)}{others})"
 
 
 def _points(row: pd.Series) -> str:
@@ -146,72 +159,80 @@ def _points(row: pd.Series) -> str:
 
 def _over_real(claim: str, measured: Path) -> str:
     """The effect of a claim over the real data sets together; where there are not two of them, that it is not known."""
-    found = effects(claim, measured)
-    if found.empty or found["run"].iloc[-1] != "together":
+    table = effects(claim, measured)
+    if table.empty or table["run"].iloc[-1] != "together":
         return "not yet measured on two real data sets"
-    return f"{_points(found.iloc[-1])} over {sum(~found['run'].iloc[:-1].str.startswith('phantom'))} real data sets"
+    return f"{_points(table.iloc[-1])} over {sum(~table['run'].iloc[:-1].str.startswith('phantom'))} real data sets"
 
 
 def _knowledge(measured: Path) -> str:
-    """Of the gain with few labels, what is beyond teachers that know nothing of the images: over real data sets, else on each one asked."""
-    found = effects("knowledge", measured)
-    if found.empty:
+    """Of the gain with few labels, what is beyond teachers that know nothing of the images.
+
+    Returns:
+        The gain over real data sets together; where there are not two of them, on each data set that was asked.
+    """
+    table = effects("knowledge", measured)
+    if table.empty:
         return "not yet asked"
-    if found["run"].iloc[-1] == "together":
-        said = _over_real("knowledge", measured)
+    if table["run"].iloc[-1] == "together":
+        gain = _over_real("knowledge", measured)
     else:
-        rows = [f"{_points(row)} on {_called(row['run'].partition('-')[0])}" for _, row in found.iterrows()]
-        said = "; ".join([rows[0], *(row.replace("**", "") for row in rows[1:])])
-    return f"{said}: {_votes('knowledge', measured)}"
+        phrases = [f"{_points(row)} on {_data_set_name(row['run'].partition('-')[0])}" for _, row in table.iterrows()]
+        gain = "; ".join([phrases[0], *(phrase.replace("**", "") for phrase in phrases[1:])])
+    return f"{gain}: {_votes('knowledge', measured)}"
 
 
 def _without_leaks(measured: Path) -> str:
     """The accuracy without leaks beside the published split's, the widest gap first."""
-    said = []
+    gaps = []
     for dataset, rows in leaks(measured).groupby("dataset", sort=False):
         official = rows["split"] == "official"
         before, after = rows.loc[official].iloc[0], rows.loc[~official].iloc[0]
         copies = "" if after["split"] == "leak_free" else " (copies kept apart, persons not)"
         gap = before["accuracy"] - after["accuracy"]
-        said.append((gap, f"{after['accuracy']:.3f}", f"{before['accuracy']:.3f} on {_called(dataset)}{copies}"))
-    said.sort(reverse=True)
-    return "; ".join(f"{after if i else f'**{after}**'} instead of {where}" for i, (_, after, where) in enumerate(said))
+        name = _data_set_name(dataset)
+        gaps.append((gap, f"{after['accuracy']:.3f}", f"{before['accuracy']:.3f} on {name}{copies}"))
+    gaps.sort(reverse=True)
+    return "; ".join(
+        f"{accuracy if i else f'**{accuracy}**'} instead of {published}"
+        for i, (_, accuracy, published) in enumerate(gaps)
+    )
 
 
 def _which_map(measured: Path) -> str:
     """How often each method's highest point lies on the lesion, the best first, and what each costs."""
-    found = marks(measured)
-    found = found[(found.index == 0) | found["method"].isin(["feature_maps_mean", "grad_cam"])]
-    said = []
-    for i, row in found.iterrows():
+    table = marks(measured)
+    table = table[(table.index == 0) | table["method"].isin(["feature_maps_mean", "grad_cam"])]
+    phrases = []
+    for i, row in table.iterrows():
         share = f"**{row['mean']:.0%}** of images" if i == 0 else f"{row['mean']:.0%}"
         cost = f" (time: {row['cost']:,.0f}{' forward passes' * (i == 0)})" if pd.notna(row["cost"]) else ""
-        said.append(f"{row['name']} in {share}{cost}")
-    return "; ".join(said) or "not yet measured"
+        phrases.append(f"{row['name']} in {share}{cost}")
+    return "; ".join(phrases) or "not yet measured"
 
 
 def _span(claim: str, measured: Path) -> str:
     """The least and the most that a claim's number was, in points, over the runs that can test it."""
     claims = tested(measured)
-    found = claims.loc[claims["claim"] == claim, "measured"]
-    return span(found, " points") if len(found) else "what is not yet measured"
+    values = claims.loc[claims["claim"] == claim, "measured"]
+    return span(values, " points") if len(values) else "what is not yet measured"
 
 
 def _beyond_the_usual_place(measured: Path) -> str:
-    """What average maps gain, by pixel AUC, over the best control, where lesions usually lie included: each data set with masks."""
+    """What average maps gain, by pixel AUC, over the best control, lesions' usual place included."""
     rows = tested(measured).query("claim == 'maps_mark'").sort_values("run", ascending=False)
-    said = [
-        f"{r.measured:+.1f} points [{r.lo:+.1f}, {r.hi:+.1f}] on {_called(r.run.partition('-')[0])}"
-        for r in rows.itertuples()
+    phrases = [
+        f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_data_set_name(row.run.partition('-')[0])}"
+        for row in rows.itertuples()
     ]
-    return ", ".join(said) or "not yet measured"
+    return ", ".join(phrases) or "not yet measured"
 
 
-def _few(measured: Path) -> str:
+def _few_labels(measured: Path) -> str:
     """How many labels a class the claim about few labels is about, over the recorded runs: ``20 to 50 a class``."""
     most = [table["images_per_class"].max() for table in tables_of("few_images", measured).values()]
     return (
-        f"{' to '.join(f'{number:.0f}' for number in dict.fromkeys((min(most), max(most))))} a class"
+        f"{' to '.join(f'{count:.0f}' for count in dict.fromkeys((min(most), max(most))))} a class"
         if most
         else "in each class"
     )
@@ -226,28 +247,47 @@ def named(method: str) -> str:
 
 
 def findings(measured: Path = MEASURED) -> str:
-    """Five findings as Markdown, those against hopes first: a question, and numbers from the recorded runs, the one to keep in bold."""
+    """Five findings as Markdown, those against hopes first.
+
+    Args:
+        measured: where records are kept.
+
+    Returns:
+        A numbered list; each is a question, and numbers from the recorded runs, the one to keep in bold.
+    """
     if not len(recorded(measured)):
         return NOTHING
     persons, votes = persons_on_both_sides(), partial(_votes, measured=measured)
     return "\n".join(
         [
-            f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is {_without_leaks(measured)}. "
-            f"{persons[0].upper()}{persons[1:]}.",
-            f"2. **Does the student keep up?** At most a point behind its teacher: {votes('student_against_teacher')}. By the teacher's "
-            f"doing? With all labels it adds {_over_real('distillation_adds', measured)}: {votes('distillation_adds')}. That it adds "
-            f"with T² and several times the training: {votes('long_training')}.",
-            f"3. **When does a teacher help?** With few labels, {_few(measured)}, and T² in the loss it adds "
-            f"{_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
-            f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds {_span('unlabelled_images', measured)}: "
-            f"{votes('unlabelled_images')}.",
-            f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just as soft that know "
-            f"nothing of the image: {_knowledge(measured)}.",
-            f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
-            f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
-            f"It is as faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
-            f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best control's (the lesions' usual place): "
-            f"{_beyond_the_usual_place(measured)}. Better where a teacher taught: {votes('teaching_explains')}.",
+            (
+                f"1. **What of the accuracy is leaks?** Without leaks the student's accuracy is "
+                f"{_without_leaks(measured)}. {persons[0].upper()}{persons[1:]}."
+            ),
+            (
+                f"2. **Does the student keep up?** At most a point behind its teacher: "
+                f"{votes('student_against_teacher')}. By the teacher's doing? With all labels it adds "
+                f"{_over_real('distillation_adds', measured)}: {votes('distillation_adds')}. That it adds with T² and "
+                f"several times the training: {votes('long_training')}."
+            ),
+            (
+                f"3. **When does a teacher help?** With few labels, {_few_labels(measured)}, and T² in the loss it "
+                f"adds {_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
+                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds "
+                f"{_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
+            ),
+            (
+                f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just "
+                f"as soft that know nothing of the image: {_knowledge(measured)}."
+            ),
+            (
+                f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
+                f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
+                f"It is as faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
+                f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best control's (the lesions' "
+                f"usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
+                f"{votes('teaching_explains')}."
+            ),
         ]
     )
 
@@ -262,19 +302,18 @@ def caveats(measured: Path = MEASURED) -> str:
     starts = ", ".join(
         "random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"]))
     )
-    after = sum("after" in stated(claim) for claim in CLAIMS)
+    changed_after = sum("after" in stated(claim) for claim in CLAIMS)
     older = [
         run
         for run, table in tables_of("fidelity_summary", measured).items()
         if not (table["metric"] == "recovered_10").any()
     ]
-    judged = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass." * bool(
-        older
-    )
+    older_measure = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass."
     return (
-        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, the paper's 224. "
-        f"{after} of the {len(CLAIMS)} rules that decide were made or changed after runs had been seen "
-        f"([chapter 10](notebooks/10_report.ipynb) says which).{judged} This is **not a medical device**."
+        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's. Images have {pixels} pixels a side, "
+        f"the paper's 224. {changed_after} of the {len(CLAIMS)} rules that decide were made or changed after runs had "
+        f"been seen ([chapter 10](notebooks/10_report.ipynb) says which).{older_measure * bool(older)} "
+        f"This is **not a medical device**."
     )
 
 
@@ -282,7 +321,7 @@ def with_part(text: str, name: str, part: str) -> str:
     """The text with what stands between the two markers of ``name`` replaced."""
     return re.sub(
         rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
-        lambda found: f"{found[1]}{part}\n{found[2]}",
+        lambda markers: f"{markers[1]}{part}\n{markers[2]}",
         text,
         flags=re.DOTALL,
     )
@@ -312,18 +351,18 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The table with data sets by their names, and with those whose copies alone are kept apart said to be so."""
     if "dataset" not in table:
         return table
-    names = table["dataset"].map(_called)
+    names = table["dataset"].map(_data_set_name)
     if "split" in table:
-        half = table.loc[~table["split"].isin(["official", "leak_free"]), "dataset"]
-        names += table["dataset"].isin(half).map({True: "\n(copies apart,\npersons not)", False: ""})
+        copies_apart = table.loc[~table["split"].isin(["official", "leak_free"]), "dataset"]
+        names += table["dataset"].isin(copies_apart).map({True: "\n(copies apart,\npersons not)", False: ""})
     return table.assign(dataset=names)
 
 
 def draw(path: Path, measured: Path = MEASURED) -> None:
     """Write the figure of three panels as a PNG: leaks, what the teacher adds, which map marks the lesion."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     from kdnb.figures.findings import three_panels
 
     figure = three_panels(*(_for_people(table) for table in (leaks(measured), gains(measured), marks(measured))))
@@ -352,8 +391,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Record a run, if one is named, and bring the README, FINDINGS.md and their figure up to date."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.findings", description=main.__doc__)
     parser.add_argument("run", nargs="?", help="a run's folder")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: _record_and_show(given.run))
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: _record_and_show(options.run))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from kdnb.sources import REPOSITORY
 
@@ -56,7 +57,7 @@ def source_key(*modules: ModuleType) -> str:
                 and isinstance(body[0], ast.Expr)
                 and isinstance(body[0].value, ast.Constant)
             ):
-                node.body = body[1:] or [ast.Pass()]
+                cast("ast.Module | ast.ClassDef | ast.FunctionDef", node).body = body[1:] or [ast.Pass()]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 

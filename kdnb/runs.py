@@ -321,6 +321,8 @@ def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
     settings = resolve(**info["run"], data_dir=data_dir or parameters.get("data_dir", ""), run_dir=run_dir)
     recorded_budget = info.get("budget", {}).get("03_distillation", {})
     if set(recorded_budget) == set(asdict(settings.budget)):  # what a notebook's parameters changed
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded_budget.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in recorded_budget.items()
+        }
         settings = replace(settings, budget=replace(settings.budget, **values))
     return Run(settings, notebook)
