@@ -1,7 +1,7 @@
 """Where the study computes and in which arithmetic: decided here and nowhere else.
 
-Networks train in bfloat16 where the hardware is faster in it; every evaluation, explanation and comparison is in true float32.
-``KDNB_PRECISION=float32`` in the environment has training in float32, too.
+Networks train in bfloat16 where the hardware is faster in it; every evaluation, explanation and comparison is in true
+float32. ``KDNB_PRECISION=float32`` in the environment has training in float32, too.
 """
 
 import os
@@ -22,7 +22,7 @@ torch.backends.cudnn.allow_tf32 = False
 
 
 def best_device() -> torch.device:
-    """The first GPU where there is one, with its number: ``cuda`` is not equal to the ``cuda:0`` that a tensor there says."""
+    """The first GPU where there is one, with its number: ``cuda`` is not equal to the ``cuda:0`` of a tensor there."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -37,29 +37,36 @@ def place(model: nn.Module) -> nn.Module:
 
 
 def precision(device: torch.device | None = None) -> torch.dtype:
-    """What the layers of a network in training compute in: bfloat16 where the device is faster in it, else float32.
+    """What the layers of a network in training compute in.
 
-    Weights, losses, averages and every evaluation are float32 everywhere. A CPU's matrix unit (AMX) makes it worth while: a student's step
-    takes about 0.6 of the time. Intel's AVX-512 instructions for it alone do not: there a step of the student or the teacher takes 1.2
-    times as long as in float32. AMD's, which do twice the work a cycle, were not measured.
+    Weights, losses, averages and every evaluation are float32 everywhere. A CPU's matrix unit (AMX) makes it worth
+    while: a student's step takes about 0.6 of the time. Intel's AVX-512 instructions for it alone do not: there a step
+    of the student or the teacher takes 1.2 times as long as in float32. AMD's, which do twice the work a cycle, were
+    not measured.
+
+    Args:
+        device: where the network trains; ``None`` means :func:`best_device`.
+
+    Returns:
+        bfloat16 where the device is faster in it, else float32.
 
     Raises:
         ParameterError: ``KDNB_PRECISION`` is neither empty, ``auto`` nor ``float32``.
     """
-    asked = os.environ.get("KDNB_PRECISION", "") or "auto"
-    if asked not in ("auto", "float32"):
-        raise ParameterError(f"KDNB_PRECISION is {asked!r}, but it must be auto or float32.")
-    if asked == "float32":
+    setting = os.environ.get("KDNB_PRECISION", "") or "auto"
+    if setting not in ("auto", "float32"):
+        raise ParameterError(f"KDNB_PRECISION is {setting!r}, but it must be auto or float32.")
+    if setting == "float32":
         return torch.float32
     if (device or best_device()).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     # Not every torch can be asked: 2.11 of PyPI can, that of some GPU images cannot.
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    twice = able.get("avx512_bf16") and "AMD" in str(able.get("cpu_name", ""))
-    return torch.bfloat16 if able.get("amx_bf16") or twice else torch.float32
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    amd_bfloat16 = capabilities.get("avx512_bf16") and "AMD" in str(capabilities.get("cpu_name", ""))
+    return torch.bfloat16 if capabilities.get("amx_bf16") or amd_bfloat16 else torch.float32
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager:
+def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """The context in which a network in training looks at a batch."""
     if precision(device) == torch.float32:
         return nullcontext()
@@ -77,6 +84,12 @@ def drawing_from(seed: int) -> Iterator[None]:
     """Draw from torch's CPU generator as seeded here, and put it back afterwards; those of GPUs are not touched.
 
     So what is drawn on the CPU and moved then is the same on every device.
+
+    Args:
+        seed: of what the block draws.
+
+    Yields:
+        Nothing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -84,21 +97,34 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 def resident(images: np.ndarray, device: torch.device) -> Tensor:
-    """Images ``(N, H, W, 3)`` uint8 as a tensor on ``device``, or on the host where they would fill more than half of what is free there.
+    """Images as a tensor where they can stay.
 
-    Memory is shared, not copied, on a CPU.
+    Args:
+        images: (N, H, W, 3) uint8.
+        device: where the study computes.
+
+    Returns:
+        (N, H, W, 3) uint8 on the device, or on the host where they would fill more than half of what is free there.
+        Memory is shared, not copied, on a CPU.
     """
-    held = torch.from_numpy(np.ascontiguousarray(images))
-    if device.type == "cuda" and held.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-        return held
-    return held.to(device)
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    if device.type == "cuda" and tensor.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return tensor
+    return tensor.to(device)
 
 
 def picked(held: Tensor, where: Tensor, device: torch.device) -> Tensor:
-    """``held[where]`` on ``device`` as ``(n, 3, H, W)`` uint8, channels last in memory.
+    """A batch of resident images on the device.
 
-    From the host it goes through pinned memory, so that the device computes on while it travels. ``where`` lies on the side of ``held``:
-    moving it here would have the host wait for the device.
+    From the host it goes through pinned memory, so that the device computes on while it travels.
+
+    Args:
+        held: (N, H, W, 3) uint8, as :func:`resident` has them.
+        where: (n,) which images, on the side of ``held``: moving it here would have the host wait for the device.
+        device: where the study computes.
+
+    Returns:
+        (n, 3, H, W) uint8, channels last in memory.
     """
     chosen = held[where]
     chosen = chosen if chosen.device == device else chosen.pin_memory().to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""What file systems refuse, and what is done then: network and shared file systems have no locks, modes, flushes or maps of some kind.
+"""What file systems refuse, and what is done then: network and shared ones lack locks, modes, flushes or maps.
 
-NFS without a lock service and Lustre without ``flock`` refuse locks; CIFS, exFAT and vboxsf refuse modes; some FUSE file systems flush no
-file and map none into memory. None of these is needed for a right result. Standard library only.
+NFS without a lock service and Lustre without ``flock`` refuse locks; CIFS, exFAT and vboxsf refuse modes; some FUSE
+file systems flush no file and map none into memory. None of these is needed for a right result. Standard library only.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 REFUSED = {
     errno.ENOLCK,
@@ -25,44 +25,51 @@ REFUSED = {
     errno.ENOTTY,
     errno.EBADF,
 }
-_told: set[Path] = set()
+_folders_without_locks: set[Path] = set()  # of which the sentence was printed
 
 
-def lock(file: IO, path: Path, waiting: Callable[[], None] | None = None) -> contextlib.ExitStack:
-    """Lock the open ``file`` at ``path`` for this process alone; the system drops the lock when the file is closed or its holder dies.
+def lock(file: IO[Any], path: Path, waiting: Callable[[], None] | None = None) -> contextlib.ExitStack:
+    """Lock an open file for this process alone.
 
-    Where the file system refuses locks, a file of the same meaning in the machine's temporary folder is locked: processes of one machine
-    still wait for one another, and a sentence says that those of another machine do not.
+    The system drops the lock when the file is closed or its holder dies. Where the file system refuses locks, a file of
+    the same meaning in the machine's temporary folder is locked: processes of one machine still wait for one another,
+    and a sentence says that those of another machine do not.
 
     Args:
+        file: open for writing.
+        path: of the file.
         waiting: called once if another process holds the lock, before it is waited for.
 
     Returns:
-        what has to be closed in the end.
+        What has to be closed in the end.
+
+    Raises:
+        OSError: the lock failed for another reason than that there are none.
     """
-    kept = contextlib.ExitStack()
+    to_close = contextlib.ExitStack()
     try:
         _flock(file, waiting)
     except OSError as error:
         if error.errno not in REFUSED:
             raise
-        place = Path(tempfile.gettempdir()) / f"kdnb-locks-{os.getuid()}"
-        place.mkdir(mode=0o700, exist_ok=True)
+        locks = Path(tempfile.gettempdir()) / f"kdnb-locks-{os.getuid()}"
+        locks.mkdir(mode=0o700, exist_ok=True)
         key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]
-        stand_in = kept.enter_context((place / key).open("w"))
-        if path.parent not in _told:
-            _told.add(path.parent)
+        stand_in = to_close.enter_context((locks / key).open("w"))
+        if path.parent not in _folders_without_locks:
+            _folders_without_locks.add(path.parent)
+            folder = os.fsencode(path.parent).decode("utf-8", "replace")
             print(
-                f"kdnb: the file system of {os.fsencode(path.parent).decode('utf-8', 'replace')} refuses locks ({error.strerror}): "
+                f"kdnb: the file system of {folder} refuses locks ({error.strerror}): "
                 "run nothing on this folder from another machine meanwhile.",
                 file=sys.stderr,
                 flush=True,
             )
         _flock(stand_in, waiting)
-    return kept
+    return to_close
 
 
-def _flock(file: IO, waiting: Callable[[], None] | None) -> None:
+def _flock(file: IO[Any], waiting: Callable[[], None] | None) -> None:
     if waiting is None:
         fcntl.flock(file, fcntl.LOCK_EX)
         return
@@ -82,7 +89,7 @@ def readable_by_all(path: Path, mode: int) -> None:
             raise
 
 
-def flushed(file: IO) -> None:
+def flushed(file: IO[Any]) -> None:
     """Have the file on the disk before its name is, where the file system can be told to."""
     try:
         os.fsync(file.fileno())

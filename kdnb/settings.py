@@ -8,6 +8,7 @@ import hashlib
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -23,14 +24,12 @@ NETWORK_FILE = r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)(?::(?P<state>.+\.sa
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything a profile spends (``kdnb/profiles.toml``); a notebook's parameters override single values."""
+    """How much of everything a profile spends (``kdnb/profiles.toml``); a notebook may override single values."""
 
     image_size: int
     phantom_images: int
     max_images: int
-    teacher_images: (
-        int  # generated images that the phantom's teacher learns from; 0: those that its students learn from
-    )
+    teacher_images: int  # generated ones that the phantom's teacher learns from; 0: those that its students learn from
     teacher_epochs: int
     student_epochs: int
     student_learning_rate: float
@@ -81,11 +80,12 @@ class Settings:
 
 
 # What each value must be, as (test, words); lists are tested item by item.
-_POSITIVE = (lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-_COUNT = (lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
-_RULES = {
+_Rule = tuple[Callable[[Any], bool], str]
+_POSITIVE: _Rule = (lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1")
+_COUNT: _Rule = (lambda value: isinstance(value, int) and value >= 0, "a whole number of at least 0")
+_RULES: dict[str, _Rule] = {
     "image_size": (
-        lambda v: isinstance(v, int) and 32 <= v <= 1024 and v % 16 == 0,
+        lambda value: isinstance(value, int) and 32 <= value <= 1024 and value % 16 == 0,
         "a multiple of 16 from 32 to 1024",
     ),
     "max_images": (_COUNT[0], "a whole number of at least 0 (0: all)"),
@@ -95,31 +95,44 @@ _RULES = {
     "teacher_images": _COUNT,
     "student_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
     "few_per_class": (_POSITIVE[0], "a list of whole numbers of at least 1"),
-    "volume_size": (lambda v: isinstance(v, int) and 16 <= v <= 256 and v % 4 == 0, "a multiple of 4 from 16 to 256"),
+    "volume_size": (
+        lambda value: isinstance(value, int) and 16 <= value <= 256 and value % 4 == 0,
+        "a multiple of 4 from 16 to 256",
+    ),
     "volume_widths": (_POSITIVE[0], "a list of whole numbers of at least 1"),
-    "volume_teacher": (lambda v: v in ("wide", "densenet121"), "one of: wide, densenet121"),
-    "student_learning_rate": (lambda v: _number(v) and 0 < v <= 1, "a number above 0, at most 1"),
-    "seed": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a whole number from 0 to 2147483647"),
-    "seeds": (lambda v: isinstance(v, int) and 0 <= v < 2**31, "a list of whole numbers from 0 to 2147483647"),
-    "alpha": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    "alphas": (lambda v: _number(v) and 0 <= v <= 1, "a list of numbers from 0 to 1"),
-    "temperature": (lambda v: _number(v) and 0 < v < 1e6, "a number above 0"),
-    "temperatures": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
-    "lesson_weights": (lambda v: _number(v) and 0 < v < 1e6, "a list of numbers above 0"),
+    "volume_teacher": (lambda value: value in ("wide", "densenet121"), "one of: wide, densenet121"),
+    "student_learning_rate": (lambda value: _number(value) and 0 < value <= 1, "a number above 0, at most 1"),
+    "seed": (lambda value: isinstance(value, int) and 0 <= value < 2**31, "a whole number from 0 to 2147483647"),
+    "seeds": (
+        lambda value: isinstance(value, int) and 0 <= value < 2**31,
+        "a list of whole numbers from 0 to 2147483647",
+    ),
+    "alpha": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "alphas": (lambda value: _number(value) and 0 <= value <= 1, "a list of numbers from 0 to 1"),
+    "temperature": (lambda value: _number(value) and 0 < value < 1e6, "a number above 0"),
+    "temperatures": (lambda value: _number(value) and 0 < value < 1e6, "a list of numbers above 0"),
+    "lesson_weights": (lambda value: _number(value) and 0 < value < 1e6, "a list of numbers above 0"),
     "split_protocol": (
-        lambda v: v in SPLIT_PROTOCOLS,
+        lambda value: value in SPLIT_PROTOCOLS,
         "one of: " + ", ".join(SPLIT_PROTOCOLS) + " (which splits anew where it has to)",
     ),
 }
 _LISTS = ("seeds", "alphas", "temperatures", "student_widths", "few_per_class", "lesson_weights", "volume_widths")
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check(name: str, value: Any) -> Any:
-    """Return ``value`` (a list becomes a tuple) if parameter ``name`` may have it.
+def check(name: str, value: Any) -> Any:  # noqa: ANN401 - of any type until it is checked
+    """Return a parameter's value if the parameter may have it.
+
+    Args:
+        name: of the parameter.
+        value: what a user gave.
+
+    Returns:
+        The value; a list becomes a tuple.
 
     Raises:
         ParameterError: naming the parameter, the value and what is allowed.
@@ -129,7 +142,7 @@ def check(name: str, value: Any) -> Any:
         ok = (
             isinstance(value, (list, tuple))
             and len(value) > 0
-            and all(not isinstance(v, bool) and test(v) for v in value)
+            and all(not isinstance(item, bool) and test(item) for item in value)
         )
         value = tuple(value) if ok else value
     else:
@@ -139,19 +152,28 @@ def check(name: str, value: Any) -> Any:
     return value
 
 
-def check_network(role: str, name: Any) -> str:
-    """Return ``name`` if ``role`` (``"teacher"`` or ``"student"``) may be a network of that name.
+def check_network(role: str, name: Any) -> str:  # noqa: ANN401 - of any type until it is checked
+    """Return a network's name if it may be one.
+
+    Args:
+        role: ``"teacher"`` or ``"student"``.
+        name: what a user gave.
+
+    Returns:
+        The name.
 
     Raises:
-        ParameterError: neither a plain name nor ``file.py:build`` or ``file.py:build:state.safetensors`` of files that are there.
+        ParameterError: neither a plain name nor ``file.py:build`` or ``file.py:build:state.safetensors`` of files that
+            are there.
     """
-    found = re.fullmatch(NETWORK_FILE, name) if isinstance(name, str) else None
-    if found is None and not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
+    network_file = re.fullmatch(NETWORK_FILE, name) if isinstance(name, str) else None
+    if network_file is None and not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_]*", name)):
         own = OWN_TEACHER if role == "teacher" else OWN_STUDENT
         raise ParameterError(
-            f"{role} is {name!r}, but it must be {own}, a name of torchvision.models, file.py:build or file.py:build:state.safetensors."
+            f"{role} is {name!r}, but it must be {own}, a name of torchvision.models, "
+            "file.py:build or file.py:build:state.safetensors."
         )
-    for path in filter(None, found.group("file", "state") if found else ()):
+    for path in filter(None, network_file.group("file", "state") if network_file else ()):
         if not from_home(path).is_file():
             raise ParameterError(f"{role} is {name!r}, but there is no file {path}: name one that is there.")
     return name
@@ -159,22 +181,35 @@ def check_network(role: str, name: Any) -> str:
 
 def absolute_network(name: str) -> str:
     """The network's name with whole paths, so that it holds in any working directory."""
-    if (found := re.fullmatch(NETWORK_FILE, name)) is None:
+    if (network_file := re.fullmatch(NETWORK_FILE, name)) is None:
         return name
-    file, function, state = found.group("file", "function", "state")
-    return ":".join(
-        filter(None, (str(from_home(file).absolute()), function, state and str(from_home(state).absolute())))
-    )
+    file, function, state = network_file.group("file", "function", "state")
+    whole_parts = (str(from_home(file).absolute()), function, state and str(from_home(state).absolute()))
+    return ":".join(filter(None, whole_parts))
 
 
 @cache
-def profiles() -> dict[str, dict]:
+def profiles() -> dict[str, dict[str, Any]]:
     """The profiles from the shortest to the longest, each with its values, as ``profiles.toml`` has them."""
     return tomllib.loads((Path(__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
 
 
-def budget(profile: str, dataset: str = "phantom", split_protocol: str = "official", **overrides: Any) -> Budget:
-    """The budget of ``profile`` for ``dataset`` and its split, with every override that is not ``None`` put in its place.
+def budget(
+    profile: str,
+    dataset: str = "phantom",
+    split_protocol: str = "official",
+    **overrides: Any,  # noqa: ANN401 - of any type until they are checked
+) -> Budget:
+    """The budget of a profile for a data set and its split.
+
+    Args:
+        profile: a name of ``profiles.toml``.
+        dataset: a name as :func:`kdnb.sources.check_name` knows it.
+        split_protocol: one of :data:`SPLIT_PROTOCOLS`.
+        **overrides: single values of the budget; ``None`` leaves the profile's.
+
+    Returns:
+        The budget, every value checked.
 
     Raises:
         ParameterError: an unknown profile, or a value that is not allowed.
@@ -202,7 +237,23 @@ def run_name(
     teacher: str = OWN_TEACHER,
     student: str = OWN_STUDENT,
 ) -> str:
-    """The name of the run's folder; what is no plain file name is shortened and hashed, a path to its last part."""
+    """The name of the run's folder.
+
+    Args:
+        dataset: what is no plain file name is shortened and hashed, a path to its last part; so are networks' names.
+        profile: one of :func:`profiles`.
+        seed: of the run.
+        split_protocol: left out of the name where it is the official one.
+        teacher: left out where it is the study's own.
+        student: left out where it is the study's own.
+
+    Returns:
+        A plain file name.
+
+    Example:
+        >>> run_name("phantom", "quick", 3, "leak_free")
+        'phantom-quick-seed3-leak_free'
+    """
     name = f"{_plain(dataset)}-{profile}-seed{seed}" + ("" if split_protocol == "official" else f"-{split_protocol}")
     name += "" if teacher == OWN_TEACHER else f"-teacher_{_plain(teacher)}"
     return name + ("" if student == OWN_STUDENT else f"-student_{_plain(student)}")
@@ -226,21 +277,29 @@ def resolve(
     split_protocol: str = "official",
     teacher: str = OWN_TEACHER,
     student: str = OWN_STUDENT,
-    **overrides: Any,
+    **overrides: Any,  # noqa: ANN401 - of any type until they are checked
 ) -> Settings:
     """Check a notebook's parameters and fill in what they leave open.
 
     Args:
+        dataset: a name as :func:`kdnb.sources.check_name` knows it.
+        profile: one of :func:`profiles`.
+        seed: of the run; the seeds of its students count from it.
         data_dir: where the downloaded data sets lie; empty means ``data/raw``.
         run_dir: where the run writes; empty means ``runs/`` and :func:`run_name`.
-        teacher, student: names of networks as :mod:`kdnb.networks` understands them.
-        overrides: budget values; ``None`` means the profile's. The profile's ``seeds`` count from the run's seed.
+        split_protocol: one of :data:`SPLIT_PROTOCOLS`.
+        teacher: name of a network as :mod:`kdnb.networks` understands it.
+        student: the same.
+        **overrides: budget values; ``None`` means the profile's. The profile's ``seeds`` count from the run's seed.
+
+    Returns:
+        The settings, with absolute paths.
 
     Raises:
         ParameterError: a value that is not allowed.
         DataNotFoundError: the data set's folder is missing.
     """
-    given = {
+    texts = {
         "dataset": dataset,
         "data_dir": data_dir,
         "run_dir": run_dir,
@@ -248,30 +307,41 @@ def resolve(
         "student": student,
         "checkout": REPOSITORY,
     }
-    for name, value in given.items():
+    for name, value in texts.items():
         if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
             raise ParameterError(
                 f"{name} is {str(value)!r}, a path that is not UTF-8: rename it or make a link to it with another name."
             )
     check_name(dataset)
-    teacher, student = (absolute_network(check_network(*one)) for one in (("teacher", teacher), ("student", student)))
+    teacher, student = (
+        absolute_network(check_network(role, name)) for role, name in (("teacher", teacher), ("student", student))
+    )
     check("seed", seed)
     check("split_protocol", split_protocol)
-    spent = budget(profile, dataset, split_protocol, **overrides)
+    run_budget = budget(profile, dataset, split_protocol, **overrides)
     if overrides.get("seeds") is None:
-        spent = replace(spent, seeds=tuple(seed + number for number in spent.seeds))
+        run_budget = replace(run_budget, seeds=tuple(seed + number for number in run_budget.seeds))
     data = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     locate(dataset, data)
     dataset = absolute(dataset)
     run = from_home(run_dir) if run_dir else REPOSITORY / "runs" / run_name(dataset, profile, seed, split_protocol)
-    return Settings(dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, spent, teacher, student)
+    return Settings(
+        dataset, profile, seed, data.absolute(), run.absolute(), split_protocol, run_budget, teacher, student
+    )
 
 
 def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Path]:
-    """The settings that ``make`` was given, and the run's folder as it was written there.
+    """The settings that ``make`` was given.
+
+    Args:
+        arguments: of ``python -m kdnb.settings``; ``None`` takes those of this process.
+
+    Returns:
+        The settings, and the run's folder as it was written there.
 
     Raises:
-        ParameterError, DataNotFoundError: as :func:`resolve`, or a RUNS that make cannot use as a path.
+        ParameterError: as :func:`resolve`, or a RUNS that make cannot use as a path.
+        DataNotFoundError: as :func:`resolve`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m kdnb.settings", description="Check one run's settings and print its folder."
@@ -287,17 +357,18 @@ def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Pat
     options |= {"teacher": OWN_TEACHER, "student": OWN_STUDENT}
     for name, default in options.items():
         parser.add_argument(f"--{name}", default=default)
-    given = parser.parse_args(arguments)
-    if not re.fullmatch(r"[\w./+,@-]+", given.runs):
+    parsed = parser.parse_args(arguments)
+    if not re.fullmatch(r"[\w./+,@-]+", parsed.runs):
         raise ParameterError(
-            f"runs is {given.runs!r}, but it must be a path of letters, digits and . / _ + , @ - (make splits at others)."
+            f"runs is {parsed.runs!r}, but it must be a path of letters, digits and . / _ + , @ - "
+            "(make splits at others)."
         )
-    seed = int(given.seed) if re.fullmatch(r"[0-9]+", given.seed) else given.seed
-    networks = {"teacher": given.teacher or OWN_TEACHER, "student": given.student or OWN_STUDENT}
+    seed = int(parsed.seed) if re.fullmatch(r"[0-9]+", parsed.seed) else parsed.seed
+    networks = {"teacher": parsed.teacher or OWN_TEACHER, "student": parsed.student or OWN_STUDENT}
     settings = resolve(
-        given.dataset, given.profile, seed, given.data_dir, Path(given.runs) / "checked", given.split, **networks
+        parsed.dataset, parsed.profile, seed, parsed.data_dir, Path(parsed.runs) / "checked", parsed.split, **networks
     )
-    what = (
+    identity = (
         settings.dataset,
         settings.profile,
         settings.seed,
@@ -305,7 +376,7 @@ def from_command_line(arguments: list[str] | None = None) -> tuple[Settings, Pat
         settings.teacher,
         settings.student,
     )
-    folder = Path(given.runs) / run_name(*what)
+    folder = Path(parsed.runs) / run_name(*identity)
     return replace(settings, run_dir=folder.absolute()), folder
 
 

@@ -8,24 +8,25 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from kdnb.errors import DataNotFoundError, ParameterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHANTOM_VARIANTS = ("", "certain", "shortcut", "fundus", "volume")
-# What may follow a path, as in table:labels.csv:label=dx,person=off: a table's columns ("off" leaves one out), the folder of its images,
-# and of published folds the one that tests.
+# What may follow a path, as in table:labels.csv:label=dx,person=off: a table's columns ("off" leaves one out), the
+# folder of its images, and of published folds the one that tests.
 OPTIONS = {"folder": ("person", "test"), "table": ("image", "label", "split", "test", "person", "mask", "images")}
 TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
 
 
 def from_home(path: str | Path) -> Path:
-    """The path with ``~`` or ``~user`` in front replaced; one of an unknown user stays as it is (pathlib raises RuntimeError)."""
+    """The path with ``~`` or ``~user`` in front replaced; of an unknown user it stays (pathlib raises RuntimeError)."""
     return Path(os.path.expanduser(path))
 
 
 @cache
-def table() -> dict[str, dict]:
+def table() -> dict[str, dict[str, Any]]:
     """The sources of ``data/sources.toml`` by name."""
     return tomllib.loads((REPOSITORY / "data" / "sources.toml").read_text(encoding="utf-8"))
 
@@ -38,23 +39,38 @@ def allowed() -> str:
 
 
 def parts(dataset: str) -> tuple[str, str, dict[str, str]]:
-    """``table:a/labels.csv:label=dx,person=off`` as ``("table", "a/labels.csv", {"label": "dx", "person": "off"})``.
+    """What the name of a data set says: its kind, what follows, and the options behind a path.
 
-    A path that is there is never cut.
+    Args:
+        dataset: its name; a path that is there is never cut.
+
+    Returns:
+        Kind, path (or what else follows the colon) and options.
+
+    Example:
+        >>> parts("table:a/labels.csv:label=dx,person=off")
+        ('table', 'a/labels.csv', {'label': 'dx', 'person': 'off'})
     """
     kind, _, rest = dataset.partition(":")
-    found = re.fullmatch(r"(.+?):([a-z]+=.+)", rest, re.DOTALL) if kind in OPTIONS else None
-    if found is None or os.path.exists(from_home(rest)):
+    with_options = re.fullmatch(r"(.+?):([a-z]+=.+)", rest, re.DOTALL) if kind in OPTIONS else None
+    if with_options is None or os.path.exists(from_home(rest)):
         return kind, rest, {}
-    pairs = (pair.partition("=") for pair in re.split(r",(?=[a-z]+=)", found[2]))
-    return kind, found[1], {name: value for name, _, value in pairs}
+    pairs = (pair.partition("=") for pair in re.split(r",(?=[a-z]+=)", with_options[2]))
+    return kind, with_options[1], {name: value for name, _, value in pairs}
 
 
 def check_name(dataset: str) -> str:
-    """Return ``dataset`` if the study knows it.
+    """Return a data set's name if the study knows it.
+
+    Args:
+        dataset: what a user gave.
+
+    Returns:
+        The name.
 
     Raises:
-        ParameterError: unknown name, ``folder:``, ``table:`` and ``medmnist:`` without what follows, or an unknown option behind a path.
+        ParameterError: unknown name, ``folder:``, ``table:`` and ``medmnist:`` without what follows, or an unknown
+            option behind a path.
     """
     _, colon, rest = dataset.partition(":")
     kind, _, options = parts(dataset)
@@ -84,9 +100,16 @@ def absolute(dataset: str) -> str:
 
 
 def locate(dataset: str, data_dir: Path) -> Path | None:
-    """The folder (or table) that is ``dataset``, or ``None`` for one that is generated or comes in a package.
+    """Where a data set lies.
 
     Looks for the source's folder inside ``data_dir``, then for its class folders in ``data_dir`` itself.
+
+    Args:
+        dataset: its name.
+        data_dir: where the downloaded data sets lie.
+
+    Returns:
+        The folder (or table); ``None`` for one that is generated or comes in a package.
 
     Raises:
         DataNotFoundError: nothing there; the message says where to get the images and where to put them.
@@ -116,9 +139,11 @@ def locate(dataset: str, data_dir: Path) -> Path | None:
     where = f"dataset {kind!r} is not in {data_dir}"
     if "by_hand" in source:
         raise DataNotFoundError(
-            f"{where}: from {source['url']} {source['by_hand']}, all in {data_dir / source['folder']} (another place: DATA_DIR=...)."
+            f"{where}: from {source['url']} {source['by_hand']}, all in {data_dir / source['folder']} "
+            "(another place: DATA_DIR=...)."
         )
     raise DataNotFoundError(
         f"{where}: run `make data DATASET={kind}`, or download {source['url']} by hand and unpack "
-        f"it so that {data_dir / source['folder'] / source['expected_folders'][0]} exists (another place: DATA_DIR=...)."
+        f"it so that {data_dir / source['folder'] / source['expected_folders'][0]} exists "
+        "(another place: DATA_DIR=...)."
     )
