@@ -514,8 +514,8 @@ def _method_alone(measured: Path) -> str:
 def persons_on_both_sides() -> str:
     """What the table of slices says of brain MRI's published split."""
     known_slices = slices.known("figshare_brain", "brain_tumor_slices.csv")
-    in_training = {known.person for name, known in known_slices.items() if name.startswith("Training/")}
-    in_test = [known.person for name, known in known_slices.items() if name.startswith("Testing/")]
+    in_training = {entry.person for name, entry in known_slices.items() if name.startswith("Training/")}
+    in_test = [entry.person for name, entry in known_slices.items() if name.startswith("Testing/")]
     leaked, persons = [person for person in in_test if person in in_training], set(in_test)
     return (
         f"of the people in brain MRI's official test set {len(persons)} are known, and {len(set(leaked))} of these "

@@ -15,7 +15,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,7 +71,7 @@ class Run:
         except ValueError as error:
             raise ArtefactError(f"{path} is not valid JSON ({error}): delete the run folder and run again.") from error
 
-    def record(self, section: str, values: dict[str, Any]) -> None:
+    def record(self, section: str, values: Mapping[str, object]) -> None:
         """Merge ``values`` into one section of ``run.json``; safe when two notebooks write at once."""
         with self._edited() as info:
             info.setdefault(section, {}).update(values)

@@ -74,12 +74,12 @@ def check_name(dataset: str) -> str:
     """
     _, colon, rest = dataset.partition(":")
     kind, _, options = parts(dataset)
-    known = (
+    is_known = (
         (kind == "phantom" and rest in PHANTOM_VARIANTS and bool(colon) == bool(rest))
         or (kind in table() and (not colon or rest in table()[kind].get("tasks", {})))
         or (kind in ("folder", "table", "medmnist") and bool(rest))
     )
-    if not known:
+    if not is_known:
         raise ParameterError(f"dataset is {dataset!r}, but it must be one of: {allowed()}.")
     for option, value in options.items():
         if option not in OPTIONS[kind] or ((kind, option) == ("folder", "person") and value != "off"):
