@@ -53,7 +53,7 @@ def pool_sizes(spacing: Sequence[float], shape: Sequence[int], poolings: int) ->
     return sizes
 
 
-def _precision(where: torch.device) -> AbstractContextManager:
+def _precision(device: torch.device) -> AbstractContextManager:
     """What a network of volumes computes in: on a CPU float32; elsewhere what the training loop says.
 
     On a CPU a convolution in depth takes twice as long in bfloat16.
@@ -61,7 +61,7 @@ def _precision(where: torch.device) -> AbstractContextManager:
     Returns:
         A context to compute in.
     """
-    return torch.autocast("cpu", enabled=False) if where.type == "cpu" else nullcontext()
+    return torch.autocast("cpu", enabled=False) if device.type == "cpu" else nullcontext()
 
 
 class VolumeStudent(nn.Module):
@@ -93,8 +93,8 @@ class VolumeStudent(nn.Module):
             )
         self.standardise = Standardise()
         blocks = []
-        for depth, (before, after, across) in enumerate(zip((1, *widths[:-1]), widths, kernel_sizes, strict=True)):
-            size = (across if depth_kernels else 1, across, across)
+        for depth, (before, after, side) in enumerate(zip((1, *widths[:-1]), widths, kernel_sizes, strict=True)):
+            size = (side if depth_kernels else 1, side, side)
             factors = pooling[depth] if depth < len(pooling) else (1, 1, 1)
             factors = factors if depth_kernels else (1, *factors[1:])
             pool = nn.MaxPool3d(factors) if max(factors) > 1 else nn.Identity()
@@ -166,10 +166,10 @@ def student(shape: str, num_classes: int, widths: Sequence[int], grid: Grid, *, 
 def widths_at_equal_cost(widths: Sequence[int], num_classes: int, grid: Grid) -> tuple[int, ...]:
     """Filters of a student of slices whose multiply-accumulates are nearest those of the student of volumes."""
     depth, *plane = grid.shape
-    wanted = macs(student("volume", num_classes, widths, grid, seed=0), plane[-1], depth)
+    target = macs(student("volume", num_classes, widths, grid, seed=0), plane[-1], depth)
 
     def distance(factor: float) -> int:
-        return abs(macs(student("slices", num_classes, wider(factor), grid, seed=0), plane[-1], depth) - wanted)
+        return abs(macs(student("slices", num_classes, wider(factor), grid, seed=0), plane[-1], depth) - target)
 
     def wider(factor: float) -> tuple[int, ...]:
         return tuple(max(1, round(factor * width)) for width in widths)

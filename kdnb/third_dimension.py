@@ -307,8 +307,8 @@ def accuracy_tests(
                 hits_b = np.broadcast_to(hits[b], hits[a].shape)
                 rows.append(compare_over_seeds(f"{labels}: {question}", a, b, hits[a], hits_b, groups))
                 if labels == FEW and b == ALONE:
-                    alike = f"{labels}: {question[:-1]}, {ALIKE}?"
-                    row = compare_over_seeds(alike, a, b, weights * hits[a], weights * hits_b, groups)
+                    question_alike = f"{labels}: {question[:-1]}, {ALIKE}?"
+                    row = compare_over_seeds(question_alike, a, b, weights * hits[a], weights * hits_b, groups)
                     rows.append(row | {"metric": "balanced_accuracy"})
     return with_holm(rows)
 
@@ -366,8 +366,8 @@ def explanation_rows(
 def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int, ends: judge.Ends) -> pd.DataFrame:
     """The controls judged as explanations are; of those that are drawn, the mean over the draws."""
     tables = []
-    for drawn in explain.controls(seed):
-        maps = explain_all(drawn, model, sample.images, sample.targets)
+    for controls in explain.controls(seed):
+        maps = explain_all(controls, model, sample.images, sample.targets)
         tables.append(judge.rows(model, way, sample, maps, explain.CONTROLS, ends))
     return fidelity.over_draws(tables)
 
@@ -476,13 +476,13 @@ def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
     Returns:
         A row a pair, a column a measure, each difference with a star where Holm's p < 0.05.
     """
-    asked = tests[tests["question"].str.startswith(question)]
+    selected = tests[tests["question"].str.startswith(question)]
     starred = [
         f"{difference:+.2f}{'*' * (p < LEVEL)}"
-        for difference, p in zip(asked["difference"], asked["p_holm"], strict=True)
+        for difference, p in zip(selected["difference"], selected["p_holm"], strict=True)
     ]
-    pair = asked["a"] + " minus " + asked["b"]
-    table = asked.assign(starred=starred, pair=pair).set_index(["pair", "metric"])["starred"]
+    pair = selected["a"] + " minus " + selected["b"]
+    table = selected.assign(starred=starred, pair=pair).set_index(["pair", "metric"])["starred"]
     return table.unstack("metric", sort=False).rename_axis(columns=None)
 
 
@@ -498,10 +498,10 @@ def kept_bytes(model: nn.Module, volumes: Tensor) -> int:
         blocks[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(volumes)
-        total = sum(size for address, size in blocks.items() if address not in own)
+        total = sum(size for address, size in blocks.items() if address not in parameters)
     del logits
     return total
 

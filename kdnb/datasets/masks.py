@@ -27,30 +27,30 @@ def pair(images: list[Path], found: list[Path], folders: list[MaskFolder]) -> tu
         The paths of each image's masks, in the order of ``images``, and the number of masks without an image.
     """
     masks: list[list[Path]] = [[] for _ in images]
-    beside, named = defaultdict(list), defaultdict(list)
-    for place, image in enumerate(images):
-        beside[image.parent, layouts.stem(image.name)].append(place)
-        named[layouts.stem(image.name)].append(place)
+    by_folder_and_stem, by_stem = defaultdict(list), defaultdict(list)
+    for position, image in enumerate(images):
+        by_folder_and_stem[image.parent, layouts.stem(image.name)].append(position)
+        by_stem[layouts.stem(image.name)].append(position)
     lost = 0
     for mask in found:
-        owners = beside[mask.parent, layouts.mask_of(mask.name)]
+        owners = by_folder_and_stem[mask.parent, layouts.mask_of(mask.name)]
         lost += not owners
-        for place in owners:
-            masks[place].append(mask)
-    for around, folder in folders:
-        for directory, _, names in os.walk(folder):
+        for position in owners:
+            masks[position].append(mask)
+    for image_folder, mask_folder in folders:
+        for directory, _, names in os.walk(mask_folder):
             for name in sorted(names):
                 mask = Path(directory, name)
                 if not layouts.is_image(mask) or layouts.is_system(name):
                     continue
-                owners = named[layouts.stem(name)] or named[layouts.mask_of(name)]
-                owners = [place for place in owners if around in images[place].parents]
-                inner = mask.relative_to(folder).parent.parts
+                owners = by_stem[layouts.stem(name)] or by_stem[layouts.mask_of(name)]
+                owners = [position for position in owners if image_folder in images[position].parents]
+                inner = mask.relative_to(mask_folder).parent.parts
                 if inner:
-                    owners = [place for place in owners if images[place].parent.parts[-len(inner) :] == inner]
+                    owners = [position for position in owners if images[position].parent.parts[-len(inner) :] == inner]
                 lost += len(owners) != 1
-                for place in owners if len(owners) == 1 else []:
-                    masks[place].append(mask)
+                for position in owners if len(owners) == 1 else []:
+                    masks[position].append(mask)
     return masks, lost
 
 

@@ -109,7 +109,7 @@ def generate(
     """
     chunks = range(-(-count // _CHUNK))
     shape = (count, image_size, image_size)
-    made = Phantom(
+    phantom = Phantom(
         np.empty((*shape, 3), np.uint8),
         np.empty(count, np.int64),
         np.empty(count, np.int64),
@@ -119,21 +119,21 @@ def generate(
     )
 
     def fill(chunk: int) -> None:
-        where = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, count))
-        keep = slice(0, where.stop - where.start)
+        positions = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, count))
+        keep = slice(0, positions.stop - positions.start)
         latent = _draw_lesions(seed, chunk) if variant == "drawn" else _draw(seed, chunk)
         planes, mask = _render(latent, image_size, variant, snr, lesions, offset=0)
         marker = _marker(latent, planes, image_size)[keep] if variant == "shortcut" else False
-        made.images[where] = _colour(planes, latent, variant)[keep]
-        made.labels[where], made.subjects[where] = latent["label"][keep], latent["subject"][keep]
-        made.masks[where] = mask[keep]
-        if made.posterior is not None:
-            made.posterior[where] = latent["posterior"][keep]
-        made.shortcut_masks[where] = marker
+        phantom.images[positions] = _colour(planes, latent, variant)[keep]
+        phantom.labels[positions], phantom.subjects[positions] = latent["label"][keep], latent["subject"][keep]
+        phantom.masks[positions] = mask[keep]
+        if phantom.posterior is not None:
+            phantom.posterior[positions] = latent["posterior"][keep]
+        phantom.shortcut_masks[positions] = marker
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(fill, chunks))
-    return made
+    return phantom
 
 
 def volumes(
@@ -420,9 +420,9 @@ def _spot(
         ``(n, H, W)`` float32, 1 at the outline.
     """
     irregular = float(place == 0) if irregular is None else irregular
-    away, angle, aspect = (latent[name][:, place] for name in ("distance", "angle", "aspect"))
-    across = (x - _column(away * latent["width"] * np.cos(angle))) * _column(aspect / radius)
-    along = (y - _column(away * latent["height"] * np.sin(angle))) * _column(1 / (aspect * radius))
+    from_middle, angle, aspect = (latent[name][:, place] for name in ("distance", "angle", "aspect"))
+    across = (x - _column(from_middle * latent["width"] * np.cos(angle))) * _column(aspect / radius)
+    along = (y - _column(from_middle * latent["height"] * np.sin(angle))) * _column(1 / (aspect * radius))
     square = across * across + along * along
     distance = np.sqrt(square)
     if np.any(irregular):
@@ -558,9 +558,9 @@ def _cut(radius: np.ndarray, height: np.float32) -> tuple[np.ndarray, np.ndarray
 
 def _streak(x: np.ndarray, y: np.ndarray, latent: dict[str, np.ndarray]) -> np.ndarray:
     """A thin bright line in the deep zone: as bright as a lesion, of no meaning."""
-    away = latent["streak_distance"]
-    from_x = x - _column(away * latent["width"] * np.cos(latent["streak_angle"]))
-    from_y = y - _column(away * latent["height"] * np.sin(latent["streak_angle"]))
+    distance = latent["streak_distance"]
+    from_x = x - _column(distance * latent["width"] * np.cos(latent["streak_angle"]))
+    from_y = y - _column(distance * latent["height"] * np.sin(latent["streak_angle"]))
     cosine, sine = _column(np.cos(latent["streak_direction"])), _column(np.sin(latent["streak_direction"]))
     along, across = np.abs(cosine * from_x + sine * from_y), np.abs(cosine * from_y - sine * from_x)
     return _ramp(np.float32(0.2) - along, 12) * _ramp(np.float32(0.05) - across, 40)

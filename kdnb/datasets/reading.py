@@ -219,8 +219,8 @@ def _deep_colour(path: Path, opened: ImageFile.ImageFile) -> Image.Image | None:
     else:  # told the other order of bytes, Pillow takes the lower one of each
         mode = raw.partition(";")[0]
         high, low = (_decoded_as(path, f"{mode};16{order}").astype(np.float32) for order in ("LB" if little else "BL"))
-        both = 256 * high + low
-        values, alpha = both[..., :3], both[..., 3] if mode == "RGBA" else None
+        channels = 256 * high + low
+        values, alpha = channels[..., :3], channels[..., 3] if mode == "RGBA" else None
     return _stretched(values if alpha is None else values * (alpha / 65535)[..., None])
 
 
@@ -358,8 +358,8 @@ def _nifti(path: Path) -> tuple[Image.Image, str]:
     _check_size(shape[towards_right], shape[towards_front])
     index: list[slice | int] = [*[slice(None)] * 3, *[0] * (len(volume.shape) - 3)]
     index[upwards] = shape[upwards] // 2
-    place = tuple(index[: len(volume.shape)])
-    plane = np.asarray(volume.dataobj[place] if len(volume.shape) > 2 else volume.dataobj, np.float32)
+    middle = tuple(index[: len(volume.shape)])
+    plane = np.asarray(volume.dataobj[middle] if len(volume.shape) > 2 else volume.dataobj, np.float32)
     plane = plane if towards_front < towards_right else plane.T  # rows run to front or back
     plane = plane[::-1] if turn[towards_front, 1] > 0 else plane
     plane = plane[:, ::-1] if turn[towards_right, 1] > 0 else plane

@@ -51,10 +51,10 @@ def persons(ids: np.ndarray, slices: dict[str, Slice]) -> tuple[np.ndarray, str]
     """
     known_slices = [slices.get(name) for name in ids]
     groups = [f"person_{match.person}" if match else name for match, name in zip(known_slices, ids, strict=True)]
-    count, nobody = len({match.person for match in known_slices if match}), known_slices.count(None)
+    count, unknown = len({match.person for match in known_slices if match}), known_slices.count(None)
     summary = (
-        f"{count:,} persons of {len(ids) - nobody:,} images, known by the slices that these are; whose the other "
-        f"{nobody:,} images are nobody knows: copies among them stay together, but other images of one person may "
+        f"{count:,} persons of {len(ids) - unknown:,} images, known by the slices that these are; whose the other "
+        f"{unknown:,} images are nobody knows: copies among them stay together, but other images of one person may "
         "stand on both sides"
     )
     return np.array(groups, str), summary

@@ -38,11 +38,11 @@ def split_by(
     Returns:
         The split, ``(N,)`` str, and for what a published one was split anew (``None``: it was not).
     """
-    anew = None
+    shortage = None
     if not (published == "test").any():
-        singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
-        split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
-    elif protocol == "leak_free" and (anew := too_little(labels, groups, published)):
+        single_images = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
+        split = by_groups(labels, single_images, {"test": TEST_SHARE}, np.where(published == "", "train", published))
+    elif protocol == "leak_free" and (shortage := too_little(labels, groups, published)):
         classes = labels.max() + 1
         sizes = {name: np.bincount(labels[published == name], minlength=classes) for name in SPLITS}
         published_of_class = np.maximum(1, sum(sizes.values()))
@@ -55,7 +55,7 @@ def split_by(
     if not (split == "val").any():
         share = min(VAL_SHARE, VAL_MOST / max(1, (split == "train").sum()))
         split = by_groups(labels, groups, {"val": share}, split)
-    return split, anew
+    return split, shortage
 
 
 def too_little(labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> TooLittle | None:
@@ -112,37 +112,37 @@ def by_groups(
     """
     split = np.full(len(labels), of, dtype="<U5") if split is None else split.astype("<U5")
     available = split == of
-    names, member = np.unique(groups[available], return_inverse=True)
+    names, group_of_image = np.unique(groups[available], return_inverse=True)
     classes = int(labels.max()) + 1 if len(labels) else 0
     counts = np.zeros((len(names), classes))
-    np.add.at(counts, (member, labels[available]), 1)
-    total, left = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    np.add.at(counts, (group_of_image, labels[available]), 1)
+    total, groups_left = counts.sum(axis=0), (counts > 0).sum(axis=0)
     need = {target: total * share for target, share in shares.items()}
-    goes = np.full(len(names), of, dtype="<U5")
+    assigned = np.full(len(names), of, dtype="<U5")
     for group in _shuffled(names):
         group_counts = counts[group]
         present = group_counts > 0
         half = 0.5 * group_counts.sum()
         gain = {name: float(np.minimum(wanted, group_counts)[present].sum() - half) for name, wanted in need.items()}
         target = max(gain, key=gain.__getitem__)
-        if gain[target] < 0 or (left[present] <= 1).any():
+        if gain[target] < 0 or (groups_left[present] <= 1).any():
             continue
-        goes[group] = target
+        assigned[group] = target
         need[target] = need[target] - group_counts
-        left[present] -= 1
+        groups_left[present] -= 1
     for target in shares:
-        _represent(target, goes, counts, of)
-    split[available] = goes[member]
+        _represent(target, assigned, counts, of)
+    split[available] = assigned[group_of_image]
     return split
 
 
-def _represent(target: str, goes: np.ndarray, counts: np.ndarray, of: str) -> None:
+def _represent(target: str, assigned: np.ndarray, counts: np.ndarray, of: str) -> None:
     """Give ``target`` the smallest group of every class that it lacks, if one stays in ``of`` (two, for validation)."""
-    stay = 2 if target == "val" else 1
+    staying = 2 if target == "val" else 1
     for label in range(counts.shape[1]):
-        left = np.flatnonzero((goes == of) & (counts[:, label] > 0))
-        if len(left) > stay and not counts[goes == target, label].any():
-            goes[left[np.argmin(counts[left].sum(axis=1))]] = target
+        candidates = np.flatnonzero((assigned == of) & (counts[:, label] > 0))
+        if len(candidates) > staying and not counts[assigned == target, label].any():
+            assigned[candidates[np.argmin(counts[candidates].sum(axis=1))]] = target
 
 
 def _shuffled(names: np.ndarray) -> np.ndarray:

@@ -87,9 +87,11 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     options = dict(options or {})
     frame = _frame(path)
     root = path.parent
-    below, test = root / options.pop("images", ""), options.pop("test", "")
-    if not below.is_dir():
-        raise DataError(f"{below} is no folder: let images= name the folder below which the images of {path} lie.")
+    image_folder, test = root / options.pop("images", ""), options.pop("test", "")
+    if not image_folder.is_dir():
+        raise DataError(
+            f"{image_folder} is no folder: let images= name the folder below which the images of {path} lie."
+        )
     columns = _columns(frame, options, path)
     left_out: Counter[str] = Counter()
     listed = Listing(left_out=left_out)
@@ -99,7 +101,7 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     if any(splits):
         _count(left_out, "rows without a split", splits.count(""))
         labels = [label if split else "" for label, split in zip(labels, splits, strict=True)]
-    files = _Files(below)
+    files = _Files(image_folder)
     rows = _rows(frame, columns, labels, splits, files, path, left_out)
     for file, row in rows.items():
         listed.files.append(file)

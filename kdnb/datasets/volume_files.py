@@ -183,10 +183,10 @@ def read_series(folder: Path) -> Read:
     rows, columns = (float(step) for step in first.get("PixelSpacing", (1, 1)))
     steps = np.diff(np.sort(heights))
     if "ImagePositionPatient" in first and steps.any():
-        apart = float(np.median(steps))
+        gap = float(np.median(steps))
     else:
-        apart = float(first.get("SliceThickness") or 1)
-    return Read(voxels, (apart, rows, columns), str(first.get("PatientID", "")))
+        gap = float(first.get("SliceThickness") or 1)
+    return Read(voxels, (gap, rows, columns), str(first.get("PatientID", "")))
 
 
 def _height(header: "Dataset") -> float:

@@ -165,13 +165,16 @@ def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int
 
 
 def _generated(size: int, count: int) -> VolumeSet:
-    made = volume_phantom.generate(count, size)
-    ids = np.array([f"{volume_phantom.CLASSES[label]}/volume_{number:05d}" for number, label in enumerate(made.labels)])
+    phantom = volume_phantom.generate(count, size)
+    names = [volume_phantom.CLASSES[label] for label in phantom.labels]
+    ids = np.array([f"{name}/volume_{number:05d}" for number, name in enumerate(names)])
     persons = np.array([f"subject_{number:05d}" for number in range(count)])
-    split = by_groups(made.labels, persons, GENERATED_SHARES)
+    split = by_groups(phantom.labels, persons, GENERATED_SHARES)
     notes = {"persons": f"{count} subjects with one volume each, generated", "spacing": "as generated"}
-    known = (made.masks, made.posterior, volume_phantom.spacing(size), notes)
-    return VolumeSet("phantom", made.volumes, made.labels, volume_phantom.CLASSES, persons, ids, split, *known)
+    truth_and_notes = (phantom.masks, phantom.posterior, volume_phantom.spacing(size), notes)
+    return VolumeSet(
+        "phantom", phantom.volumes, phantom.labels, volume_phantom.CLASSES, persons, ids, split, *truth_and_notes
+    )
 
 
 # -- slices of a set of images -----------------------------------------------------------------------------------------
@@ -228,8 +231,8 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
     import medmnist
 
     if flag not in medmnist.INFO:
-        known = ", ".join(sorted(name for name in medmnist.INFO if name.endswith("3d")))
-        raise ParameterError(f"volumes is {'medmnist:' + flag!r}, but the flag must be one of: {known}.")
+        flags = ", ".join(sorted(name for name in medmnist.INFO if name.endswith("3d")))
+        raise ParameterError(f"volumes is {'medmnist:' + flag!r}, but the flag must be one of: {flags}.")
     info = medmnist.INFO[flag]
     side = next((published for published in MEDMNIST_SIDES if published >= size), MEDMNIST_SIDES[-1])
     folder = data_dir / "medmnist"
@@ -282,10 +285,10 @@ def _folder(name: str, folder: Path, size: int) -> VolumeSet:
         raise DataError(
             f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own."
         )
-    named, how = persons_by_name(ids, names)
+    named, rule = persons_by_name(ids, names)
     persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), named)
-    how = "DICOM's PatientID" if (patients != "").any() else how or "no persons found: every volume counts as one"
+    rule = "DICOM's PatientID" if (patients != "").any() else rule or "no persons found: every volume counts as one"
     split = by_groups(labels, persons, SHARES)
-    notes = {"persons": f"{len(np.unique(persons))} persons ({how})", "spacing": "the median of the files"}
+    notes = {"persons": f"{len(np.unique(persons))} persons ({rule})", "spacing": "the median of the files"}
     labels, class_names = labels.astype(np.int64), tuple(map(str, classes))
     return VolumeSet(name, volumes, labels, class_names, persons, ids, split, spacing=spacing, notes=notes)
