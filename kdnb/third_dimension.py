@@ -1,13 +1,15 @@
 """Does distillation with averaged maps carry over to volumes? Students, comparisons and costs of chapter 09.
 
-Students learn from the same volumes in several ways (:data:`WAYS`); one kind of them sees slices alone, at as many operations, and one kind
-of teacher does. Comparisons of accuracy are paired by seed and volume, those of explanations on the same volumes where every student is
-right (:func:`kdnb.fidelity.paired_over_seeds`).
+Students learn from the same volumes in several ways (:data:`WAYS`); one kind of them sees slices alone, at as many
+operations, and one kind of teacher does. Comparisons of accuracy are paired by seed and volume, those of explanations
+on the same volumes where every student is right (:func:`kdnb.fidelity.paired_over_seeds`).
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -47,7 +49,13 @@ LEVEL = 0.05  # Holm's p below which a table marks a difference
 
 @dataclass(frozen=True)
 class Way:
-    """How a student learns: its loss (:data:`kdnb.losses.ARMS`), its shape (:data:`kdnb.models3d.SHAPES`), and what its teacher sees."""
+    """How a student learns.
+
+    Attributes:
+        arm: its loss (:data:`kdnb.losses.ARMS`).
+        shape: its network (:data:`kdnb.models3d.SHAPES`).
+        teacher: what its teacher sees, ``"volumes"`` or ``"slices"``.
+    """
 
     arm: str
     shape: str = "volume"
@@ -66,46 +74,43 @@ WAYS = {
 }
 WITH_FEW = (ALONE, PAPER, TAUGHT, BY_SLICES)
 ALL, FEW = "all labels", "few labels"
-# Whose explanations are judged: all of the paper's student, and of two others the one that is compared with its average map.
-EXPLAINED = {PAPER: None, SLICES_ALONE: ("feature_maps_mean",), TRANSPARENT: ("class_evidence",)}
+# Whose explanations are judged: all of the paper's student, and of two others the one that is compared with its average
+# map.
+EXPLAINED: dict[str, tuple[str, ...] | None] = {
+    PAPER: None,
+    SLICES_ALONE: ("feature_maps_mean",),
+    TRANSPARENT: ("class_evidence",),
+}
 TEACHER, SLICES_TEACHER, CONSTANT = "teacher", "teacher of slices", "always the most frequent class"
 AVERAGE = "feature_maps_mean"
 BEST_FILTER, ALIKE = "best_filter", "where every class counts alike"
-RIVALS = (
-    "class_evidence",
-    "grad_cam",
-    "integrated_gradients",
-    "shap",
-    BEST_FILTER,
-)  # of the average map, on the same student
+# Of the average map, on the same student.
+RIVALS = ("class_evidence", "grad_cam", "integrated_gradients", "shap", BEST_FILTER)
 
 
-# -- students and teachers ----------------------------------------------------------------------------------------------
+# -- students and teachers ---------------------------------------------------------------------------------------------
 
 
 def train_teachers(run: Run, data: VolumeSet) -> dict[str, nn.Module]:
     """The teacher of volumes and the teacher of slices, trained on all labels or loaded from the run."""
-    budget, found = run.budget, {}
+    budget, teachers = run.budget, {}
+    seed, widths = run.settings.seed, budget.volume_widths
     train, validation = (experiments.examples(data, split) for split in ("train", "val"))
-    for sees, shape in (("volumes", "volume"), ("slices", "slices")):
-        options = {"seed": run.settings.seed, "shape": shape}
+    for kind, shape in (("volumes", "volume"), ("slices", "slices")):
         teacher = models3d.teacher(
-            budget.volume_teacher, len(data.classes), budget.volume_widths, grid_of(data), **options
+            budget.volume_teacher, len(data.classes), widths, grid_of(data), seed=seed, shape=shape
         )
         recipe = training.Recipe(budget.volume_teacher_epochs, BATCH, budget.views, budget.student_learning_rate)
-        key = content_key(
-            _key(data), budget.volume_teacher, sees, vars(recipe), tuple(budget.volume_widths), run.settings.seed
-        )
-        teacher_training.train_teacher(
-            run, f"teacher_of_{sees}", teacher, train, validation, recipe, key, run.settings.seed
-        )
-        found[sees] = teacher.eval()
-    return found
+        key = content_key(_key(data), budget.volume_teacher, kind, vars(recipe), tuple(widths), seed)
+        teacher_training.train_teacher(run, f"teacher_of_{kind}", teacher, train, validation, recipe, key, seed)
+        teachers[kind] = teacher.eval()
+    return teachers
 
 
 def grid_of(data: VolumeSet) -> models3d.Grid:
     """How the set's volumes lie."""
-    return models3d.Grid(data.shape, tuple(data.spacing))
+    slices, rows, columns = data.spacing
+    return models3d.Grid(data.shape, (slices, rows, columns))
 
 
 def _key(data: VolumeSet) -> str:
@@ -114,47 +119,60 @@ def _key(data: VolumeSet) -> str:
 
 def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Experiment]:
     """What students learn from, by how many labels there are and what the teacher sees."""
-    budget, found = run.budget, {}
+    budget, by_labels_and_teacher = run.budget, {}
     train, validation, test = (experiments.examples(data, split) for split in ("train", "val", "test"))
-    count = min(budget.views, budget.volume_epochs)
-    recipe = training.Recipe(budget.volume_epochs, BATCH, count, budget.student_learning_rate)
-    widths = tuple(budget.volume_widths)
-    for sees, teacher in teachers.items():
-        bank = views.teacher_bank(teacher, train.images, count, batch_size=BATCH)
-        options = {"folder": f"cells_volumes_{sees}", "widths": widths, "volumes": grid_of(data)}
-        whole = Experiment(train, validation, test, bank, recipe, len(data.classes), _key(data), **options)
-        found[ALL, sees], found[FEW, sees] = whole, with_few(whole, teacher, budget.few_volumes)
-    return found
+    views_kept = min(budget.views, budget.volume_epochs)
+    recipe = training.Recipe(budget.volume_epochs, BATCH, views_kept, budget.student_learning_rate)
+    widths, grid = tuple(budget.volume_widths), grid_of(data)
+    num_classes, key = len(data.classes), _key(data)
+    for kind, teacher in teachers.items():
+        bank = views.teacher_bank(teacher, train.images, views_kept, batch_size=BATCH)
+        folder = f"cells_volumes_{kind}"
+        experiment = Experiment(
+            train, validation, test, bank, recipe, num_classes, key, folder=folder, widths=widths, volumes=grid
+        )
+        by_labels_and_teacher[ALL, kind] = experiment
+        by_labels_and_teacher[FEW, kind] = with_few(experiment, teacher, budget.few_volumes)
+    return by_labels_and_teacher
 
 
-def with_few(whole: Experiment, teacher: nn.Module, per_class: int) -> Experiment:
+def with_few(experiment: Experiment, teacher: nn.Module, per_class: int) -> Experiment:
     """The experiment with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
-    chosen = np.random.default_rng(per_class).permutation(experiments.few_labelled(whole, per_class))
-    where = np.resize(chosen, min(len(whole.train), FEW_SEEN))
-    posterior = None if whole.train.posterior is None else whole.train.posterior[where]
-    train = training.Examples(whole.train.images[where], whole.train.labels[where], posterior)
-    bank = views.teacher_bank(teacher, train.images, whole.recipe.views, batch_size=BATCH)
-    return replace(
-        whole, train=train, bank=bank, key=content_key(whole.key, per_class), folder=f"{whole.folder}_few_{per_class}"
-    )
+    labelled = np.random.default_rng(per_class).permutation(experiments.few_labelled(experiment, per_class))
+    positions = np.resize(labelled, min(len(experiment.train), FEW_SEEN))
+    train = experiment.train
+    posterior = None if train.posterior is None else train.posterior[positions]
+    train = training.Examples(train.images[positions], train.labels[positions], posterior)
+    bank = views.teacher_bank(teacher, train.images, experiment.recipe.views, batch_size=BATCH)
+    key, folder = content_key(experiment.key, per_class), f"{experiment.folder}_few_{per_class}"
+    return replace(experiment, train=train, bank=bank, key=key, folder=folder)
 
 
 def cells(
     ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, experiment: Experiment
 ) -> dict[str, list[StudentSpec]]:
     """Way -> its students. Those of slices have filters for as many operations as those of volumes."""
+    assert experiment.volumes is not None
     at_equal_cost = models3d.widths_at_equal_cost(experiment.widths, experiment.num_classes, experiment.volumes)
-    found = {}
+    students = {}
     for name in ways:
         way = WAYS[name]
-        options = {"shape": way.shape, "widths": at_equal_cost if way.shape == "slices" else None}
-        found[name] = [specs.spec(way.arm, seed, alpha, temperature, **options) for seed in seeds]
-    return found
+        widths = at_equal_cost if way.shape == "slices" else None
+        students[name] = [
+            specs.spec(way.arm, seed, alpha, temperature, shape=way.shape, widths=widths) for seed in seeds
+        ]
+    return students
 
 
 @dataclass(frozen=True)
 class Taught:
-    """The students of one number of labels: cells and results by way, and how right each is on each test volume, ``(S, n)``."""
+    """The students of one number of labels.
+
+    Attributes:
+        cells: way -> its students, one a seed.
+        results: way -> what each of its students has learned.
+        hits: way -> how right each of its students is on each test volume, ``(S, n)`` float64.
+    """
 
     cells: dict[str, list[StudentSpec]]
     results: dict[str, dict[StudentSpec, TrainedStudent]]
@@ -167,110 +185,136 @@ def teach(
     """Train the students of every way.
 
     Args:
+        run: where finished students are kept and found again.
         by_teacher: what they learn from, by what the teacher sees.
+        ways: of :func:`cells`.
+        scheduler: address of a Dask scheduler whose workers shall train; ``None`` trains here.
+
+    Returns:
+        The students, their results, and how right they are on the test volumes.
     """
-    results = {}
-    for sees, experiment in by_teacher.items():
-        of_teacher = {name: of_way for name, of_way in ways.items() if WAYS[name].teacher == sees}
-        asked = list(dict.fromkeys(one for of_way in of_teacher.values() for one in of_way))
-        trained = sweep.train(run, asked, experiment, scheduler=scheduler)
-        results |= {name: {one: trained[one] for one in of_way} for name, of_way in of_teacher.items()}
+    results: dict[str, dict[StudentSpec, TrainedStudent]] = {}
+    for kind, experiment in by_teacher.items():
+        of_teacher = {name: students for name, students in ways.items() if WAYS[name].teacher == kind}
+        distinct = list(dict.fromkeys(spec for students in of_teacher.values() for spec in students))
+        trained = sweep.train(run, distinct, experiment, scheduler=scheduler)
+        results |= {name: {spec: trained[spec] for spec in students} for name, students in of_teacher.items()}
     test = next(iter(by_teacher.values())).test
     hits = {
         name: np.stack(
-            [expected_hits(results[name][one].test_logits, test.labels, test.posterior) for one in ways[name]]
+            [expected_hits(results[name][spec].test_logits, test.labels, test.posterior) for spec in students]
         ).astype(float)
-        for name in ways
+        for name, students in ways.items()
     }
     return Taught(ways, results, hits)
 
 
-def network(run: Run, name: str, one: StudentSpec, by_teacher: dict[str, Experiment]) -> nn.Module:
+def network(run: Run, name: str, spec: StudentSpec, by_teacher: dict[str, Experiment]) -> nn.Module:
     """The trained student of one cell of a way."""
-    return store.trained_student(run, one, by_teacher[WAYS[name].teacher])
+    return store.trained_student(run, spec, by_teacher[WAYS[name].teacher])
 
 
-# -- accuracy -----------------------------------------------------------------------------------------------------------
+# -- accuracy ----------------------------------------------------------------------------------------------------------
 
 
 def yardsticks(teachers: dict[str, nn.Module], experiment: Experiment) -> dict[str, np.ndarray]:
-    """How right each teacher is on each test volume, ``(1, n)``, and whoever knows only which class training has most of."""
+    """What students are measured against: how right each teacher is, and a constant answer.
+
+    Args:
+        teachers: of :func:`train_teachers`.
+        experiment: whose test volumes are asked.
+
+    Returns:
+        Name -> how right it is on each test volume, ``(1, n)`` float64: the teachers, and whoever knows only which
+        class training has most of.
+    """
     test, names = experiment.test, {"volumes": TEACHER, "slices": SLICES_TEACHER}
-    logits = {names[sees]: predict(model, test.images) for sees, model in teachers.items()}
+    logits = {names[kind]: predict(model, test.images) for kind, model in teachers.items()}
     most = np.bincount(experiment.train.labels).argmax()
     logits[CONSTANT] = np.tile(np.arange(experiment.num_classes) == most, (len(test), 1)).astype(float)
-    return {name: expected_hits(told, test.labels, test.posterior)[None].astype(float) for name, told in logits.items()}
+    return {
+        name: expected_hits(scores, test.labels, test.posterior)[None].astype(float) for name, scores in logits.items()
+    }
 
 
 def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], experiment: Experiment) -> pd.DataFrame:
-    """A row a network: ``labels``, ``way``, ``seed``, ``accuracy`` (expected, where the true posterior is known), and of students
-    ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and ``parameters``.
+    """How often every network is right on the test volumes: ``volumes.csv``.
 
     Args:
+        taught: number of labels -> its students.
         beside: of :func:`yardsticks`.
+        experiment: what they learn from; its test volumes were asked.
+
+    Returns:
+        A row a network: ``labels``, ``way``, ``seed``, ``accuracy`` (expected, where the true posterior is known), and
+        of students ``balanced_accuracy`` (by the labels: where one class is most of all it tells more), ``macs`` and
+        ``parameters``.
     """
-    rows = [{"labels": ALL, "way": name, "accuracy": float(right.mean())} for name, right in beside.items()]
+    assert experiment.volumes is not None
+    rows: list[dict[str, object]] = [
+        {"labels": ALL, "way": name, "accuracy": float(hits.mean())} for name, hits in beside.items()
+    ]
     depth, _, side = experiment.volumes.shape
-    for labels, found in taught.items():
-        for name, of_way in found.cells.items():
-            built = specs.student(of_way[0], experiment)
-            what = {
-                "labels": labels,
-                "way": name,
-                "macs": cost.macs(built, side, depth),
-                "parameters": cost.parameters(built),
-            }
-            for k, one in enumerate(of_way):
-                confusion = confusion_matrix(
-                    experiment.test.labels, found.results[name][one].test_logits.argmax(axis=1)
-                )
+    for labels, trained in taught.items():
+        for way, students in trained.cells.items():
+            student = specs.student(students[0], experiment)
+            costs = {"macs": cost.macs(student, side, depth), "parameters": cost.parameters(student)}
+            for k, spec in enumerate(students):
+                answers = trained.results[way][spec].test_logits.argmax(axis=1)
                 scores = {
-                    "accuracy": float(found.hits[name][k].mean()),
-                    "balanced_accuracy": float(balanced_accuracy(confusion)),
+                    "accuracy": float(trained.hits[way][k].mean()),
+                    "balanced_accuracy": float(balanced_accuracy(confusion_matrix(experiment.test.labels, answers))),
                 }
-                rows.append(what | {"seed": one.seed} | scores)
+                rows.append({"labels": labels, "way": way, **costs, "seed": spec.seed, **scores})
     return pd.DataFrame(rows)
 
 
 def accuracy_tests(
     taught: dict[str, Taught], beside: dict[str, np.ndarray], groups: np.ndarray, classes: np.ndarray
 ) -> pd.DataFrame:
-    """Rows of ``tests.csv``: networks against a constant answer, students against their teacher, taught against not taught, depth against
-    slices, and the smaller field.
+    """Rows of ``tests.csv`` about accuracy.
 
-    A teacher also hands on how frequent classes are, which students of a few labels of each cannot know: so what it adds to these is asked
-    once more where every class counts alike, of ``balanced_accuracy``.
+    Networks are compared with a constant answer, students with their teacher, taught with not taught, depth with
+    slices, and a smaller field with the whole one.
+
+    A teacher also hands on how frequent classes are, which students of a few labels of each cannot know: so what it
+    adds to these is asked once more where every class counts alike, of ``balanced_accuracy``.
 
     Args:
-        beside: of :func:`yardsticks`. groups, classes: ``(n,)``, the persons and the labels of the test volumes.
+        taught: number of labels -> its students.
+        beside: of :func:`yardsticks`.
+        groups: ``(n,)``, the persons of the test volumes.
+        classes: ``(n,)``, the labels of the test volumes.
+
+    Returns:
+        A row a comparison (:func:`kdnb.evaluation.compare_over_seeds`), with Holm's p.
     """
     rows = []
     _, member, counts = np.unique(classes, return_inverse=True, return_counts=True)
     weights = len(classes) / len(counts) / counts[member]
-    for labels, found in taught.items():
-        asked = []
+    for labels, trained in taught.items():
+        comparisons = []
         if labels == ALL:
-            asked += [("is anything learned?", name, CONSTANT) for name in (TEACHER, ALONE, PAPER)]
-            asked += [("does the student keep up?", name, TEACHER) for name in (PAPER, TAUGHT)]
-        asked += [("what does the teacher add?", name, ALONE) for name in (PAPER, TAUGHT, BY_SLICES)]
-        asked += [
+            comparisons += [("is anything learned?", name, CONSTANT) for name in (TEACHER, ALONE, PAPER)]
+            comparisons += [("does the student keep up?", name, TEACHER) for name in (PAPER, TAUGHT)]
+        comparisons += [("what does the teacher add?", name, ALONE) for name in (PAPER, TAUGHT, BY_SLICES)]
+        comparisons += [
             ("what does depth add?", ALONE, SLICES_ALONE),
             ("what does a smaller field cost?", TRANSPARENT, TAUGHT),
         ]
-        both = found.hits | beside
-        for question, a, b in asked:
-            if a in both and b in both:
-                right = np.broadcast_to(both[b], both[a].shape)
-                rows.append(compare_over_seeds(f"{labels}: {question}", a, b, both[a], right, groups))
+        hits = trained.hits | beside
+        for question, a, b in comparisons:
+            if a in hits and b in hits:
+                hits_b = np.broadcast_to(hits[b], hits[a].shape)
+                rows.append(compare_over_seeds(f"{labels}: {question}", a, b, hits[a], hits_b, groups))
                 if labels == FEW and b == ALONE:
-                    row = compare_over_seeds(
-                        f"{labels}: {question[:-1]}, {ALIKE}?", a, b, weights * both[a], weights * right, groups
-                    )
+                    question_alike = f"{labels}: {question[:-1]}, {ALIKE}?"
+                    row = compare_over_seeds(question_alike, a, b, weights * hits[a], weights * hits_b, groups)
                     rows.append(row | {"metric": "balanced_accuracy"})
     return with_holm(rows)
 
 
-# -- explanations -------------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def explanation_rows(
@@ -281,35 +325,41 @@ def explanation_rows(
     shap_background: int,
     shap_samples: int,
 ) -> pd.DataFrame:
-    """Truth and faithfulness of the explanations of :data:`EXPLAINED` and of the controls: rows with columns ``way`` and ``seed``.
-
-    Truth only where the student is right.
+    """Truth and faithfulness of the explanations of :data:`EXPLAINED` and of the controls.
 
     Args:
-        students: (way, seed) -> network. per_class: test volumes of each class. few: of these, how many for SHAP.
+        students: (way, seed) -> network.
+        data: where test volumes are drawn from, and the background of SHAP from training.
+        per_class: test volumes of each class.
+        few: of these, how many for SHAP.
+        shap_background: training volumes in whose place SHAP puts what it leaves out.
+        shap_samples: SHAP's samples a volume.
+
+    Returns:
+        Rows as of :func:`kdnb.fidelity.depth.rows` with columns ``way`` and ``seed``; truth only where the student is
+        right.
     """
     tables = []
     for (way, seed), model in students.items():
         sample = fidelity.draw_sample(model, data, per_class)
-        chosen: dict[str, Method] = explain.methods(len(model.feature_layers))
-        chosen = chosen if EXPLAINED[way] is None else {name: chosen[name] for name in EXPLAINED[way]}
+        methods: dict[str, Method] = explain.methods(len(cast(Sequence[str], model.feature_layers)))
+        explained = EXPLAINED[way]
+        methods = methods if explained is None else {name: methods[name] for name in explained}
         faithful = (AVERAGE, "class_evidence", "grad_cam", "integrated_gradients", BEST_FILTER)
-        if way == PAPER and (picked := best_filter(model, data)):
-            chosen[BEST_FILTER] = lambda m, v, t, picked=picked: explain.one_filter(
-                m, v, t, layer=picked[0], number=picked[1]
-            )
+        if way == PAPER and (best := best_filter(model, data)):
+            methods[BEST_FILTER] = partial(explain.one_filter, layer=best[0], number=best[1])
         ends = judge.ends_of(model, sample.images)
-        parts = [
-            judge.rows(model, way, sample, explain_all(chosen, model, sample.images, sample.targets), faithful, ends)
-        ]
+        maps = explain_all(methods, model, sample.images, sample.targets)
+        of_student = [judge.rows(model, way, sample, maps, faithful, ends)]
         if way == PAPER:
-            parts.append(control_rows(model, way, sample, seed, ends))
+            of_student.append(control_rows(model, way, sample, seed, ends))
             train = data.index("train")
             background = tensor_of(data, train[:: max(1, len(train) // shap_background)][:shap_background], model)
-            some = sample.head(few)
+            first = sample.head(few)
             shap = {"shap": explain.shap_of(background, shap_samples, seed)}
-            parts.append(judge.rows(model, way, some, explain_all(shap, model, some.images, some.targets), ("shap",)))
-        tables.append(pd.concat(parts, ignore_index=True).assign(way=way, seed=seed))
+            shap_maps = explain_all(shap, model, first.images, first.targets)
+            of_student.append(judge.rows(model, way, first, shap_maps, ("shap",)))
+        tables.append(pd.concat(of_student, ignore_index=True).assign(way=way, seed=seed))
     rows = pd.concat(tables, ignore_index=True).dropna(subset="value")
     return rows[rows["correct"] | rows["metric"].isin(judge.FAITHFULNESS)]
 
@@ -317,8 +367,8 @@ def explanation_rows(
 def control_rows(model: nn.Module, way: str, sample: fidelity.Sample, seed: int, ends: judge.Ends) -> pd.DataFrame:
     """The controls judged as explanations are; of those that are drawn, the mean over the draws."""
     tables = []
-    for drawn in explain.controls(seed):
-        maps = explain_all(drawn, model, sample.images, sample.targets)
+    for controls in explain.controls(seed):
+        maps = explain_all(controls, model, sample.images, sample.targets)
         tables.append(judge.rows(model, way, sample, maps, explain.CONTROLS, ends))
     return fidelity.over_draws(tables)
 
@@ -330,82 +380,114 @@ def tensor_of(data: VolumeSet, where: np.ndarray, model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def best_filter(model: nn.Module, data: VolumeSet) -> tuple[int, int] | None:
-    """Layer (1 is the first) and number of the filter that marks lesions best in *validation* volumes, by the area under the ROC curve of
-    its cells; ``None`` without masks. Whoever may look at the truth can choose it: an average over filters cannot be better than it knows.
+    """The filter that marks lesions best in *validation* volumes, by the area under the ROC curve of its cells.
+
+    Whoever may look at the truth can choose it: an average over filters cannot be better than it knows.
+
+    Args:
+        model: a student, with ``feature_layers``.
+        data: volumes with their masks.
+
+    Returns:
+        Layer (1 is the first) and number of the filter; ``None`` without masks.
     """
-    where = data.index("val")
-    where = where if data.masks is None else where[data.masks[where].any(axis=(1, 2, 3))]
-    if data.masks is None or not len(where):
+    positions = data.index("val")
+    positions = positions if data.masks is None else positions[data.masks[positions].any(axis=(1, 2, 3))]
+    if data.masks is None or not len(positions):
         return None
-    masks, scores = torch.from_numpy(data.masks[where]).float(), {}
-    for layer, maps in enumerate(explain.feature_maps(model, tensor_of(data, where, model), average=False), start=1):
-        there = F.adaptive_max_pool3d(masks[:, None], maps.shape[2:])[:, 0].bool().numpy()
+    masks, scores = torch.from_numpy(data.masks[positions]).float(), {}
+    layers = explain.feature_maps(model, tensor_of(data, positions, model), average=False)
+    for layer, maps in enumerate(layers, start=1):
+        lesions = F.adaptive_max_pool3d(masks[:, None], maps.shape[2:])[:, 0].bool().numpy()
         for number in range(maps.shape[1]):
-            values = fidelity.pixel_auc(judge.flat(maps[:, number].cpu().numpy()), judge.flat(there))
-            scores[layer, number] = float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
-    return max(scores, key=scores.get)
+            areas = fidelity.pixel_auc(judge.flat(maps[:, number].cpu().numpy()), judge.flat(lesions))
+            scores[layer, number] = float(np.nanmean(areas)) if np.isfinite(areas).any() else 0.0
+    return max(scores, key=scores.__getitem__)
 
 
 def explanation_summary(rows: pd.DataFrame, samples: int) -> pd.DataFrame:
     """Every measure of every explanation: ``volumes_explained.csv``.
 
+    Args:
+        rows: of :func:`explanation_rows`.
+        samples: how often the bootstrap draws.
+
     Returns:
-        ``way``, ``method``, ``metric``, ``n`` volumes; ``mean``, over the seeds and then over volumes, with ``lo`` and ``hi``, its 95%
-        bootstrap interval over persons for these trained students; the ``lowest`` and ``highest`` mean of a seed.
+        ``way``, ``method``, ``metric``, ``n`` volumes; ``mean``, over the seeds and then over volumes, with ``lo`` and
+        ``hi``, its 95% bootstrap interval over persons for these trained students; the ``lowest`` and ``highest`` mean
+        of a seed.
     """
-    keys, found = ["way", "method", "metric"], []
-    for key, part in rows.groupby(keys, sort=False):
-        of_volumes, of_seeds = part.groupby(["image_id", "group"])["value"].mean(), part.groupby("seed")["value"].mean()
+    keys, summary = ["way", "method", "metric"], []
+    for key, measured in rows.groupby(keys, sort=False):
+        of_volumes = measured.groupby(["image_id", "group"])["value"].mean()
+        of_seeds = measured.groupby("seed")["value"].mean()
         persons = of_volumes.index.get_level_values("group").to_numpy()
         interval = bootstrap_mean(of_volumes.to_numpy(), persons, samples, bounds=(0.0, 1.0))
-        found.append((*key, len(of_volumes), *interval, of_seeds.min(), of_seeds.max()))
-    return pd.DataFrame(found, columns=[*keys, "n", "mean", "lo", "hi", "lowest", "highest"])
+        summary.append((*key, len(of_volumes), *interval, of_seeds.min(), of_seeds.max()))
+    return pd.DataFrame(summary, columns=[*keys, "n", "mean", "lo", "hi", "lowest", "highest"])
 
 
 def explanation_tests(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of ``tests.csv``: the paper's average map against controls and rivals, and what other students' explanations are worth."""
-    metrics = {"controls": [*judge.TRUTH, *judge.FAITHFULNESS]}
+    """Rows of ``tests.csv`` about explanations.
+
+    The paper's average map is compared with controls and rivals, and with what other students' explanations are worth.
+
+    Args:
+        rows: of :func:`explanation_rows`.
+
+    Returns:
+        A row a comparison and metric (:func:`kdnb.fidelity.paired_over_seeds`), with Holm's p; no row, and no column,
+        where nothing can be compared.
+    """
+    metrics: dict[str, Sequence[str]] = {"controls": [*judge.TRUTH, *judge.FAITHFULNESS]}
     metrics |= {"rivals": [*judge.TRUTH, *judge.DEPTH, *judge.FAITHFULNESS], "depth": judge.DEPTH}
-    asked = [("controls", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
-    asked += [("depth", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
-    asked += [("rivals", PAPER, AVERAGE, PAPER, name) for name in RIVALS]
-    asked += [
+    comparisons = [("controls", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
+    comparisons += [("depth", PAPER, AVERAGE, PAPER, name) for name in explain.CONTROLS]
+    comparisons += [("rivals", PAPER, AVERAGE, PAPER, name) for name in RIVALS]
+    comparisons += [
         ("rivals", TRANSPARENT, "class_evidence", PAPER, AVERAGE),
         ("rivals", SLICES_ALONE, AVERAGE, PAPER, AVERAGE),
     ]
-    words = {
+    questions = {
         "controls": "controls: is the average map better than what knows nothing?",
         "depth": "depth: does the average map find the slices?",
         "rivals": "rivals: whose explanation is better?",
     }
-    found = []
-    for kind, way_a, a, way_b, b in asked:
-        sides = [rows[(rows["way"] == way) & (rows["method"] == method)] for way, method in ((way_a, a), (way_b, b))]
-        names = [method if way == PAPER else f"{method}, {way}" for way, method in ((way_a, a), (way_b, b))]
+    tests = []
+    for kind, way_a, method_a, way_b, method_b in comparisons:
+        sides = ((way_a, method_a), (way_b, method_b))
+        explained = [rows[(rows["way"] == way) & (rows["method"] == method)] for way, method in sides]
+        name_a, name_b = [method if way == PAPER else f"{method}, {way}" for way, method in sides]
         for metric in metrics[kind]:
-            pair = [side[side["metric"] == metric] for side in sides]
-            row = fidelity.paired_over_seeds(words[kind], *names, *pair, metric) if all(map(len, pair)) else None
-            found += [row] if row is not None else []
-    return with_holm(found) if found else pd.DataFrame()
+            rows_a, rows_b = [side[side["metric"] == metric] for side in explained]
+            if len(rows_a) and len(rows_b):
+                row = fidelity.paired_over_seeds(questions[kind], name_a, name_b, rows_a, rows_b, metric)
+                if row is not None:
+                    tests.append(row)
+    return with_holm(tests) if tests else pd.DataFrame()
 
 
 def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
-    """The comparisons whose question begins so: a row a pair, a column a measure, each difference with a star where Holm's p < 0.05."""
-    part = tests[tests["question"].str.startswith(question)]
-    said = [
+    """A few comparisons of :func:`explanation_tests` as a table to look at.
+
+    Args:
+        tests: of :func:`explanation_tests`.
+        question: how the questions of these comparisons begin.
+
+    Returns:
+        A row a pair, a column a measure, each difference with a star where Holm's p < 0.05.
+    """
+    selected = tests[tests["question"].str.startswith(question)]
+    starred = [
         f"{difference:+.2f}{'*' * (p < LEVEL)}"
-        for difference, p in zip(part["difference"], part["p_holm"], strict=True)
+        for difference, p in zip(selected["difference"], selected["p_holm"], strict=True)
     ]
-    pair = part["a"] + " minus " + part["b"]
-    return (
-        part.assign(said=said, pair=pair)
-        .set_index(["pair", "metric"])["said"]
-        .unstack("metric", sort=False)
-        .rename_axis(columns=None)
-    )
+    pair = selected["a"] + " minus " + selected["b"]
+    table = selected.assign(starred=starred, pair=pair).set_index(["pair", "metric"])["starred"]
+    return table.unstack("metric", sort=False).rename_axis(columns=None)
 
 
-# -- cost ---------------------------------------------------------------------------------------------------------------
+# -- cost --------------------------------------------------------------------------------------------------------------
 
 
 def kept_bytes(model: nn.Module, volumes: Tensor) -> int:
@@ -417,10 +499,10 @@ def kept_bytes(model: nn.Module, volumes: Tensor) -> int:
         blocks[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(volumes)
-        total = sum(size for place, size in blocks.items() if place not in own)
+        total = sum(size for address, size in blocks.items() if address not in parameters)
     del logits
     return total
 
@@ -428,30 +510,28 @@ def kept_bytes(model: nn.Module, volumes: Tensor) -> int:
 def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4) -> pd.DataFrame:
     """What average maps and training cost as a volume grows: one axis doubled, then all three.
 
+    Args:
+        model: a student, which takes volumes of every size.
+        shape: slices, rows and columns of the volume as it is.
+        repeats: how often time is measured.
+        batch: volumes at once, of which each is charged its part.
+
     Returns:
-        ``doubled``, ``slices``, ``side`` (rows by columns), and over the volume as it is ``macs_ratio`` (counted), ``memory_ratio`` (bytes
-        kept in a step, counted) and ``time_ratio`` of the average maps (measured); ``macs``, ``mib`` and ``ms`` themselves, a volume.
+        ``doubled``, ``slices``, ``side`` (rows by columns), and over the volume as it is ``macs_ratio`` (counted),
+        ``memory_ratio`` (bytes kept in a step, counted) and ``time_ratio`` of the average maps (measured); ``macs``,
+        ``mib`` and ``ms`` themselves, a volume.
     """
     depth, height, width = shape
     on_host, rows = copy.deepcopy(model).cpu(), []  # memory is counted there: every block has an address
-    for name, factors in {
-        "nothing": (1, 1, 1),
-        "slices": (2, 1, 1),
-        "rows": (1, 2, 1),
-        "columns": (1, 1, 2),
-        "all": (2, 2, 2),
-    }.items():
+    grown = {"nothing": (1, 1, 1), "slices": (2, 1, 1), "rows": (1, 2, 1), "columns": (1, 1, 2), "all": (2, 2, 2)}
+    for name, factors in grown.items():
         size = tuple(side * factor for side, factor in zip((depth, height, width), factors, strict=True))
         volumes = torch.rand(batch, *size, device=device.device_of(model))
         targets = torch.zeros(batch, dtype=torch.int64, device=volumes.device)
-        time = cost.measure(lambda v=volumes, t=targets: explain.average_mean(model, v, t), repeats)
+        time = cost.measure(partial(explain.average_mean, model, volumes, targets), repeats)
         # Counted on the volume itself: rows and columns may differ.
-        row = {
-            "doubled": name,
-            "slices": size[0],
-            "side": f"{size[1]} x {size[2]}",
-            "macs": _macs_of(model, volumes) / batch,
-        }
+        macs = _macs_of(model, volumes) / batch
+        row = {"doubled": name, "slices": size[0], "side": f"{size[1]} x {size[2]}", "macs": macs}
         rows.append(row | {"mib": kept_bytes(on_host, volumes[:1].cpu()) / 2**20, "ms": 1e3 * time.median / batch})
     table = pd.DataFrame(rows)
     for name, column in (("macs_ratio", "macs"), ("memory_ratio", "mib"), ("time_ratio", "ms")):

@@ -1,11 +1,11 @@
 """Read one image file of almost any kind into a square of RGB bytes, or say in a few words why not.
 
-What is done to every image: EXIF orientation applied, first frame of several, transparency laid on black, 16-bit and float values
-(grey, or all colours together) stretched linearly from the image's own minimum and maximum to 0..255. DICOM: of several frames the
-middle one; palette applied; colours scaled by the bits used; grey windowed as the header says, then stretched, padding black. NIfTI: of
-the first volume the middle axial slice, as radiologists see it (front up, the patient's right on the left), stretched. Then the aspect
-ratio is kept, the longer side becomes the square's side with an antialiasing (triangle) filter, and the rest is black, half on either
-side.
+What is done to every image: EXIF orientation applied, first frame of several, transparency laid on black, 16-bit and
+float values (grey, or all colours together) stretched linearly from the image's own minimum and maximum to 0..255.
+DICOM: of several frames the middle one; palette applied; colours scaled by the bits used; grey windowed as the header
+says, then stretched, padding black. NIfTI: of the first volume the middle axial slice, as radiologists see it (front
+up, the patient's right on the left), stretched. Then the aspect ratio is kept, the longer side becomes the square's
+side with an antialiasing (triangle) filter, and the rest is black, half on either side.
 """
 
 import hashlib
@@ -15,41 +15,33 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from kdnb.errors import DataError
 
-SUFFIXES = frozenset(
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".webp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".dcm",
-        ".dicom",
-    )
-)
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+    from pydicom.dataset import Dataset
+    from pydicom.uid import UID
+
+SUFFIXES = frozenset((
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp",
+    ".webp", ".gif", ".ppm", ".pgm", ".dcm", ".dicom",
+))  # fmt: skip
 NIFTI = (".nii", ".nii.gz")
 MAX_PIXELS = 64_000_000  # a decoded image of this size takes 192 MB; more is refused before it is decoded
 MAX_BYTES = 1_000_000_000  # of a file
-# What the suffixes stand for. Pillow knows more kinds, and hands PostScript to another program, whatever the file is called.
+# What the suffixes stand for. Pillow knows more kinds, and hands PostScript to another program, whatever the file is
+# called.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SIGNATURE = 64  # side of the grey thumbnail that duplicates are looked for with
 _DEEP = ("I", "F")  # Pillow's modes with more than 8 bits a channel, besides "I;16..."
 _PHOTOMETRIC = 262  # TIFF's tag that says what 0 means: white (0) or black (1)
-PngImagePlugin.MAX_TEXT_CHUNK = (
-    16_000_000  # of text beside an image, unpacked; some microscopes write more than Pillow's 1 MB
-)
+# Bytes of text beside an image, unpacked; some microscopes write more than Pillow's 1 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,14 @@ class Decoded:
     """One file, read.
 
     Attributes:
-        square: ``(size, size, 3)`` uint8. signature: ``(64, 64)`` uint8, the whole image in grey, squeezed to a square.
-        digest: hash of the decoded pixels at full size, the same for grey in one channel and in three. width, height: pixels as
-            stored upright. kind: such as ``"JPEG L"``.
-        brightness, border: mean grey value of the image and of its outermost pixels, 0..255.
+        square: ``(size, size, 3)`` uint8.
+        signature: ``(64, 64)`` uint8, the whole image in grey, squeezed to a square.
+        digest: hash of the decoded pixels at full size, the same for grey in one channel and in three.
+        width: pixels as stored upright.
+        height: pixels as stored upright.
+        kind: such as ``"JPEG L"``.
+        brightness: mean grey value of the image, 0..255.
+        border: mean grey value of its outermost pixels, 0..255.
     """
 
     square: np.ndarray
@@ -75,6 +71,13 @@ class Decoded:
 
 def read(path: Path, size: int) -> Decoded:
     """Decode ``path`` and fit it into a square of ``size`` pixels.
+
+    Args:
+        path: the file, of any kind that :data:`SUFFIXES` and :data:`NIFTI` name.
+        size: pixels a side of the square.
+
+    Returns:
+        The square, and what tells duplicates and odd files.
 
     Raises:
         DataError: the reason in a few words, whatever is wrong with the file.
@@ -93,7 +96,13 @@ def read(path: Path, size: int) -> Decoded:
 
 
 def _one_channel(image: Image.Image) -> Image.Image:
-    """The grey image that an RGB image with three equal channels is: most brain MRI are stored so, and it is a third of the work."""
+    """The grey image that an RGB image with three equal channels is.
+
+    Most brain MRI are stored so, and it is a third of the work.
+
+    Returns:
+        An image in mode L, or ``image`` itself.
+    """
     if image.mode == "RGB":
         red, green, blue = image.split()
         if red == green == blue:
@@ -102,7 +111,11 @@ def _one_channel(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> np.ndarray:
-    """Resize a grey or RGB image into a ``(size, size, 3)`` uint8 square: aspect ratio kept, antialiased, black around it."""
+    """Resize a grey or RGB image into a square: aspect ratio kept, antialiased, black around it.
+
+    Returns:
+        ``(size, size, 3)`` uint8.
+    """
     top, left, height, width = box(*image.size, size)
     small = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     square = np.zeros((size, size, 3), np.uint8)
@@ -118,7 +131,13 @@ def box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
 
 
 def decode(path: Path) -> tuple[Image.Image, str]:
-    """The image in ``path`` at full size, upright, in mode L or RGB, and its kind as ``"<format> <mode>"``.
+    """Decode a file at full size.
+
+    Args:
+        path: the file; what it holds is found by its first bytes, NIfTI by its name.
+
+    Returns:
+        The image, upright, in mode L or RGB, and its kind as ``"<format> <mode>"``.
 
     Raises:
         DataError: the reason in a few words.
@@ -140,22 +159,21 @@ def decode(path: Path) -> tuple[Image.Image, str]:
             with Image.open(path, formats=_FORMATS) as opened:
                 _check_size(*opened.size)
                 kind = f"{opened.format} {opened.mode}"
-                if (deep := _deep_colour(path, opened)) is not None:
-                    return deep, kind
+                if (image := _deep_colour(path, opened)) is not None:
+                    return image, kind
                 white_is_zero = getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0
                 opened.load()
                 return _eight_bit(ImageOps.exif_transpose(opened), white_is_zero), kind
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # decoders of damaged files raise anything from OSError to struct.error; all mean the same here
+    except Exception as error:
+        # Decoders of damaged files raise anything from OSError to struct.error; all mean the same here.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(reason.replace(str(path), "the file").replace(repr(str(path)), "the file")[:120]) from error
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file's first bytes say DICOM, whatever its name: with a preamble, or beginning with a data element."""
+    """Whether a file's first bytes say DICOM, whatever its name: with a preamble, or beginning with a data element."""
     with path.open("rb") as file:
         head = file.read(132)
     if head[128:] == b"DICM":
@@ -187,21 +205,22 @@ def _eight_bit(image: Image.Image, white_is_zero: bool = False) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _deep_colour(path: Path, opened: Image.Image) -> Image.Image | None:
+def _deep_colour(path: Path, opened: ImageFile.ImageFile) -> Image.Image | None:
     """An image of 16 bits a colour, which Pillow would cut to the upper 8; ``None`` for every other image."""
-    kinds = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in opened.tile if tile.args}
-    raw = kinds.pop() if len(kinds) == 1 else ""
+    modes = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in opened.tile if tile.args}
+    raw = modes.pop() if len(modes) == 1 else ""
     if raw not in ("LA;16B", *(f"{mode};16{order}" for mode in ("RGB", "RGBA") for order in "BLN")):
         return None
     little = raw.endswith("L") or (raw.endswith("N") and sys.byteorder == "little")
+    alpha: np.ndarray | None
     if raw == "LA;16B":  # four bytes a pixel: read them as they are
         pair = _decoded_as(path, "RGBA").astype(np.float32)
         values, alpha = (256 * pair[..., :2:2] + pair[..., 1:2]).repeat(3, axis=-1), 256 * pair[..., 2] + pair[..., 3]
     else:  # told the other order of bytes, Pillow takes the lower one of each
         mode = raw.partition(";")[0]
         high, low = (_decoded_as(path, f"{mode};16{order}").astype(np.float32) for order in ("LB" if little else "BL"))
-        both = 256 * high + low
-        values, alpha = both[..., :3], both[..., 3] if mode == "RGBA" else None
+        channels = 256 * high + low
+        values, alpha = channels[..., :3], channels[..., 3] if mode == "RGBA" else None
     return _stretched(values if alpha is None else values * (alpha / 65535)[..., None])
 
 
@@ -209,7 +228,8 @@ def _decoded_as(path: Path, raw: str) -> np.ndarray:
     """The upright pixels of an image when they are taken for another arrangement of the same length."""
     with Image.open(path, formats=_FORMATS) as opened:
         opened.tile = [
-            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in opened.tile
+            tile._replace(args=raw if isinstance(tile.args, str) else (raw, *cast("tuple", tile.args)[1:]))
+            for tile in opened.tile
         ]
         opened.load()
         return np.asarray(ImageOps.exif_transpose(opened))
@@ -219,13 +239,20 @@ def _stretched(values: np.ndarray, padding: np.ndarray | None = None) -> Image.I
     """Grey values (or colours, all together) of any range to 0..255 by the image's own minimum and maximum.
 
     Args:
+        values: float32, ``(H, W)`` or ``(H, W, 3)``.
         padding: where there is no image, bool; black, and no part of the range.
+
+    Returns:
+        The image in mode L or RGB; black, where all values are equal.
+
+    Raises:
+        DataError: a value inside the image is not finite.
     """
     seen = values if padding is None or padding.all() else values[~padding]
     if not np.isfinite(seen).all():
         raise DataError("pixels that are not finite numbers")
     low, high = float(seen.min()), float(seen.max())
-    if seen is not values:
+    if padding is not None and seen is not values:
         values = np.where(padding, low, values)
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
     return Image.fromarray(np.round(scaled).astype(np.uint8))
@@ -274,12 +301,11 @@ def _dicom(path: Path) -> tuple[Image.Image, str]:
         if int(header.get("SamplesPerPixel", 1)) > 1:
             return Image.fromarray(_scaled(pixels, int(header.BitsStored))).convert("RGB"), kind
         values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, header), header), np.float32)
-    return _stretched(
-        -values if header.PhotometricInterpretation == "MONOCHROME1" else values, _padding(pixels, header)
-    ), kind
+    values = -values if header.PhotometricInterpretation == "MONOCHROME1" else values
+    return _stretched(values, _padding(pixels, header)), kind
 
 
-def _take_over(header, frame: int) -> None:
+def _take_over(header: "Dataset", frame: int) -> None:
     """Put what a file of several frames says of one frame's scale and window where that of a single image stands."""
     shared, single = header.get("SharedFunctionalGroupsSequence"), header.get("PerFrameFunctionalGroupsSequence")
     for group in [*(shared or [])[:1], *(single or [])[frame : frame + 1]]:
@@ -288,7 +314,7 @@ def _take_over(header, frame: int) -> None:
                 header.update({element.tag: element for element in item})
 
 
-def _can_unpack(syntax) -> bool:
+def _can_unpack(syntax: "UID") -> bool:
     from pydicom.pixels import get_decoder
 
     try:
@@ -302,14 +328,13 @@ def _scaled(colours: np.ndarray, bits: int) -> np.ndarray:
     return colours if bits == 8 else np.round(np.clip(colours * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
 
 
-def _padding(pixels: np.ndarray, header) -> np.ndarray | None:
+def _padding(pixels: np.ndarray, header: "Dataset") -> np.ndarray | None:
     """Where a DICOM image says that it has none."""
     if (value := header.get("PixelPaddingValue")) is None:
         return None
     limit = header.get("PixelPaddingRangeLimit")
-    return (pixels >= min(value, value if limit is None else limit)) & (
-        pixels <= max(value, value if limit is None else limit)
-    )
+    limit = value if limit is None else limit
+    return (pixels >= min(value, limit)) & (pixels <= max(value, limit))
 
 
 def _nifti(path: Path) -> tuple[Image.Image, str]:
@@ -317,7 +342,7 @@ def _nifti(path: Path) -> tuple[Image.Image, str]:
     from nibabel.orientations import io_orientation
 
     try:
-        volume = nibabel.load(path)
+        volume = cast("SpatialImage", nibabel.load(path))
     except nibabel.filebasedimages.ImageFileError as error:
         raise DataError("no NIfTI inside, whatever the name: fetch the file again") from error
     shape, dtype = volume.shape, volume.get_data_dtype()
@@ -326,17 +351,15 @@ def _nifti(path: Path) -> tuple[Image.Image, str]:
     shape = (*shape, 1)[:3]
     if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > MAX_BYTES:
         raise DataError(f"a volume of more than {MAX_BYTES // 1_000_000} MB")
-    turn = io_orientation(
-        volume.affine
-    )  # of each axis: which of right, front and top it runs along, and whether towards it
+    # Of each axis: which of right, front and top it runs along, and whether towards it.
+    turn = io_orientation(volume.affine)
     turn = np.array([[0, 1], [1, 1], [2, 1]]) if np.isnan(turn).any() else turn
     towards_right, towards_front, upwards = np.argsort(turn[:, 0])
     _check_size(shape[towards_right], shape[towards_front])
-    index = [slice(None)] * 3 + [0] * (len(volume.shape) - 3)
+    index: list[slice | int] = [*[slice(None)] * 3, *[0] * (len(volume.shape) - 3)]
     index[upwards] = shape[upwards] // 2
-    plane = np.asarray(
-        volume.dataobj[tuple(index[: len(volume.shape)])] if len(volume.shape) > 2 else volume.dataobj, np.float32
-    )
+    middle = tuple(index[: len(volume.shape)])
+    plane = np.asarray(volume.dataobj[middle] if len(volume.shape) > 2 else volume.dataobj, np.float32)
     plane = plane if towards_front < towards_right else plane.T  # rows run to front or back
     plane = plane[::-1] if turn[towards_front, 1] > 0 else plane
     plane = plane[:, ::-1] if turn[towards_right, 1] > 0 else plane

@@ -1,8 +1,8 @@
 """Images of one source that are slices of another, which knows whose they are: persons, masks and labels found again.
 
-The Kaggle brain set was merged from several sets, figshare 1512427 among them: each of that set's 3,064 slices stands in it mirrored, and
-1,665 of them also as they are, some of these more than once. Which image is which slice stands in a table beside ``data/sources.toml``;
-where both sets are at hand :func:`kdnb.datasets.audit.recover` finds it anew.
+The Kaggle brain set was merged from several sets, figshare 1512427 among them: each of that set's 3,064 slices stands
+in it mirrored, and 1,665 of them also as they are, some of these more than once. Which image is which slice stands in a
+table beside ``data/sources.toml``; where both sets are at hand :func:`kdnb.datasets.audit.recover` finds it anew.
 """
 
 import csv
@@ -18,7 +18,14 @@ ALIKE = 0.9995  # ... and the correlation from which two are the same slice
 
 @dataclass(frozen=True)
 class Slice:
-    """What another source knows of an image: its own name for it, the person, the class, and whether the image shows it mirrored."""
+    """What another source knows of an image.
+
+    Attributes:
+        name: its own name for the slice.
+        person: whose slice it is.
+        label: the slice's class.
+        mirrored: whether the image shows it mirrored.
+    """
 
     name: str
     person: str
@@ -33,18 +40,24 @@ def known(source: str, table: str) -> dict[str, Slice]:
 
 
 def persons(ids: np.ndarray, slices: dict[str, Slice]) -> tuple[np.ndarray, str]:
-    """Groups before copies are joined, ``(N,)`` str, and in one line whose images these are and what is left open.
+    """Groups of images before copies are joined: an image that is no known slice is a group of its own.
 
-    An image that is no known slice is a group of its own.
+    Args:
+        ids: ``(N,)`` str, the images.
+        slices: of :func:`known`.
+
+    Returns:
+        The groups, ``(N,)`` str, and in one line whose images these are and what is left open.
     """
-    of = [slices.get(name) for name in ids]
-    found = np.array([f"person_{one.person}" if one else name for one, name in zip(of, ids, strict=True)], str)
-    count, nobody = len({one.person for one in of if one}), of.count(None)
-    said = f"{count:,} persons of {len(ids) - nobody:,} images, known by the slices that these are; whose the other {nobody:,} images are "
-    return (
-        found,
-        said + "nobody knows: copies among them stay together, but other images of one person may stand on both sides",
+    known_slices = [slices.get(name) for name in ids]
+    groups = [f"person_{match.person}" if match else name for match, name in zip(known_slices, ids, strict=True)]
+    count, unknown = len({match.person for match in known_slices if match}), known_slices.count(None)
+    summary = (
+        f"{count:,} persons of {len(ids) - unknown:,} images, known by the slices that these are; whose the other "
+        f"{unknown:,} images are nobody knows: copies among them stay together, but other images of one person may "
+        "stand on both sides"
     )
+    return np.array(groups, str), summary
 
 
 def _rows(file: str) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """Deterministic splits by whole groups, and deterministic subsets of them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -7,15 +8,11 @@ import numpy as np
 from kdnb.datasets.imageset import ImageSet
 
 SPLITS = ("train", "val", "test")
-
-
 TEST_SHARE = 0.2
 VAL_SHARE = 0.2  # of training ...
 VAL_MOST = 1000  # ... but no more images than this
-
-
-LEFT_SHARE = 0.5  # of a class's published test (or validation) images: where leaving leaks out would leave fewer, the set is split anew
-
+# Of a class's published test (or validation) images: where leaving leaks out would leave fewer, the set is split anew.
+LEFT_SHARE = 0.5
 
 TooLittle = tuple[str, int, int, int]  # split, class, images of it that would be left, images of it that are published
 
@@ -25,27 +22,31 @@ def split_by(
 ) -> tuple[np.ndarray, TooLittle | None]:
     """Split a source as ``protocol`` says.
 
-    ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images, stratified by
-    class, as the paper did it. ``leak_free``: no group on two sides. As published without the images whose group is already in training
-    (or validation); where that would leave too little (:func:`too_little`), by whole groups in about the published shares of each class;
-    80/20 by whole groups where no split is published.
+    ``official``: as published, where it is (``published`` names the split of each image); else 80/20 by single images,
+    stratified by class, as the paper did it. ``leak_free``: no group on two sides. As published without the images
+    whose group is already in training (or validation); where that would leave too little (:func:`too_little`), by whole
+    groups in about the published shares of each class; 80/20 by whole groups where no split is published.
+
     Validation is cut from training by whole groups, unless it is published.
+
+    Args:
+        protocol: ``"official"`` or ``"leak_free"``.
+        labels: ``(N,)`` int64.
+        groups: ``(N,)`` str, whose image each is.
+        published: ``(N,)`` str, the published split of each image, ``""`` where there is none.
 
     Returns:
         The split, ``(N,)`` str, and for what a published one was split anew (``None``: it was not).
     """
-    anew = None
+    shortage = None
     if not (published == "test").any():
-        singles = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
-        split = by_groups(labels, singles, {"test": TEST_SHARE}, np.where(published == "", "train", published))
-    elif protocol == "leak_free" and (anew := too_little(labels, groups, published)):
-        sizes = {
-            part: np.bincount(labels[published == part], minlength=labels.max() + 1)
-            for part in ("train", "val", "test")
-        }
-        shares = {
-            part: sizes[part] / np.maximum(1, sum(sizes.values())) for part in ("test", "val") if sizes[part].any()
-        }
+        single_images = np.array([f"{k:08d}" for k in range(len(labels))]) if protocol == "official" else groups
+        split = by_groups(labels, single_images, {"test": TEST_SHARE}, np.where(published == "", "train", published))
+    elif protocol == "leak_free" and (shortage := too_little(labels, groups, published)):
+        classes = labels.max() + 1
+        sizes = {name: np.bincount(labels[published == name], minlength=classes) for name in SPLITS}
+        published_of_class = np.maximum(1, sum(sizes.values()))
+        shares = {name: sizes[name] / published_of_class for name in ("test", "val") if sizes[name].any()}
         split = by_groups(labels, groups, shares, np.where(published == "", "", "train"))
     else:
         split = published.astype("<U5")
@@ -54,25 +55,32 @@ def split_by(
     if not (split == "val").any():
         share = min(VAL_SHARE, VAL_MOST / max(1, (split == "train").sum()))
         split = by_groups(labels, groups, {"val": share}, split)
-    return split, anew
+    return split, shortage
 
 
 def too_little(labels: np.ndarray, groups: np.ndarray, published: np.ndarray) -> TooLittle | None:
-    """The class of a published split of which leaving leaks out leaves least, if less than ``LEFT_SHARE``: split, class, left, published.
+    """The class of a published split of which leaving leaks out leaves least, if that is less than :data:`LEFT_SHARE`.
 
-    ``None`` where enough is left of every class, or no split is published.
+    Args:
+        labels: ``(N,)`` int64.
+        groups: ``(N,)`` str, whose image each is.
+        published: ``(N,)`` str, the published split of each image, ``""`` where there is none.
+
+    Returns:
+        Split, class, images left, images published; ``None`` where enough is left of every class, or no split is
+        published.
     """
-    kept, found = _without_leaks(published, groups), []
-    for part in ("val", "test"):
-        for label in np.unique(labels[published == part]):
-            here = (published == part) & (labels == label)
-            found.append((part, int(label), int((here & (kept == part)).sum()), int(here.sum())))
-    least = min(found, key=lambda row: row[2] / row[3], default=None)
+    kept, remaining = _without_leaks(published, groups), []
+    for name in ("val", "test"):
+        for label in np.unique(labels[published == name]):
+            in_class = (published == name) & (labels == label)
+            remaining.append((name, int(label), int((in_class & (kept == name)).sum()), int(in_class.sum())))
+    least = min(remaining, key=lambda row: row[2] / row[3], default=None)
     return least if least and least[2] < LEFT_SHARE * least[3] else None
 
 
 def _without_leaks(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The split without the images of validation and test whose group is in training, and those of test whose group is in validation."""
+    """The split without images whose group is on an earlier side (training, validation, test)."""
     split = split.copy()
     for side, other in (("train", "val"), ("train", "test"), ("val", "test")):
         split[(split == other) & np.isin(groups, groups[split == side])] = ""
@@ -82,7 +90,7 @@ def _without_leaks(split: np.ndarray, groups: np.ndarray) -> np.ndarray:
 def by_groups(
     labels: np.ndarray,
     groups: np.ndarray,
-    shares: dict[str, float | np.ndarray],
+    shares: Mapping[str, float | np.ndarray],
     split: np.ndarray | None = None,
     of: str = "train",
 ) -> np.ndarray:
@@ -92,8 +100,10 @@ def by_groups(
     lacks most of what the group holds, or stays. No class is emptied: the last group of a class stays in ``of``.
 
     Args:
-        labels: ``(N,)`` int64. groups: ``(N,)`` str.
-        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``, or of each class ``(C,)``.
+        labels: ``(N,)`` int64.
+        groups: ``(N,)`` str.
+        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``, or of each
+            class ``(C,)``.
         split: the split so far (default: all images in ``of``).
         of: the split to cut from.
 
@@ -102,70 +112,72 @@ def by_groups(
     """
     split = np.full(len(labels), of, dtype="<U5") if split is None else split.astype("<U5")
     available = split == of
-    names, member = np.unique(groups[available], return_inverse=True)
+    names, group_of_image = np.unique(groups[available], return_inverse=True)
     classes = int(labels.max()) + 1 if len(labels) else 0
     counts = np.zeros((len(names), classes))
-    np.add.at(counts, (member, labels[available]), 1)
-    total, left = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    np.add.at(counts, (group_of_image, labels[available]), 1)
+    total, groups_left = counts.sum(axis=0), (counts > 0).sum(axis=0)
     need = {target: total * share for target, share in shares.items()}
-    goes = np.full(len(names), of, dtype="<U5")
+    assigned = np.full(len(names), of, dtype="<U5")
     for group in _shuffled(names):
-        held = counts[group]
-        present = held > 0
-        gain = {
-            target: float(np.minimum(wanted, held)[present].sum() - 0.5 * held.sum()) for target, wanted in need.items()
-        }
-        target = max(gain, key=gain.get)
-        if gain[target] < 0 or (left[present] <= 1).any():
+        group_counts = counts[group]
+        present = group_counts > 0
+        half = 0.5 * group_counts.sum()
+        gain = {name: float(np.minimum(wanted, group_counts)[present].sum() - half) for name, wanted in need.items()}
+        target = max(gain, key=gain.__getitem__)
+        if gain[target] < 0 or (groups_left[present] <= 1).any():
             continue
-        goes[group] = target
-        need[target] = need[target] - held
-        left[present] -= 1
+        assigned[group] = target
+        need[target] = need[target] - group_counts
+        groups_left[present] -= 1
     for target in shares:
-        _represent(target, goes, counts, of)
-    split[available] = goes[member]
+        _represent(target, assigned, counts, of)
+    split[available] = assigned[group_of_image]
     return split
 
 
-def _represent(target: str, goes: np.ndarray, counts: np.ndarray, of: str) -> None:
-    """Give ``target`` a group of every class that it lacks, the smallest, if one stays in ``of`` (two where it is for validation)."""
-    stay = 2 if target == "val" else 1
+def _represent(target: str, assigned: np.ndarray, counts: np.ndarray, of: str) -> None:
+    """Give ``target`` the smallest group of every class that it lacks, if one stays in ``of`` (two, for validation)."""
+    staying = 2 if target == "val" else 1
     for label in range(counts.shape[1]):
-        left = np.flatnonzero((goes == of) & (counts[:, label] > 0))
-        if len(left) > stay and not counts[goes == target, label].any():
-            goes[left[np.argmin(counts[left].sum(axis=1))]] = target
+        candidates = np.flatnonzero((assigned == of) & (counts[:, label] > 0))
+        if len(candidates) > staying and not counts[assigned == target, label].any():
+            assigned[candidates[np.argmin(counts[candidates].sum(axis=1))]] = target
 
 
 def _shuffled(names: np.ndarray) -> np.ndarray:
     """Positions of ``names`` in an order that depends on nothing but each name itself."""
     import hashlib
 
-    return np.array(
-        sorted(
-            range(len(names)), key=lambda k: hashlib.sha256(str(names[k]).encode("utf-8", "surrogateescape")).digest()
-        ),
-        dtype=np.int64,
-    )
+    digests = [hashlib.sha256(str(name).encode("utf-8", "surrogateescape")).digest() for name in names]
+    return np.array(sorted(range(len(names)), key=digests.__getitem__), dtype=np.int64)
 
 
 def subset(data: ImageSet, max_images: int) -> ImageSet:
-    """About ``max_images`` images: of each class and split the same share, in whole groups, at least one group each; 0 keeps all."""
+    """About ``max_images`` images: of each class and split the same share, in whole groups, at least one group each.
+
+    Args:
+        data: a set of images.
+        max_images: about how many; 0 keeps all.
+
+    Returns:
+        The set with fewer images, in the same order.
+    """
     if not max_images or len(data) <= max_images:
         return data
     share = max_images / len(data)
     keep = np.zeros(len(data), bool)
-    order = np.empty(len(data), np.int64)
     names, member = np.unique(data.groups, return_inverse=True)
     order = np.argsort(_shuffled(names))[member]
     for split in np.unique(data.split):
         for label in range(len(data.classes)):
-            here = np.flatnonzero((data.split == split) & (data.labels == label))
-            here = here[np.argsort(order[here], kind="stable")]
-            wanted = max(1, round(share * len(here)))
-            if len(here):
-                last = data.groups[here[wanted - 1]]
-                keep[here[:wanted]] = True
-                keep[here[data.groups[here] == last]] = True
+            members = np.flatnonzero((data.split == split) & (data.labels == label))
+            members = members[np.argsort(order[members], kind="stable")]
+            wanted = max(1, round(share * len(members)))
+            if len(members):
+                last = data.groups[members[wanted - 1]]
+                keep[members[:wanted]] = True
+                keep[members[data.groups[members] == last]] = True
     return take(data, np.flatnonzero(keep))
 
 

@@ -1,8 +1,9 @@
-"""Images named by a table: one row an image, with its label and, where they are known, its split, its person and its mask.
+"""Images named by a table: one row an image, with its label and, where they are known, its split, person and mask.
 
-What the columns are called is guessed from the names that public sets use, or said: ``table:labels.csv:label=dx,person=off``. Images
-lie anywhere below the table's folder (or ``images=FOLDER``); they are found by path, by name, or by name without ending. Everything
-in a table is text: classes called ``01``, ``none``, ``NaN`` or ``True`` keep their names.
+What the columns are called is guessed from the names that public sets use, or said:
+``table:labels.csv:label=dx,person=off``. Images lie anywhere below the table's folder (or ``images=FOLDER``); they are
+found by path, by name, or by name without ending. Everything in a table is text: classes called ``01``, ``none``,
+``NaN`` or ``True`` keep their names.
 """
 
 import csv
@@ -26,12 +27,19 @@ if TYPE_CHECKING:
 
 # Names of columns in the order in which they are believed, words joined by "_", in lower case.
 _USUAL = {
-    "image": "image image_path image_file image_filename image_name filename file_name file filepath file_path path image_id image_index "
-    "imageid img img_name img_path img_id picture scan dicom id_code mri_id isic_id name id",
-    "label": "label labels class classes class_name class_label diagnosis dx finding_labels finding_label finding target category "
-    "level grade retinopathy_grade severity group cdr pathology disease benign_malignant y",
+    "image": (
+        "image image_path image_file image_filename image_name filename file_name file filepath file_path path "
+        "image_id image_index imageid img img_name img_path img_id picture scan dicom id_code mri_id isic_id name id"
+    ),
+    "label": (
+        "label labels class classes class_name class_label diagnosis dx finding_labels finding_label finding target "
+        "category level grade retinopathy_grade severity group cdr pathology disease benign_malignant y"
+    ),
     "split": "split subset partition set phase usage data_split fold folds kfold",
-    "person": "person person_id patient_group patient patient_id subject subject_id participant participant_id pid case_id lesion_id",
+    "person": (
+        "person person_id patient_group patient patient_id subject subject_id participant participant_id pid case_id "
+        "lesion_id"
+    ),
     "mask": "mask mask_path mask_file mask_name mask_filename segmentation segmentation_path",
 }
 _NUMBERED = {"0": "train", "1": "val", "2": "test"}  # where all of a split column's values are these
@@ -39,7 +47,14 @@ _LISTED = re.compile(r"""\[\s*(['"]?)([^'",\[\]]*)\1\s*\]""")  # ['N'], one labe
 
 
 def listing(dataset: str, place: Path) -> Listing:
-    """The images of a data set that lies at ``place``: class folders, or a table.
+    """The images of a data set: of its class folders, or of its table.
+
+    Args:
+        dataset: its name, as settings name it.
+        place: the folder or the table where it lies.
+
+    Returns:
+        The images with all that is known of them before any is read.
 
     Raises:
         DataError: as :func:`kdnb.datasets.folders.scan` and :func:`read`.
@@ -57,47 +72,54 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     """List the images that a table names.
 
     Args:
-        options: ``image``, ``label``, ``split``, ``person``, ``mask``: a column's name, or ``"off"`` for none; ``test``: the value of the
-            split column (a column of folds, say) that stands for the test set, all others for training; ``images``: the folder below
-            which the images lie, relative to the table's.
+        path: the table, CSV (with any usual separator) or Parquet.
+        options: ``image``, ``label``, ``split``, ``person``, ``mask``: a column's name, or ``"off"`` for none;
+            ``test``: the value of the split column (a column of folds, say) that stands for the test set, all others
+            for training; ``images``: the folder below which the images lie, relative to the table's.
+
+    Returns:
+        The images with all that the table says of them.
 
     Raises:
-        DataError: no column for the images or the labels, values that are no splits, images that are not there or not one for a row.
+        DataError: no column for the images or the labels, values that are no splits, images that are not there or not
+            one for a row.
     """
     options = dict(options or {})
     frame = _frame(path)
     root = path.parent
-    below, test = root / options.pop("images", ""), options.pop("test", "")
-    if not below.is_dir():
-        raise DataError(f"{below} is no folder: let images= name the folder below which the images of {path} lie.")
+    image_folder, test = root / options.pop("images", ""), options.pop("test", "")
+    if not image_folder.is_dir():
+        raise DataError(
+            f"{image_folder} is no folder: let images= name the folder below which the images of {path} lie."
+        )
     columns = _columns(frame, options, path)
-    found = Listing(left_out=Counter())
-    labels = _labels(
-        frame.drop(columns=[name for role, name in columns.items() if role != "label"]), columns, path, found.left_out
-    )
+    left_out: Counter[str] = Counter()
+    listed = Listing(left_out=left_out)
+    others = [name for role, name in columns.items() if role != "label"]
+    labels = _labels(frame.drop(columns=others), columns, path, left_out)
     splits = _splits(frame, columns.get("split"), path, test)
     if any(splits):
-        _count(found.left_out, "rows without a split", splits.count(""))
+        _count(left_out, "rows without a split", splits.count(""))
         labels = [label if split else "" for label, split in zip(labels, splits, strict=True)]
-    files = _Files(below)
-    rows = _rows(frame, columns, labels, splits, files, path, found.left_out)
+    files = _Files(image_folder)
+    rows = _rows(frame, columns, labels, splits, files, path, left_out)
     for file, row in rows.items():
-        found.files.append(file)
-        found.ids.append(printable(os.path.relpath(file, root)))
-        found.labels.append(labels[row])
-        found.split.append(splits[row])
+        listed.files.append(file)
+        listed.ids.append(printable(os.path.relpath(file, root)))
+        listed.labels.append(labels[row])
+        listed.split.append(splits[row])
     if "person" in columns:
-        found.persons = [frame[columns["person"]].iat[row] for row in rows.values()]
-        found.persons_from = f"the column {columns['person']!r} of {path.name}"
+        listed.persons = [frame[columns["person"]].iat[row] for row in rows.values()]
+        listed.persons_from = f"the column {columns['person']!r} of {path.name}"
     if options.get("mask") != "off":
-        found.masks = _masks(frame, columns.get("mask"), files, rows, found.left_out)
-    unnamed = len(files.images - set(rows) - {path for of_image in found.masks for path in of_image})
+        listed.masks = _masks(frame, columns.get("mask"), files, rows, left_out)
+    unnamed = len(files.images - set(rows) - {mask for masks in listed.masks for mask in masks})
     if unnamed:
-        found.left_out["images that the table does not name or label"] += unnamed
+        left_out["images that the table does not name or label"] += unnamed
     names = ", ".join(f"{role} {name!r}" for role, name in columns.items())
-    found.found_by = f"classes by the table {path.name} (columns: {names})"
-    check_classes(found, path)
-    return sort(found)
+    listed.found_by = f"classes by the table {path.name} (columns: {names})"
+    check_classes(listed, path)
+    return sort(listed)
 
 
 def _frame(path: Path) -> "pd.DataFrame":
@@ -108,13 +130,12 @@ def _frame(path: Path) -> "pd.DataFrame":
         if path.suffix.lower() == ".parquet":
             stored = pd.read_parquet(path, dtype_backend="numpy_nullable")
             stored = (stored.reset_index() if stored.index.name else stored).map(_cell).astype("string").fillna("")
-            names, *rows = [list(stored.columns), *stored.to_numpy().tolist()]
+            names, rows = list(stored.columns), stored.to_numpy().tolist()
         else:
             text = _text(path.read_bytes())
             first = text.lstrip().split("\n", 1)[0]
-            names, *rows = list(
-                csv.reader(io.StringIO(text), delimiter=max(",\t;|", key=first.count), skipinitialspace=True)
-            ) or [[]]
+            separator = max(",\t;|", key=first.count)
+            names, *rows = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)) or [[]]
     except DataError as error:
         raise DataError(f"{path} {error}: write them as files and name these in the table.") from None
     except ImportError as error:
@@ -128,7 +149,8 @@ def _frame(path: Path) -> "pd.DataFrame":
     long = next((number for number, row in enumerate(rows, 2) if any(row[len(names) :])), 0)
     if long:
         raise DataError(
-            f"{path} has more cells in its row {long} than its first row has names: put quotes around cells with a comma."
+            f"{path} has more cells in its row {long} than its first row has names: "
+            "put quotes around cells with a comma."
         )
     rows = [[*row, *[""] * len(names)][: len(names)] for row in rows if any(row)]
     if not rows:
@@ -164,13 +186,14 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
         raise DataError(f"{path} has no first line that names its columns: put one in front, such as image,label.")
     by_key = {_key(name): name for name in reversed(frame.columns) if (frame[name] != "").any()}
     columns: dict[str, str] = {}
-    for role, asked in options.items():
-        if asked == "off" and asked not in frame.columns:
+    for role, wanted in options.items():
+        if wanted == "off" and wanted not in frame.columns:
             continue
-        name = asked if asked in frame.columns else by_key.get(_key(asked))
+        name = wanted if wanted in frame.columns else by_key.get(_key(wanted))
         if name is None:
             raise DataError(
-                f"{path} has no column {asked!r}, only {_listed(frame.columns)}: name one of them, as in {role}=COLUMN."
+                f"{path} has no column {wanted!r}, only {_listed(frame.columns)}: "
+                f"name one of them, as in {role}=COLUMN."
             )
         columns[role] = name
     for role, usual in _USUAL.items():
@@ -178,16 +201,13 @@ def _columns(frame: "pd.DataFrame", options: dict[str, str], path: Path) -> dict
         if role not in options and free:
             columns[role] = free[0]
     if "image" not in columns:
-        named = [
-            name for name in frame.columns if frame[name].map(_like_image).mean() > 0.5 and name not in columns.values()
-        ]
+        free = [name for name in frame.columns if name not in columns.values()]
+        named = [name for name in free if frame[name].map(_like_image).mean() > 0.5]
         if len(named) != 1:
-            what = (
-                f"several columns of images ({_listed(named)})"
-                if named
-                else f"no column that is called like images ({_listed(frame.columns)})"
-            )
-            raise DataError(f"{path} has {what}: name one, table:{path}:image=COLUMN.")
+            problem = f"no column that is called like images ({_listed(frame.columns)})"
+            if named:
+                problem = f"several columns of images ({_listed(named)})"
+            raise DataError(f"{path} has {problem}: name one, table:{path}:image=COLUMN.")
         columns["image"] = named[0]
     number = by_key.get("id")
     if (
@@ -208,7 +228,7 @@ def _listed(names: "list[str] | pd.Index") -> str:
     return ", ".join(str(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter[str]) -> list[str]:
     """The class of each row; ``""`` where there is none, or several."""
     if "label" not in columns:
         return _one_hot(frame, columns, path, left_out)
@@ -216,14 +236,13 @@ def _labels(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out
     several = [bool(re.search(r"\||\[.*,.*\]", value)) for value in labels]
     _count(left_out, "rows with several labels", sum(several))
     _count(left_out, "rows without a label", labels.count(""))
-    return ["" if many else class_name(value) for value, many in zip(labels, several, strict=True)]
+    return ["" if ambiguous else class_name(value) for value, ambiguous in zip(labels, several, strict=True)]
 
 
-def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter) -> list[str]:
+def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_out: Counter[str]) -> list[str]:
     """Labels from columns of 0 and 1, one a class; they are put into ``columns`` for the reader to see."""
-    ones = frame.loc[
-        :, [set(frame[name]) <= {"0", "1", "0.0", "1.0"} and frame[name].nunique() > 1 for name in frame.columns]
-    ]
+    flags = {"0", "1", "0.0", "1.0"}
+    ones = frame.loc[:, [set(frame[name]) <= flags and frame[name].nunique() > 1 for name in frame.columns]]
     if ones.shape[1] < 2:
         raise DataError(
             f"{path} has no column that is called like a label (the others are {_listed(frame.columns)}): name it, "
@@ -239,13 +258,26 @@ def _one_hot(frame: "pd.DataFrame", columns: dict[str, str], path: Path, left_ou
     ]
 
 
-def _count(left_out: Counter, what: str, count: int) -> None:
+def _count(left_out: Counter[str], kind: str, count: int) -> None:
     if count:
-        left_out[what] += count
+        left_out[kind] += count
 
 
 def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) -> list[str]:
-    """The published split of each row, ``""`` where there is none; ``test``: the value that stands for the test set, if it is said."""
+    """The published split of each row.
+
+    Args:
+        frame: the table.
+        column: the column of splits or folds, if there is one.
+        path: where the table lies.
+        test: the value that stands for the test set, or ``""``.
+
+    Returns:
+        ``"train"``, ``"val"`` or ``"test"`` for each row, ``""`` where there is none.
+
+    Raises:
+        DataError: values that are no splits.
+    """
     if column is None and not test:
         return [""] * len(frame)
     if column is None:
@@ -254,29 +286,29 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
     if test:
         if test not in values:
             raise DataError(
-                f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: name one of these, test=VALUE."
+                f"column {column!r} of {path} has no {test!r}, only {_listed(sorted(values))}: "
+                "name one of these, test=VALUE."
             )
         return ["test" if value == test else value and "train" for value in frame[column]]
-    said = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
-    if _key(column) in ("fold", "folds", "kfold") and values and not any(said.values()):
+    split_of = {value: layouts.split_of(value)[0] for value in values} | {"": ""}
+    if _key(column) in ("fold", "folds", "kfold") and values and not any(split_of.values()):
         raise DataError(
-            f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, behind its path."
+            f"{path} has folds in its column {column!r}: add test={min(values)} to say which tests, or split=off, "
+            "behind its path."
         )
     if values == set(_NUMBERED):
-        said |= _NUMBERED
+        split_of |= _NUMBERED
     elif set(map(str.casefold, values)) == {"training", "publictest", "privatetest"}:
-        said |= {
-            value: {"training": "train", "publictest": "val", "privatetest": "test"}[value.casefold()]
-            for value in values
-        }
-    unknown = sorted(value for value in values if not said[value])
-    if unknown or "train" not in said.values():
-        what = f"{unknown[0]!r}, which is no split" if unknown else "no training rows"
+        kaggle = {"training": "train", "publictest": "val", "privatetest": "test"}
+        split_of |= {value: kaggle[value.casefold()] for value in values}
+    unknown = sorted(value for value in values if not split_of[value])
+    if unknown or "train" not in split_of.values():
+        problem = f"{unknown[0]!r}, which is no split" if unknown else "no training rows"
         raise DataError(
-            f"column {column!r} of {path} has {what}: name train, val and test there, or add split=off or, for the value that tests, "
-            "test=VALUE behind the table's path."
+            f"column {column!r} of {path} has {problem}: name train, val and test there, or add split=off or, "
+            "for the value that tests, test=VALUE behind the table's path."
         )
-    return [said[value] for value in frame[column]]
+    return [split_of[value] for value in frame[column]]
 
 
 class _Files:
@@ -319,41 +351,59 @@ class _Files:
         path = self.folder / value.replace("\\", "/")
         if path.is_file():
             return path
-        inside = (
-            found for _, folder in self._mask_folders for found in sorted(folder.rglob(f"{glob.escape(path.name)}*"))
-        )
-        same = [found for found in (*self._masks, *inside) if path.name in (found.name, layouts.stem(found.name))]
+        pattern = f"{glob.escape(path.name)}*"
+        inside = (mask for _, folder in self._mask_folders for mask in sorted(folder.rglob(pattern)))
+        same = [mask for mask in (*self._masks, *inside) if path.name in (mask.name, layouts.stem(mask.name))]
         return same[0] if len(same) == 1 else None
 
     def find(self, value: str, label: str = "", split: str = "") -> list[Path]:
-        """Every image that ``value`` may name; of several, those in a folder called like the row's class, or else its split."""
+        """Every image that a cell may name.
+
+        Args:
+            value: the cell: a path, a name, or a name without ending.
+            label: the row's class; of several images, those in a folder called like it are meant ...
+            split: ... or else those in a folder called like the row's split.
+
+        Returns:
+            Paths, none or one or several.
+        """
         value = value if "/" in value else value.replace("\\", "/")
         direct = self.folder / value
         if value and os.path.isfile(direct) and is_image(direct):
             return [Path(os.path.normpath(direct))]
         named = [part.casefold() for part in value.split("/") if part not in ("", ".", "..")]
-        found = self._named.get(named[-1], []) if named else []
+        images = self._named.get(named[-1], []) if named else []
         for fits in (
             lambda path: [part.casefold() for part in path.parts[-len(named) : -1]] == named[:-1],
             lambda path: label in map(class_name, path.relative_to(self.folder).parts[:-1]),
             lambda path: split in (layouts.split_of(part)[0] for part in path.relative_to(self.folder).parts[:-1]),
         ):
-            found = found if len(found) < 2 else [path for path in found if fits(path)] or found
-        return found
+            images = images if len(images) < 2 else [path for path in images if fits(path)] or images
+        return images
 
 
 def _masks(
     frame: "pd.DataFrame", column: str | None, files: _Files, rows: dict[Path, int], left_out: Counter
 ) -> list[list[Path]]:
-    """The masks of each image, from a column (several of an image joined by a bar) or beside the images; empty if there are none."""
+    """The masks of each image, from a column or beside the images.
+
+    Args:
+        frame: the table.
+        column: the column of masks, several of an image joined by a bar; ``None``: they lie beside the images.
+        files: what lies below the folder.
+        rows: image -> its row.
+        left_out: counts, in place, the masks that are not there.
+
+    Returns:
+        The paths of each image's masks; empty if no image has one.
+    """
     if column is None:
         masks = files.masks(list(rows))
     else:
-        values = [
-            [value.strip() for value in frame[column].iat[row].split("|") if value.strip()] for row in rows.values()
-        ]
-        masks = [[path for path in map(files.mask, of_image) if path] for of_image in values]
-        _count(left_out, "masks that are not there", sum(map(len, values)) - sum(map(len, masks)))
+        cells = [frame[column].iat[row] for row in rows.values()]
+        names = [[name.strip() for name in cell.split("|") if name.strip()] for cell in cells]
+        masks = [[path for path in map(files.mask, names_of_image) if path] for names_of_image in names]
+        _count(left_out, "masks that are not there", sum(map(len, names)) - sum(map(len, masks)))
     return masks if any(masks) else []
 
 
@@ -364,32 +414,33 @@ def _rows(
     splits: list[str],
     files: _Files,
     path: Path,
-    left_out: Counter,
+    left_out: Counter[str],
 ) -> dict[Path, int]:
     """Image -> its row; images that are missing, or in rows that contradict each other, are counted."""
     rows: dict[Path, int] = {}
     doubtful, missing = set(), []
-    here = layouts.split_of(path.stem)[0]  # train.csv speaks of the images in train_images
+    split_of_table = layouts.split_of(path.stem)[0]  # train.csv speaks of the images in train_images
     for row, value in enumerate(frame[columns["image"]]):
         if not labels[row]:
             continue
-        found = files.find(value, labels[row], splits[row] or here)
-        if len(found) > 1:
-            places = _listed([str(file.parent) for file in found])
+        images = files.find(value, labels[row], splits[row] or split_of_table)
+        if len(images) > 1:
+            places = _listed([str(image.parent) for image in images])
             raise DataError(
                 f"{value!r} in {path} may be an image in {places}: add images=FOLDER behind the table's path."
             )
-        if not found:
+        if not images:
             missing.append(value)
-        elif labels[rows.setdefault(found[0], row)] != labels[row] or splits[rows[found[0]]] != splits[row]:
-            doubtful.add(found[0])
+        elif labels[rows.setdefault(images[0], row)] != labels[row] or splits[rows[images[0]]] != splits[row]:
+            doubtful.add(images[0])
     if missing and not rows:
         if ending := layouts.refused_format(missing[0]):
             raise DataError(
                 f"{path} names {ending} files, which are not read: convert them to one of {layouts.formats_read()}."
             )
         raise DataError(
-            f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} ({missing[0][:80]!r} is not): "
+            f"{path} names images in its column {columns['image']!r}, but not one is below {files.folder} "
+            f"({missing[0][:80]!r} is not): "
             "put them there, or name another column, image=COLUMN, or folder, images=FOLDER."
         )
     _count(left_out, "images whose rows contradict each other", len(doubtful))

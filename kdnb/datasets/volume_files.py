@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdnb.errors import DataError, DataNotFoundError
 from kdnb.progress import progress
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 NIFTI = (".nii", ".nii.gz")
 MOST_SLICES = 64
@@ -16,7 +20,13 @@ DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of a volume's values that become 0
 
 @dataclass(frozen=True)
 class Read:
-    """One volume as it lies in its file: ``voxels`` ``(D, H, W)`` float32, ``spacing`` in mm, and whose it is (``""``: not said)."""
+    """One volume as it lies in its file.
+
+    Attributes:
+        voxels: ``(D, H, W)`` float32.
+        spacing: distance of slices, rows and columns, in mm.
+        patient: whose it is (``""``: not said).
+    """
 
     voxels: np.ndarray
     spacing: tuple[float, float, float]
@@ -28,49 +38,64 @@ def read_folder(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[float, float, float]]:
     """All volumes below ``folder/<class>/``: a NIfTI file or a folder of DICOM files is one.
 
-    Slices are made square by black margins and resized to ``size``; all volumes get the median number of slices, at most
-    :data:`MOST_SLICES`. Of values the range between two percentiles of each volume is kept.
+    Slices are made square by black margins and resized to ``size``; all volumes get the median number of slices, at
+    most :data:`MOST_SLICES`. Of values the range between two percentiles of each volume is kept.
+
+    Args:
+        folder: holds a folder for each class.
+        size: pixels a side of a slice.
 
     Returns:
-        volumes ``(N, D, size, size)`` uint8, class names, ids and patients ``(N,)`` str, and the median spacing after resizing, in mm.
+        Volumes ``(N, D, size, size)`` uint8, class names, ids and patients ``(N,)`` str, and the median spacing after
+        resizing, in mm.
 
     Raises:
-        DataNotFoundError: no folder, or nothing in it that is a volume. DataError: a file that cannot be read.
+        DataNotFoundError: no folder, or nothing in it that is a volume.
+        DataError: a file that cannot be read.
     """
     if not folder.is_dir():
         raise DataNotFoundError(
             f"volumes is 'folder:{folder}', but there is no such folder: name a folder of class folders."
         )
-    found = [(place.name, path) for place in sorted(folder.iterdir()) if place.is_dir() for path in _volumes_in(place)]
-    if not found:
+    class_folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    files = [(class_folder.name, path) for class_folder in class_folders for path in _volumes_in(class_folder)]
+    if not files:
         raise DataNotFoundError(
-            f"{folder} holds no volumes: put NIfTI files, or one folder for each DICOM series, into a folder for each class."
+            f"{folder} holds no volumes: put NIfTI files, or one folder for each DICOM series, "
+            "into a folder for each class."
         )
-    read = [read_volume(path) for _, path in progress(found, f"reading {folder.name}", len(found))]
-    depth = min(MOST_SLICES, int(np.median([len(one.voxels) for one in read])))
-    volumes = np.stack([to_bytes(resized(one.voxels, (depth, size, size))) for one in read])
+    volumes = [read_volume(path) for _, path in progress(files, f"reading {folder.name}", len(files))]
+    depth = min(MOST_SLICES, int(np.median([len(volume.voxels) for volume in volumes])))
+    voxels = np.stack([to_bytes(resized(volume.voxels, (depth, size, size))) for volume in volumes])
     # A margin makes a slice square, so both sides of a pixel grow by the longer side's factor.
     spacings = [
         (
-            one.spacing[0] * one.voxels.shape[0] / depth,
-            *(step * max(one.voxels.shape[1:]) / size for step in one.spacing[1:]),
+            volume.spacing[0] * volume.voxels.shape[0] / depth,
+            *(step * max(volume.voxels.shape[1:]) / size for step in volume.spacing[1:]),
         )
-        for one in read
+        for volume in volumes
     ]
-    names = np.array([name for name, _ in found])
-    ids = np.array([path.relative_to(folder).as_posix() for _, path in found])
-    return volumes, names, ids, np.array([one.patient for one in read]), tuple(np.median(spacings, axis=0).tolist())
+    names = np.array([name for name, _ in files])
+    ids = np.array([path.relative_to(folder).as_posix() for _, path in files])
+    patients = np.array([volume.patient for volume in volumes])
+    return voxels, names, ids, patients, tuple(np.median(spacings, axis=0).tolist())
 
 
 def _volumes_in(folder: Path) -> list[Path]:
     """NIfTI files, and folders that hold files and no NIfTI, in the order of their names."""
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     files = [path for path in entries if path.is_file() and path.name.lower().endswith(NIFTI)]
-    return files + [path for path in entries if path.is_dir() and any(one.is_file() for one in path.iterdir())]
+    return files + [path for path in entries if path.is_dir() and any(inner.is_file() for inner in path.iterdir())]
 
 
 def read_volume(path: Path) -> Read:
     """One NIfTI file, or the DICOM series in one folder.
+
+    Args:
+        path: the file or the folder.
+
+    Returns:
+        The volume as it lies there.
 
     Raises:
         DataError: it cannot be read, holds several series, or is no volume.
@@ -79,9 +104,19 @@ def read_volume(path: Path) -> Read:
 
 
 def read_nifti(path: Path) -> Read:
-    """A NIfTI file, turned so that slices go from foot to head, rows from front to back and columns from the patient's right to left.
+    """A NIfTI file, turned as radiologists see it.
 
-    Of several volumes in a file (a time series) it is the first.
+    Slices go from foot to head, rows from front to back and columns from the patient's right to left. Of several
+    volumes in a file (a time series) it is the first.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The volume, without a patient.
+
+    Raises:
+        DataError: it cannot be read, or is no volume.
     """
     import nibabel
 
@@ -95,12 +130,25 @@ def read_nifti(path: Path) -> Read:
     if values.ndim != 3:
         raise DataError(f"{path} has {values.ndim} dimensions, so it is no volume: remove it.")
     right, forward, up = (float(step) for step in image.header.get_zooms()[:3])
-    # Canonical axes point to the right, the front and the head; a picture has its front on top and the patient's right on the left.
+    # Canonical axes point to the right, the front and the head; a picture has its front on top and the patient's right
+    # on the left.
     return Read(values.transpose(2, 1, 0)[:, ::-1, ::-1].copy(), (up, forward, right))
 
 
 def read_series(folder: Path) -> Read:
-    """The DICOM files of one series, sorted along the direction in which slices lie (by their number where no position is said)."""
+    """The DICOM files of one series, sorted along the direction in which slices lie.
+
+    Where no position is said they are sorted by their number.
+
+    Args:
+        folder: holds the files of one series.
+
+    Returns:
+        The volume, its values rescaled as the files say.
+
+    Raises:
+        DataError: a file cannot be read, there are several series, or it is no volume.
+    """
     import pydicom
 
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
@@ -114,17 +162,16 @@ def read_series(folder: Path) -> Read:
             )
         heights = [_height(header) for header in slices]
         order = np.argsort(heights, kind="stable")
-        ordered = [
-            slices[k].pixel_array * float(slices[k].get("RescaleSlope", 1))
-            + float(slices[k].get("RescaleIntercept", 0))
-            for k in order
+        ordered = [slices[k] for k in order]
+        values = [
+            header.pixel_array * float(header.get("RescaleSlope", 1)) + float(header.get("RescaleIntercept", 0))
+            for header in ordered
         ]
-        voxels = np.stack(ordered).astype(np.float32)
+        voxels = np.stack(values).astype(np.float32)
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # pydicom and its decoders have errors of their own for one cause: a file that is no slice of a series
+    except Exception as error:
+        # pydicom and its decoders have errors of their own for one cause: a file that is no slice of a series.
         raise DataError(
             f"{folder} cannot be read as one DICOM series ({type(error).__name__}): mend or remove it."
         ) from error
@@ -135,15 +182,14 @@ def read_series(folder: Path) -> Read:
     first = slices[0]
     rows, columns = (float(step) for step in first.get("PixelSpacing", (1, 1)))
     steps = np.diff(np.sort(heights))
-    apart = (
-        float(np.median(steps))
-        if "ImagePositionPatient" in first and steps.any()
-        else float(first.get("SliceThickness") or 1)
-    )
-    return Read(voxels, (apart, rows, columns), str(first.get("PatientID", "")))
+    if "ImagePositionPatient" in first and steps.any():
+        gap = float(np.median(steps))
+    else:
+        gap = float(first.get("SliceThickness") or 1)
+    return Read(voxels, (gap, rows, columns), str(first.get("PatientID", "")))
 
 
-def _height(header) -> float:
+def _height(header: "Dataset") -> float:
     """Where a slice lies along the normal of its plane, in mm; its number where it does not say."""
     if "ImagePositionPatient" in header and "ImageOrientationPatient" in header:
         along, down = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
@@ -152,7 +198,15 @@ def _height(header) -> float:
 
 
 def resized(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """``(D, H, W)`` to ``shape``: slices made square by dark margins; the mean of voxels where there are more, else trilinear."""
+    """A volume in another shape: slices made square by dark margins, then resized.
+
+    Args:
+        voxels: ``(D, H, W)`` float32.
+        shape: slices, rows and columns, as many rows as columns.
+
+    Returns:
+        ``shape`` float32: along each axis the mean of voxels where there are more, else trilinear between them.
+    """
     import torch
     from torch.nn import functional as F
 

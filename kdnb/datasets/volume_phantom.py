@@ -1,8 +1,9 @@
 """A phantom in depth: generated volumes with lesions that no single slice can tell apart.
 
-A vessel that is cut across looks like a nodule: which it is shows in the slices above and below. Here every volume with a lesion has one
-bright disc in each of three neighbouring slices, wherever in depth. Discs at one place are a **tube**, discs at three places **balls**.
-Each slice alone shows the same in either case, a disc somewhere on a ring around the middle:
+A vessel that is cut across looks like a nodule: which it is shows in the slices above and below. Here every volume with
+a lesion has one bright disc in each of three neighbouring slices, wherever in depth. Discs at one place are a **tube**,
+discs at three places **balls**. Each slice alone shows the same in either case, a disc somewhere on a ring around the
+middle:
 
 =========  ==================================================
 class      the discs
@@ -12,14 +13,16 @@ class      the discs
 ``tube``   stand in line
 =========  ==================================================
 
-Where they stand between the two, the *straightness* is the part e of the way to a tube, and the label is drawn: a tube with probability
-``S(e) = 3 e^2 - 2 e^3``. So the truth is a probability, as it is of the plane phantom (:mod:`kdnb.datasets.phantom`), and nobody can be
-right more often than its Bayes classifier. A bright streak, a smooth random background and the head's size and brightness mean nothing.
+Where they stand between the two, the *straightness* is the part e of the way to a tube, and the label is drawn: a tube
+with probability ``S(e) = 3 e^2 - 2 e^3``. So the truth is a probability, as it is of the plane phantom
+(:mod:`kdnb.datasets.phantom`), and nobody can be right more often than its Bayes classifier. A bright streak, a smooth
+random background and the head's size and brightness mean nothing.
 
-Slices lie :data:`GAP` apart, more than pixels do: at 24 pixels twice, at 48 four times as far. What it is not: the head is an ellipsoid,
-noise is white, discs have one size and no partial volume.
+Slices lie :data:`GAP` apart, more than pixels do: at 24 pixels twice, at 48 four times as far. What it is not: the head
+is an ellipsoid, noise is white, discs have one size and no partial volume.
 
-Only elementwise ``+ - * / sqrt`` touch voxels, and every cosine is rounded, so that the volumes are the same on every processor.
+Only elementwise ``+ - * / sqrt`` touch voxels, and every cosine is rounded, so that the volumes are the same on every
+processor.
 """
 
 from dataclasses import dataclass
@@ -43,7 +46,10 @@ class VolumePhantom:
     """Generated volumes.
 
     Attributes:
-        volumes: ``(N, D, H, W)`` uint8. labels: ``(N,)`` int64. masks: ``(N, D, H, W)`` bool, the lesion. posterior: ``(N, C)`` float64.
+        volumes: ``(N, D, H, W)`` uint8.
+        labels: ``(N,)`` int64, indices into :data:`CLASSES`.
+        masks: ``(N, D, H, W)`` bool, the lesion.
+        posterior: ``(N, C)`` float64, the probability of each class that labels are drawn from.
         straightness: ``(N,)`` float64, 0 (balls) to 1 (a tube), NaN without a lesion.
     """
 
@@ -65,10 +71,16 @@ def generate(count: int, size: int, *, seed: int = 0, lesions: bool = True) -> V
     The first volumes of a larger set are those of a smaller one, and a volume has the same lesion at every size.
 
     Args:
-        seed: another seed gives other volumes. lesions: ``False`` leaves the lesion out; masks still say where it would be.
+        count: how many volumes.
+        size: pixels a side of a slice.
+        seed: another seed gives other volumes.
+        lesions: ``False`` leaves the lesion out; masks still say where it would be.
+
+    Returns:
+        Volumes with all that is true of them.
     """
     shape = (count, DEPTH, size, size)
-    found = VolumePhantom(
+    phantom = VolumePhantom(
         np.empty(shape, np.uint8),
         np.empty(count, np.int64),
         np.empty(shape, bool),
@@ -78,17 +90,17 @@ def generate(count: int, size: int, *, seed: int = 0, lesions: bool = True) -> V
     for number in range(count):
         rng = np.random.default_rng([_STREAM, seed, number])
         straightness, chances = _truth(rng)
-        found.straightness[number], found.posterior[number] = straightness, chances
-        found.labels[number] = int((rng.uniform() > np.cumsum(chances)[:-1]).sum())
+        phantom.straightness[number], phantom.posterior[number] = straightness, chances
+        phantom.labels[number] = int((rng.uniform() > np.cumsum(chances)[:-1]).sum())
         discs = _discs(rng, straightness, size)
         volume = _head(rng, size) + np.float32(SNR * NOISE) * _streak(rng, size)
         if lesions:
             volume += np.float32(SNR * NOISE) * np.clip(4 * (1 - discs), 0, 1)
         noise = np.random.default_rng([_STREAM, seed, number, size]).standard_normal(volume.shape, np.float32)
         volume += np.float32(NOISE) * noise
-        found.volumes[number] = (np.clip(volume, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-        found.masks[number] = discs < 1
-    return found
+        phantom.volumes[number] = (np.clip(volume, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+        phantom.masks[number] = discs < 1
+    return phantom
 
 
 def _truth(rng: np.random.Generator) -> tuple[float, np.ndarray]:
@@ -117,28 +129,35 @@ def _around(angle: float, distance: float) -> tuple[np.float32, np.float32]:
 
 
 def _discs(rng: np.random.Generator, straightness: float, size: int) -> np.ndarray:
-    """Distance of each voxel from the middle of its slice's disc, over the radius, ``(D, H, W)`` float32; large where there is none."""
-    axis, found = _axis(size), np.full((DEPTH, size, size), 9, np.float32)
+    """Distance of each voxel from the middle of its slice's disc, over the radius.
+
+    Args:
+        rng: the volume's own.
+        straightness: 0 (balls) to 1 (a tube), NaN without a lesion.
+        size: pixels a side of a slice.
+
+    Returns:
+        ``(D, H, W)`` float32; large where there is no disc.
+    """
+    axis, discs = _axis(size), np.full((DEPTH, size, size), 9, np.float32)
     first, start, distance = rng.integers(1, DEPTH - LENGTH), rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.5)
     turn = rng.choice([-1, 1]) * 2 * np.pi / LENGTH
     if np.isnan(straightness):
-        return found
+        return discs
     for number in range(LENGTH):
         # Along the ring and not across: wherever between balls and tube, a disc is as likely here as there.
         x, y = _around(start + (1 - straightness) * number * turn, distance)
-        found[first + number] = np.sqrt((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / np.float32(RADIUS)
-    return found
+        discs[first + number] = np.sqrt((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2) / np.float32(RADIUS)
+    return discs
 
 
 def _head(rng: np.random.Generator, size: int) -> np.ndarray:
-    """An ellipsoid: a bright shell, a darker cortex, brighter matter, a dark middle; and a background that is random and smooth."""
-    width, height, cortex, matter, middle = rng.uniform(
-        (0.82, 0.86, 0.28, 0.36, 0.12), (0.9, 0.94, 0.34, 0.42, 0.18)
-    ).astype(np.float32)
+    """An ellipsoid: a bright shell, a darker cortex, brighter matter, a dark middle; and a random smooth background."""
+    lowest, highest = (0.82, 0.86, 0.28, 0.36, 0.12), (0.9, 0.94, 0.34, 0.42, 0.18)
+    width, height, cortex, matter, middle = rng.uniform(lowest, highest).astype(np.float32)
     axis = _axis(size)
-    radius = np.sqrt(
-        (axis[None, None, :] / width) ** 2 + (axis[None, :, None] / height) ** 2 + (_depths() / np.float32(1.1)) ** 2
-    )
+    x, y, z = axis[None, None, :] / width, axis[None, :, None] / height, _depths() / np.float32(1.1)
+    radius = np.sqrt(x**2 + y**2 + z**2)
 
     def inside(limit: float, slope: float) -> np.ndarray:
         return np.clip((np.float32(limit) - radius) * np.float32(slope), 0, 1)
@@ -167,12 +186,11 @@ def _smooth(grid: np.ndarray, size: int) -> np.ndarray:
 
 def _streak(rng: np.random.Generator, size: int) -> np.ndarray:
     """A thin bright line in two slices: as bright as a lesion, of no meaning."""
-    where, direction = _around(rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.5)), rng.uniform(0, np.pi)
-    first, axis, found = rng.integers(0, DEPTH - 1), _axis(size), np.zeros((DEPTH, size, size), np.float32)
+    centre, direction = _around(rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.5)), rng.uniform(0, np.pi)
+    first, axis, streak = rng.integers(0, DEPTH - 1), _axis(size), np.zeros((DEPTH, size, size), np.float32)
     cosine, sine = _around(direction, 1.0)
-    x, y = axis[None, :] - where[0], axis[:, None] - where[1]
+    x, y = axis[None, :] - centre[0], axis[:, None] - centre[1]
     along, across = np.abs(cosine * x + sine * y), np.abs(cosine * y - sine * x)
-    found[first : first + 2] = np.clip(12 * (np.float32(0.25) - along), 0, 1) * np.clip(
-        12 * (np.float32(0.1) - across), 0, 1
-    )
-    return found
+    length, width = 12 * (np.float32(0.25) - along), 12 * (np.float32(0.1) - across)
+    streak[first : first + 2] = np.clip(length, 0, 1) * np.clip(width, 0, 1)
+    return streak

@@ -1,12 +1,13 @@
-"""Volumes: generated, put together from a set's slices, from a package or from files; one :class:`VolumeSet` whatever the source.
+"""Volumes: generated, put together from a set's slices, from a package or from files; one :class:`VolumeSet` for all.
 
 ::
 
     data = kdnb.datasets.volumes.load("phantom", 24, count=400)
     data.volumes[data.index("train")]   # (n, D, H, W) uint8
 
-``images`` are the same voxels with the slices where an image has its channels, ``(N, H, W, D)``: so whatever trains, explains or judges
-networks of images takes volumes as they are. Splits are by whole persons always, and never depend on a run's seed.
+``images`` are the same voxels with the slices where an image has its channels, ``(N, H, W, D)``: so whatever trains,
+explains or judges networks of images takes volumes as they are. Splits are by whole persons always, and never depend on
+a run's seed.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,11 +28,12 @@ from kdnb.datasets.volume_files import read_folder, resized
 from kdnb.errors import DataError, DownloadError, ParameterError
 from kdnb.sources import from_home, table
 
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
+
 SHARES = {"test": 0.3, "val": 0.1}  # of persons, where no split is published
-GENERATED_SHARES = {
-    "test": 0.5,
-    "val": 0.1,
-}  # testing costs little, and of generated volumes there are as many as one likes
+# Testing costs little, and of generated volumes there are as many as one likes.
+GENERATED_SHARES = {"test": 0.5, "val": 0.1}
 MEDMNIST_SIDES = (28, 64)
 
 
@@ -40,8 +42,15 @@ class VolumeSet:
     """Volumes with what belongs to them, as :class:`kdnb.datasets.ImageSet` has images.
 
     Attributes:
-        volumes: ``(N, D, H, W)`` uint8, slices from one end to the other. labels: ``(N,)`` int64. classes: names in label order.
-        groups, ids, split: ``(N,)`` str. masks: ``(N, D, H, W)`` bool or ``None``. posterior: ``(N, C)`` float64 or ``None``.
+        name: as :func:`load` takes it.
+        volumes: ``(N, D, H, W)`` uint8, slices from one end to the other.
+        labels: ``(N,)`` int64, indices into ``classes``.
+        classes: names in label order.
+        groups: ``(N,)`` str, whose volume each is.
+        ids: ``(N,)`` str, unique.
+        split: ``(N,)`` str, ``"train"``, ``"val"`` or ``"test"``.
+        masks: ``(N, D, H, W)`` bool, the true lesion, or ``None``.
+        posterior: ``(N, C)`` float64, the true probability of each class, or ``None``.
         spacing: distance of slices, rows and columns, in the unit of the second.
         notes: what is known of the source, in words.
     """
@@ -56,7 +65,7 @@ class VolumeSet:
     masks: np.ndarray | None = None
     posterior: np.ndarray | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,10 +83,10 @@ class VolumeSet:
     @property
     def data_hash(self) -> str:
         """A hash of volumes, labels, split and spacing."""
-        found = hashlib.sha256(repr((self.volumes.shape, self.spacing, self.split.tolist())).encode())
-        found.update(np.ascontiguousarray(self.volumes).data)
-        found.update(self.labels.tobytes())
-        return found.hexdigest()[:16]
+        digest = hashlib.sha256(repr((self.volumes.shape, self.spacing, self.split.tolist())).encode())
+        digest.update(np.ascontiguousarray(self.volumes).data)
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()[:16]
 
     def index(self, split: str) -> np.ndarray:
         """Positions of the volumes of one split, ``(n,)`` int64."""
@@ -87,8 +96,15 @@ class VolumeSet:
 def source_of(dataset: str) -> str:
     """The volumes that belong to a run's data set; the phantom's where its images are no slices of volumes.
 
-    >>> source_of("alzheimer"), source_of("brain_tumor")
-    ('alzheimer:3', 'phantom')
+    Args:
+        dataset: a data set of images, as settings name it.
+
+    Returns:
+        A name for :func:`load`.
+
+    Example:
+        >>> source_of("alzheimer"), source_of("brain_tumor")
+        ('alzheimer:3', 'phantom')
     """
     kind, _, rest = dataset.partition(":")
     if kind == "alzheimer":
@@ -99,8 +115,16 @@ def source_of(dataset: str) -> str:
 def stand_in(dataset: str, source: str | None) -> bool:
     """Whether volumes of ``source`` only show the chapter, being generated beside images that are not.
 
-    >>> stand_in("brain_tumor", "phantom"), stand_in("phantom", "phantom"), stand_in("alzheimer", "alzheimer:3")
-    (True, False, False)
+    Args:
+        dataset: a data set of images, as settings name it.
+        source: the volumes beside it, as :func:`load` names them, if there are any.
+
+    Returns:
+        Whether the volumes are the phantom's and the images are not.
+
+    Example:
+        >>> stand_in("brain_tumor", "phantom"), stand_in("phantom", "phantom"), stand_in("alzheimer", "alzheimer:3")
+        (True, False, False)
     """
     return source == "phantom" and dataset.partition(":")[0] != "phantom"
 
@@ -109,13 +133,19 @@ def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int
     """Load volumes, split by persons.
 
     Args:
-        name: ``"phantom"``, ``"alzheimer"`` (also ``":3"`` and ``":2"``), ``"medmnist:<flag>"`` of a three-dimensional set, or
-            ``"folder:<path>"`` (:func:`kdnb.datasets.volume_files.read_folder`).
-        size: voxels a side of a slice. data_dir: where downloaded sets lie.
+        name: ``"phantom"``, ``"alzheimer"`` (also ``":3"`` and ``":2"``), ``"medmnist:<flag>"`` of a three-dimensional
+            set, or ``"folder:<path>"`` (:func:`kdnb.datasets.volume_files.read_folder`).
+        size: voxels a side of a slice, a multiple of 4 from 16 to 256.
+        data_dir: where downloaded sets lie.
         count: how many volumes of the phantom.
 
+    Returns:
+        The volumes with what belongs to them.
+
     Raises:
-        ParameterError: another name or size. DataNotFoundError, DataError: as the source has it.
+        ParameterError: another name or size.
+        DataNotFoundError: the source is not there.
+        DataError: the source is damaged, or not as it was published.
     """
     kind, _, rest = name.partition(":")
     if not isinstance(size, int) or not 16 <= size <= 256 or size % 4:
@@ -129,21 +159,25 @@ def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int
     if kind == "folder" and rest:
         return _folder(name, from_home(rest), size)
     raise ParameterError(
-        f"volumes is {name!r}, but it must be one of: phantom, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>3d, folder:<path>."
+        f"volumes is {name!r}, but it must be one of: "
+        "phantom, alzheimer, alzheimer:3, alzheimer:2, medmnist:<flag>3d, folder:<path>."
     )
 
 
 def _generated(size: int, count: int) -> VolumeSet:
-    made = volume_phantom.generate(count, size)
-    ids = np.array([f"{volume_phantom.CLASSES[label]}/volume_{number:05d}" for number, label in enumerate(made.labels)])
+    phantom = volume_phantom.generate(count, size)
+    names = [volume_phantom.CLASSES[label] for label in phantom.labels]
+    ids = np.array([f"{name}/volume_{number:05d}" for number, name in enumerate(names)])
     persons = np.array([f"subject_{number:05d}" for number in range(count)])
-    split = by_groups(made.labels, persons, GENERATED_SHARES)
+    split = by_groups(phantom.labels, persons, GENERATED_SHARES)
     notes = {"persons": f"{count} subjects with one volume each, generated", "spacing": "as generated"}
-    known = (made.masks, made.posterior, volume_phantom.spacing(size), notes)
-    return VolumeSet("phantom", made.volumes, made.labels, volume_phantom.CLASSES, persons, ids, split, *known)
+    truth_and_notes = (phantom.masks, phantom.posterior, volume_phantom.spacing(size), notes)
+    return VolumeSet(
+        "phantom", phantom.volumes, phantom.labels, volume_phantom.CLASSES, persons, ids, split, *truth_and_notes
+    )
 
 
-# -- slices of a set of images ------------------------------------------------------------------------------------------
+# -- slices of a set of images -----------------------------------------------------------------------------------------
 
 
 def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
@@ -159,9 +193,8 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
         )
     slices = np.asarray(data.images[order, ..., 0]).reshape(len(persons), SLICES, *data.images.shape[1:3])
     if size != slices.shape[-1]:
-        slices = (
-            np.stack([resized(one.astype(np.float32), (SLICES, size, size)) for one in slices]).round().astype(np.uint8)
-        )
+        volumes = [resized(volume.astype(np.float32), (SLICES, size, size)) for volume in slices]
+        slices = np.stack(volumes).round().astype(np.uint8)
     labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
     split = by_groups(labels, persons, SHARES)
     notes = {
@@ -172,19 +205,25 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
 
 
 def levels(ids: np.ndarray) -> np.ndarray:
-    """Which slice of its subject each image of the Alzheimer set is, ``(N,)`` int64, by the file's number.
+    """Which slice of its subject each image of the Alzheimer set is, by the file's number.
 
     See :func:`kdnb.datasets.groups.alzheimer_subjects` for the order of the files.
+
+    Args:
+        ids: ``(N,)`` str, paths below the class folders, as published.
+
+    Returns:
+        ``(N,)`` int64, from 0.
     """
-    found = []
+    numbers = []
     for identity in ids:
         subjects = ALZHEIMER_SUBJECTS[Path(identity).parent.name]
         count = SLICES * subjects
-        found.append((alzheimer_number(identity) - 1 - count // 5) % count // subjects)
-    return np.array(found, np.int64)
+        numbers.append((alzheimer_number(identity) - 1 - count // 5) % count // subjects)
+    return np.array(numbers, np.int64)
 
 
-# -- MedMNIST -----------------------------------------------------------------------------------------------------------
+# -- MedMNIST ----------------------------------------------------------------------------------------------------------
 
 
 def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
@@ -192,9 +231,10 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
     import medmnist
 
     if flag not in medmnist.INFO:
-        known = ", ".join(sorted(name for name in medmnist.INFO if name.endswith("3d")))
-        raise ParameterError(f"volumes is {'medmnist:' + flag!r}, but the flag must be one of: {known}.")
-    info, side = medmnist.INFO[flag], next((known for known in MEDMNIST_SIDES if known >= size), MEDMNIST_SIDES[-1])
+        flags = ", ".join(sorted(name for name in medmnist.INFO if name.endswith("3d")))
+        raise ParameterError(f"volumes is {'medmnist:' + flag!r}, but the flag must be one of: {flags}.")
+    info = medmnist.INFO[flag]
+    side = next((published for published in MEDMNIST_SIDES if published >= size), MEDMNIST_SIDES[-1])
     folder = data_dir / "medmnist"
     file = folder / (f"{flag}.npz" if side == 28 else f"{flag}_{side}.npz")
     if not file.exists():
@@ -202,20 +242,19 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 getattr(medmnist, info["python_class"])(split="train", download=True, size=side, root=str(folder))
-        except (
-            Exception
-        ) as error:  # the package turns every failure into a RuntimeError, the network library into its own
+        except Exception as error:
+            # The package turns every failure into a RuntimeError, the network library into its own.
             url = info["url" if side == 28 else f"url_{side}"]
             raise DownloadError(
                 f"{flag} could not be downloaded: fetch it from {url} by hand and put it at {file}."
             ) from error
-    with _opened(file) as held:
-        parts = {
-            split: (held[f"{split}_images"], held[f"{split}_labels"].reshape(-1)) for split in ("train", "val", "test")
+    with _opened(file) as arrays:
+        by_split = {
+            name: (arrays[f"{name}_images"], arrays[f"{name}_labels"].reshape(-1)) for name in ("train", "val", "test")
         }
-    volumes, labels = (np.concatenate([part[k] for part in parts.values()]) for k in (0, 1))
-    split = np.concatenate([np.full(len(part[1]), name) for name, part in parts.items()])
-    ids = np.array([f"{name}/{number:05d}" for name, part in parts.items() for number in range(len(part[1]))])
+    volumes, labels = (np.concatenate([published[k] for published in by_split.values()]) for k in (0, 1))
+    split = np.concatenate([np.full(len(numbers), name) for name, (_, numbers) in by_split.items()])
+    ids = np.array([f"{name}/{k:05d}" for name, (_, numbers) in by_split.items() for k in range(len(numbers))])
     classes = tuple(info["label"][str(number)] for number in range(len(info["label"])))
     notes = {
         "persons": "no persons known: every volume counts as a person of its own",
@@ -225,17 +264,17 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _opened(file: Path) -> Iterator["NpzFile"]:
     try:
-        with np.load(file, allow_pickle=False) as held:
-            yield held
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(
             f"{file} is damaged or not the published file ({type(error).__name__}): delete it and fetch it again."
         ) from error
 
 
-# -- files --------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def _folder(name: str, folder: Path, size: int) -> VolumeSet:
@@ -246,19 +285,10 @@ def _folder(name: str, folder: Path, size: int) -> VolumeSet:
         raise DataError(
             f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own."
         )
-    told, how = persons_by_name(ids, names)
-    persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), told)
-    how = "DICOM's PatientID" if (patients != "").any() else how or "no persons found: every volume counts as one"
+    named, rule = persons_by_name(ids, names)
+    persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), named)
+    rule = "DICOM's PatientID" if (patients != "").any() else rule or "no persons found: every volume counts as one"
     split = by_groups(labels, persons, SHARES)
-    notes = {"persons": f"{len(np.unique(persons))} persons ({how})", "spacing": "the median of the files"}
-    return VolumeSet(
-        name,
-        volumes,
-        labels.astype(np.int64),
-        tuple(map(str, classes)),
-        persons,
-        ids,
-        split,
-        spacing=spacing,
-        notes=notes,
-    )
+    notes = {"persons": f"{len(np.unique(persons))} persons ({rule})", "spacing": "the median of the files"}
+    labels, class_names = labels.astype(np.int64), tuple(map(str, classes))
+    return VolumeSet(name, volumes, labels, class_names, persons, ids, split, spacing=spacing, notes=notes)
