@@ -83,7 +83,7 @@ def grad_cam(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     return upsampled(heat[:, 0].detach(), volumes.shape[1:])
 
 
-# -- controls -----------------------------------------------------------------------------------------------------------
+# -- controls ---------------------------------------------------------------------------------------------------------
 
 
 def random_map(model: nn.Module, volumes: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:

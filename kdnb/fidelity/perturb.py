@@ -130,7 +130,7 @@ def agreement(predicted: Tensor, targets: Tensor, shares: tuple[float, ...], fil
     return found
 
 
-# -- ROAD ---------------------------------------------------------------------------------------------------------------------
+# -- ROAD -------------------------------------------------------------------------------------------------------------
 
 
 def imputed(images: Tensor, missing: Tensor, seed: int = 0) -> Tensor:
@@ -200,7 +200,7 @@ def road(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dic
     return found | agreement(predicted, targets, (0.0, ROAD_KEPT), "road")
 
 
-# -- soft mask, infidelity, sensitivity ---------------------------------------------------------------------------------------
+# -- soft mask, infidelity, sensitivity -------------------------------------------------------------------------------
 
 
 def drop_increase(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor) -> dict[str, Tensor]:
