@@ -77,8 +77,10 @@ class OwnImage:
         by = f" by {count} images only" if count < FEW else ""
         verdict = f"{first['class']} ({first['probability']:.0%} after calibration{by})"
         if self.unlike_training:
-            measured = f"distance {self.distance:.2f}, limit {self.limit:.2f}"
-            measured += f" by {self.calibration['validation_images']} images"
+            measured = (
+                f"distance {self.distance:.2f}, limit {self.limit:.2f} "
+                f"by {self.calibration['validation_images']} images"
+            )
             verdict += f"; WARNING: unlike the training images ({measured}), do not rely on this"
         return verdict
 
