@@ -107,11 +107,11 @@ def layer_evidence(
         if (
             set(maps) != set(pooled_names)
             or not linear_layer
-            or not all(isinstance(f, Tensor) and f.ndim in (4, 5) for f in maps.values())
+            or not all(isinstance(output, Tensor) and output.ndim in (4, 5) for output in maps.values())
         ):
             raise ModelError(_refusal(model))
         # torchvision's DenseNet applies a ReLU outside its modules, between the maps and their pooling.
-        candidates = (list(maps.values()), [f.relu() for f in maps.values()])
+        candidates = (list(maps.values()), [output.relu() for output in maps.values()])
         pooled_maps = next(
             (layers_maps for layers_maps in candidates if _pools(layers_maps, linear_layer["pooled"])), None
         )
@@ -119,10 +119,10 @@ def layer_evidence(
             answer is linear_layer["logits"] or (isinstance(answer, Tensor) and _close(answer, linear_layer["logits"]))
         ):
             raise ModelError(_refusal(model))
-        weights = linear.weight.split([f.shape[1] for f in pooled_maps], dim=1)
+        weights = linear.weight.split([layer_maps.shape[1] for layer_maps in pooled_maps], dim=1)
         evidence = {
-            name: torch.einsum("ck,nk...->nc...", weight, f)
-            for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
+            name: torch.einsum("ck,nk...->nc...", weight, layer_maps)
+            for name, weight, layer_maps in zip(pooled_names, weights, pooled_maps, strict=True)
         }
         bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias.detach().clone()
     return evidence, bias
@@ -172,7 +172,7 @@ def _refusal(model: nn.Module) -> str:
 
 def _pools(maps: Sequence[Tensor], pooled: Tensor) -> bool:
     """Whether ``pooled`` are the means of the maps; one image shows it."""
-    return _close(torch.cat([_over_places(f[:1]) for f in maps], dim=1), pooled[:1])
+    return _close(torch.cat([_over_places(layer_maps[:1]) for layer_maps in maps], dim=1), pooled[:1])
 
 
 def _over_places(maps: Tensor) -> Tensor:

@@ -218,7 +218,8 @@ def reader_features(maps: Sequence[Tensor], cells: int) -> np.ndarray:
     Returns:
         ``(N, M * cells ** 2)`` float32.
     """
-    return torch.cat([adaptive_avg_pool2d(m[:, None].float(), cells).flatten(1) for m in maps], dim=1).cpu().numpy()
+    reduced = [adaptive_avg_pool2d(method_maps[:, None].float(), cells).flatten(1) for method_maps in maps]
+    return torch.cat(reduced, dim=1).cpu().numpy()
 
 
 def reader_hits(features: np.ndarray, decisions: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
