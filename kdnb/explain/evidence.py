@@ -1,16 +1,18 @@
 """Class evidence: what each place of an image adds to each class's logit, exactly, from one forward pass.
 
-A network that ends in global average pooling and one linear layer computes, with F the last maps of h x w places,
+A network that ends in global average pooling and one linear layer computes, with F the last maps of h x w places::
 
-    logit_c = b_c + sum_k W_ck * mean_ij F_k(i, j) = b_c + 1/(hw) * sum_ij E_c(i, j),    E_c(i, j) = sum_k W_ck F_k(i, j).
+    logit_c   = b_c + sum_k W_ck * mean_ij F_k(i, j) = b_c + 1/(hw) * sum_ij E_c(i, j)
+    E_c(i, j) = sum_k W_ck F_k(i, j)
 
-E_c is the class activation map of Zhou et al. (2016, CVPR, "Learning deep features for discriminative localization", eq. 2), kept with
-its sign, its scale and its bias. Grad-CAM of such a network is ``relu(E_c) / (hw)``.
+E_c is the class activation map of Zhou et al. (2016, CVPR, "Learning deep features for discriminative localization",
+eq. 2), kept with its sign, its scale and its bias. Grad-CAM of such a network is ``relu(E_c) / (hw)``.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +22,8 @@ from kdnb.errors import ModelError
 from kdnb.explain.maps import evaluation_mode
 from kdnb.models import LayeredStudent, StudentCNN
 
-TOLERANCE = (
-    1e-4  # of the pooled features' largest value, by which what was rebuilt may differ from what the network computed
-)
+# Of the pooled features' largest value, by which what was rebuilt may differ from what the network computed.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ClassEvidence:
     """The evidence of a batch: ``maps.sum(dim=(2, 3)) / (h * w) + bias`` are the logits.
 
     Attributes:
-        maps: ``(N, C, h, w)``, of volumes ``(N, C, d, h, w)``, in units of the logit; above 0 speaks for the class, below 0 against it.
+        maps: ``(N, C, h, w)``, of volumes ``(N, C, d, h, w)``, in units of the logit; above 0 speaks for the class,
+            below 0 against it.
         bias: ``(C,)``, what each class starts with before anything is seen.
     """
 
@@ -49,17 +51,21 @@ def class_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
     Args:
         model: ends in global average pooling and one linear layer; it is left exactly as found.
         images: ``(N, 3, H, W)`` float32 in [0, 1].
-        layers: names of the module whose maps are pooled and of the linear layer, as in ``model.named_modules()``; ``None`` finds those of
-            the students, DenseNet121 and torchvision's ResNets and DenseNets.
+        layers: names of the module whose maps are pooled and of the linear layer, as in ``model.named_modules()``;
+            ``None`` finds those of the students, DenseNet121 and torchvision's ResNets and DenseNets.
+
+    Returns:
+        maps and bias, whose logits are the network's own up to rounding. Of a network that reads several layers the
+        maps are their sum, on the grid of the first.
 
     Raises:
         ModelError: the network does not end so, or has no module of that name.
     """
     by_layer, bias = layer_evidence(model, images, layers)
-    parts = list(by_layer.values())
-    return ClassEvidence(
-        parts[0] if len(parts) == 1 else sum(_at_size(part, parts[0].shape[-2:]) for part in parts), bias
-    )
+    maps = list(by_layer.values())
+    finest = maps[0].shape[-2:]
+    summed = maps[0] if len(maps) == 1 else cast("Tensor", sum(_at_size(layer, finest) for layer in maps))
+    return ClassEvidence(summed, bias)
 
 
 def layer_evidence(
@@ -67,9 +73,18 @@ def layer_evidence(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """:func:`class_evidence` layer by layer, of a network whose classifier reads the pooled maps of several layers.
 
+    Args:
+        model: ends in global average pooling and one linear layer; it is left exactly as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        layers: names of the modules whose maps are pooled, first layer first, and last of the linear layer; ``None`` as
+            in :func:`class_evidence`.
+
     Returns:
-        layer -> maps ``(N, C, h, w)``, first layer first, and the bias ``(C,)``: the logits are the bias and the mean over places of each
-        layer's maps, summed over layers. A network that pools its last layer only has one entry.
+        layer -> maps ``(N, C, h, w)``, first layer first, and the bias ``(C,)``: the logits are the bias and the mean
+        over places of each layer's maps, summed over layers. A network that pools its last layer only has one entry.
+
+    Raises:
+        ModelError: the network does not end so, or has no module of that name.
     """
     pooled_names, linear_name = pooled_and_linear(model) if layers is None else (tuple(layers[:-1]), layers[-1])
     try:
@@ -78,34 +93,36 @@ def layer_evidence(
         raise ModelError(_refusal(model)) from error
     if not pooling or not isinstance(linear, nn.Linear):
         raise ModelError(_refusal(model))
-    maps, seen = {}, {}
+    maps: dict[str, Tensor] = {}
+    linear_layer: dict[str, Tensor] = {}
     with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for name, module in zip(pooled_names, pooling, strict=True):
             hooks.enter_context(
                 module.register_forward_hook(lambda m, i, output, name=name: maps.update({name: output}))
             )
         hooks.enter_context(
-            linear.register_forward_hook(lambda m, inputs, output: seen.update(pooled=inputs[0], logits=output))
+            linear.register_forward_hook(lambda m, inputs, output: linear_layer.update(pooled=inputs[0], logits=output))
         )
         answer = model(images)
         if (
             set(maps) != set(pooled_names)
-            or not seen
-            or not all(isinstance(f, Tensor) and f.ndim in (4, 5) for f in maps.values())
+            or not linear_layer
+            or not all(isinstance(output, Tensor) and output.ndim in (4, 5) for output in maps.values())
         ):
             raise ModelError(_refusal(model))
         # torchvision's DenseNet applies a ReLU outside its modules, between the maps and their pooling.
+        candidates = (list(maps.values()), [output.relu() for output in maps.values()])
         pooled_maps = next(
-            (f for f in (list(maps.values()), [f.relu() for f in maps.values()]) if _pools(f, seen["pooled"])), None
+            (layers_maps for layers_maps in candidates if _pools(layers_maps, linear_layer["pooled"])), None
         )
         if pooled_maps is None or not (
-            answer is seen["logits"] or isinstance(answer, Tensor) and _close(answer, seen["logits"])
+            answer is linear_layer["logits"] or (isinstance(answer, Tensor) and _close(answer, linear_layer["logits"]))
         ):
             raise ModelError(_refusal(model))
-        weights = linear.weight.split([f.shape[1] for f in pooled_maps], dim=1)
+        weights = linear.weight.split([layer_maps.shape[1] for layer_maps in pooled_maps], dim=1)
         evidence = {
-            name: torch.einsum("ck,nk...->nc...", weight, f)
-            for name, weight, f in zip(pooled_names, weights, pooled_maps, strict=True)
+            name: torch.einsum("ck,nk...->nc...", weight, layer_maps)
+            for name, weight, layer_maps in zip(pooled_names, weights, pooled_maps, strict=True)
         }
         bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias.detach().clone()
     return evidence, bias
@@ -121,7 +138,14 @@ def explains_itself(model: nn.Module, images: Tensor) -> bool:
 
 
 def pooled_and_linear(model: nn.Module) -> tuple[tuple[str, ...], str]:
-    """Names of the modules whose maps are pooled, first layer first, and of the linear layer that reads them, where they are known.
+    """Names of the modules whose maps are pooled and of the linear layer that reads them, where they are known.
+
+    Args:
+        model: a student, DenseNet121 or one of torchvision's ResNets and DenseNets, also within the study's own
+            networks.
+
+    Returns:
+        the pooled modules, first layer first, and the linear layer, as in ``model.named_modules()``.
 
     Raises:
         ModelError: another network; the caller should name the two.
@@ -140,14 +164,15 @@ def pooled_and_linear(model: nn.Module) -> tuple[tuple[str, ...], str]:
 
 def _refusal(model: nn.Module) -> str:
     return (
-        f"{type(model).__name__} is not known to end in global average pooling and one linear layer, so its logits are no sum over places: "
+        f"{type(model).__name__} is not known to end in global average pooling and one linear layer, "
+        "so its logits are no sum over places: "
         "name the pooled module and the linear layer, or use Grad-CAM."
     )
 
 
 def _pools(maps: Sequence[Tensor], pooled: Tensor) -> bool:
     """Whether ``pooled`` are the means of the maps; one image shows it."""
-    return _close(torch.cat([_over_places(f[:1]) for f in maps], dim=1), pooled[:1])
+    return _close(torch.cat([_over_places(layer_maps[:1]) for layer_maps in maps], dim=1), pooled[:1])
 
 
 def _over_places(maps: Tensor) -> Tensor:
@@ -156,6 +181,7 @@ def _over_places(maps: Tensor) -> Tensor:
 
 
 def _close(rebuilt: Tensor, computed: Tensor) -> bool:
+    """Whether two tensors are of one shape and differ by at most :data:`TOLERANCE`."""
     same_shape = rebuilt.shape == computed.shape
     return same_shape and bool((rebuilt - computed).abs().max() <= TOLERANCE * computed.abs().max().clamp_min(1.0))
 

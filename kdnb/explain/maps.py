@@ -1,11 +1,12 @@
-"""Average feature maps (Jiang et al. 2025, arXiv 2502.15959): what each layer of a network looks at, from one forward pass.
+"""Average feature maps (Jiang et al. 2025, arXiv 2502.15959): what each layer looks at, from one forward pass.
 
 For a layer with filters k = 1..N and feature maps F_k the explanation is ``A(i, j) = 1/N * sum_k F_k(i, j)``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,18 @@ _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def average(features: Tensor) -> Tensor:
-    """``A = 1/N * sum_k F_k``: ``(n, N, h, w)`` -> ``(n, h, w)``, the paper's average over the N filters."""
+    """``A = 1/N * sum_k F_k``, the paper's average over the N filters.
+
+    Args:
+        features: ``(n, N, h, w)``, the feature maps of n images.
+
+    Returns:
+        ``(n, h, w)``.
+
+    Example:
+        >>> average(torch.tensor([[[[1.0, 2.0]], [[3.0, 6.0]]]])).tolist()
+        [[[2.0, 4.0]]]
+    """
     if not features.is_contiguous(memory_format=torch.channels_last):
         return features.mean(dim=1)
     # With the filters next to each other in memory, one matrix-vector product is the quickest sum there is.
@@ -27,9 +39,20 @@ def average(features: Tensor) -> Tensor:
 
 
 def weighted_average(features: Tensor) -> Tensor:
-    """``A = sum_k w_k F_k / sum_k w_k`` with ``w_k = mean_ij |F_k(i, j)|``: filters that respond more to this image count more.
+    """``A = sum_k w_k F_k / sum_k w_k`` with ``w_k = mean_ij |F_k(i, j)|``: filters that respond more count more.
 
-    The paper's remedy where plain averaging has low fidelity ("weighted averaging by filter activation magnitude").
+    The paper's remedy where plain averaging has low fidelity ("weighted averaging by filter activation magnitude"). The
+    weights are those of each image.
+
+    Args:
+        features: ``(n, N, h, w)``, the feature maps of n images.
+
+    Returns:
+        ``(n, h, w)``; 0 where no filter responds.
+
+    Example:
+        >>> weighted_average(torch.tensor([[[[1.0, 1.0]], [[3.0, 3.0]]]])).tolist()
+        [[[2.5, 2.5]]]
     """
     weights = features.abs().mean(dim=(2, 3))
     total = weights.sum(dim=1).clamp_min(torch.finfo(features.dtype).tiny)
@@ -52,6 +75,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """The layers called ``names``, or the known feature layers of a student or teacher.
 
+    Args:
+        model: any network.
+        names: as in ``model.named_modules()``; ``None``: :func:`kdnb.models.feature_layers`.
+
+    Returns:
+        name -> layer, first layer first.
+
     Raises:
         ModelError: the model has no convolution, or no layer of that name; the message lists the convolutions.
     """
@@ -59,16 +89,17 @@ def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
     convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise ModelError(
-            f"{type(model).__name__} has no convolutional layer, so it has no feature maps: use a convolutional network."
+            f"{type(model).__name__} has no convolutional layer, "
+            "so it has no feature maps: use a convolutional network."
         )
     if names is None:
         return feature_layers(model)
     missing = [name for name in names if name not in modules]
     if missing or not names:
-        some = ", ".join(convolutions[:8]) + (", ..." if len(convolutions) > 8 else "")
-        asked = repr(missing[0]) if missing else "none"
+        listed = ", ".join(convolutions[:8]) + (", ..." if len(convolutions) > 8 else "")
+        name = repr(missing[0]) if missing else "none"
         raise ModelError(
-            f"the layer asked for is {asked}, but {type(model).__name__} has these convolutional layers: {some}."
+            f"the layer asked for is {name}, but {type(model).__name__} has these convolutional layers: {listed}."
         )
     return {name: modules[name] for name in names}
 
@@ -77,14 +108,21 @@ def layers_of(model: nn.Module, names: Sequence[str] | None = None) -> dict[str,
 def collecting(
     layers: Mapping[str, nn.Module], combine: Callable[[Tensor], Tensor] = average
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect ``combine(output)`` of every layer during the forward passes inside the block; the hooks are gone after it.
+    """Collect ``combine(output)`` of every layer during the forward passes inside the block; no hook stays after it.
 
-    The combination is made inside the hook: no activation outlives its layer, and nothing that a later in-place operation does
-    to it (torchvision's DenseNet applies ``relu(inplace=True)`` after its last norm) can reach the map.
+    The combination is made inside the hook: no activation outlives its layer, and nothing that a later in-place
+    operation does to it (torchvision's DenseNet applies ``relu(inplace=True)`` after its last norm) can reach the map.
+
+    Args:
+        layers: by the names under which their maps are kept.
+        combine: what is kept of a layer's maps ``(N, filters, h, w)`` (:func:`kdnb.networks.as_maps`).
+
+    Yields:
+        name -> what is kept of the latest pass; empty before the first.
     """
     collected: dict[str, Tensor] = {}
 
-    def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         collected[name] = combine(as_maps(output, module, name))
 
     with ExitStack() as hooks:
@@ -101,7 +139,8 @@ def average_feature_maps(
     Args:
         model: any network; it is left exactly as found.
         images: ``(N, 3, H, W)`` float32 in [0, 1].
-        layers: names of layers (as in ``model.named_modules()``); ``None`` means the five of the student, the four of the teacher.
+        layers: names of layers (as in ``model.named_modules()``); ``None`` means the five of the student, the four of
+            the teacher.
         combine: how a layer's filters become one map: :func:`average` (the paper's) or :func:`weighted_average`.
 
     Returns:
@@ -124,14 +163,20 @@ def average_feature_maps(
 def unpooled_feature_maps(
     model: nn.Module, images: Tensor, combine: Callable[[Tensor], Tensor] = average
 ) -> list[Tensor]:
-    """The average maps of a student's layers before their pooling, at up to the image's own resolution, in one forward pass.
+    """The average maps of a student's layers before their pooling, at up to the image's own resolution.
 
-    So the authors' release takes them: convolution, ReLU, average, then pooling. The five-layer student pools before it normalises, so here
-    its normalisation and ReLU are applied once more, to the convolution's output. A tenth to a fifth of a forward pass more than
-    :func:`average_feature_maps`, whose maps are what the next layer reads.
+    In one forward pass, as the authors' release takes them: convolution, ReLU, average, then pooling. The five-layer
+    student pools before it normalises, so here its normalisation and ReLU are applied once more, to the convolution's
+    output. A tenth to a fifth of a forward pass more than :func:`average_feature_maps`, whose maps are what the next
+    layer reads.
 
     Args:
+        model: one of the study's students; it is left exactly as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
         combine: how a layer's filters become one map, as in :func:`average_feature_maps`.
+
+    Returns:
+        one ``(N, h, w)`` tensor a layer, first layer first.
 
     Raises:
         ModelError: not one of the study's students.
@@ -140,12 +185,12 @@ def unpooled_feature_maps(
         raise ModelError(f"{type(model).__name__} is not a student whose poolings are known: use average_feature_maps.")
     maps: list[Tensor] = []
 
-    def keep(rest: nn.Module, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def keep(rest: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         # Image by image, the activations stay in the processor's cache: half the time of the whole batch at once.
-        maps.append(torch.cat([combine(rest(one)) for one in output.split(1)]))
+        maps.append(torch.cat([combine(rest(image_maps)) for image_maps in output.split(1)]))
 
     with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
-        for block in model.features:
+        for block in cast("Iterable[nn.Sequential]", model.features):
             rest = block[2:] if isinstance(model, StudentCNN) else block[1]
             hooks.enter_context(block[0].register_forward_hook(partial(keep, rest)))
         model(images)
@@ -156,21 +201,30 @@ def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, imag
     """How many input pixels, across, one unit of each layer can depend on.
 
     Follows the convolutions and poolings in the order of one forward pass: with kernel k, stride s and dilation d,
-    ``r <- r + (k - 1) d j`` and ``j <- j s``, from r = j = 1. Right for chains and for dense blocks, whose longest path goes through
-    every convolution. Per-image standardisation lets every pixel shift the mean a little; that is not counted.
+    ``r <- r + (k - 1) d j`` and ``j <- j s``, from r = j = 1. Right for chains and for dense blocks, whose longest path
+    goes through every convolution. Per-image standardisation lets every pixel shift the mean a little; that is not
+    counted. Of a network of one's own the fields are measured instead (:func:`kdnb.networks.measured_fields`).
+
+    Args:
+        model: any network; it is left exactly as found.
+        layers: names of layers, as in :func:`average_feature_maps`.
+        image_size: pixels of a side of the image that is passed.
+
+    Returns:
+        name of the layer -> r, first layer first.
     """
     chosen = layers_of(model, layers)
     if isinstance(model, Network):  # of any build: no chain to follow
         return dict(zip(chosen, measured_fields(model, layers or model.feature_layers, image_size), strict=True))
     reach, step, fields = 1, 1, {}
 
-    def window(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def window(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal reach, step
-        size, stride, dilation = (_across(getattr(module, part, 1)) for part in ("kernel_size", "stride", "dilation"))
+        size, stride, dilation = (_across(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
         reach += (size - 1) * dilation * step
         step *= stride
 
-    def read(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def read(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         fields[name] = reach
 
     device = next(model.parameters()).device
@@ -185,4 +239,5 @@ def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, imag
 
 
 def _across(value: int | tuple[int, ...]) -> int:
+    """The last of a convolution's sizes, along the rows; of one number that."""
     return value if isinstance(value, int) else value[-1]

@@ -1,10 +1,10 @@
-"""Explain an image of one's own with a finished run, and say so where the image is unlike what the model was trained on."""
+"""Explain an image of one's own with a finished run, and say so where it is unlike what the model was trained on."""
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -38,15 +38,18 @@ class OwnImage:
 
     Attributes:
         image: ``(H, W, 3)`` uint8, as the model sees it.
-        probabilities: a row per class, most likely first: class, probability (calibrated on validation), logit, and of the logit what
-            speaks for the class (``evidence_for``), against it (``evidence_against``, below 0), and what no place says (``rest``).
+        probabilities: a row per class, most likely first: class, probability (calibrated on validation), logit, and of
+            the logit what speaks for the class (``evidence_for``), against it (``evidence_against``, below 0), and what
+            no place says (``rest``).
         maps: method -> ``(H, W)`` for the predicted class.
         evidence: class -> ``(h, w)`` (:func:`evidence_maps`).
-        distance: to the nearest training image, in features; limit: the distance that 99% of images like those of validation stay below,
-            as far as so many of these can tell.
+        distance: to the nearest training image, in features (:func:`nearest_distance`).
+        limit: the distance that 99% of images like those of validation stay below, as far as so many of these can tell
+            (:func:`farthest_likely`).
         calibration: temperature, validation_images, and ece, the calibration error on validation images in ten folds.
-        without: where the images that the model learned from are not here, why, in a sentence: then ``distance``, ``limit`` and
-            ``calibration`` are ``None``, probabilities are as the network says them, and SHAP starts from the image itself, blurred.
+        without: where the images that the model learned from are not here, why, in a sentence: then ``distance``,
+            ``limit`` and ``calibration`` are ``None``, probabilities are as the network says them, and SHAP starts from
+            the image itself, blurred.
         origin: of a recorded model, where it comes from (:func:`kdnb.students.origin`).
     """
 
@@ -62,8 +65,8 @@ class OwnImage:
 
     @property
     def unlike_training(self) -> bool | None:
-        """Whether the image is farther from the training images than 99% of images like those of validation are; ``None``: not known."""
-        return None if self.distance is None else self.distance > self.limit
+        """Whether it is farther from the training images than 99% of images like validation's; ``None``: unknown."""
+        return None if self.distance is None else self.distance > cast("float", self.limit)
 
     def __str__(self) -> str:
         first = self.probabilities.iloc[0]
@@ -74,8 +77,11 @@ class OwnImage:
         by = f" by {count} images only" if count < FEW else ""
         verdict = f"{first['class']} ({first['probability']:.0%} after calibration{by})"
         if self.unlike_training:
-            how = f"distance {self.distance:.2f}, limit {self.limit:.2f} by {self.calibration['validation_images']} images"
-            verdict += f"; WARNING: unlike the training images ({how}), do not rely on this"
+            measured = (
+                f"distance {self.distance:.2f}, limit {self.limit:.2f} "
+                f"by {self.calibration['validation_images']} images"
+            )
+            verdict += f"; WARNING: unlike the training images ({measured}), do not rely on this"
         return verdict
 
 
@@ -85,51 +91,75 @@ def explain_image(
     model_name: str = "student_kd",
     data_dir: str | Path = "",
 ) -> OwnImage:
-    """Predict and explain one image with a student of a finished run, or with a recorded one (:func:`kdnb.students.own_or_recorded`).
+    """Predict and explain one image with a student of a finished run, or with a recorded one.
 
-    The image is decoded and resized as the data set's own images are. The probabilities are those of the temperature that
-    fits the validation images best; SHAP's background is drawn from the training images. A recorded student does without these images
-    where they are not here, and the answer says what it therefore cannot.
+    The image is decoded and resized as the data set's own images are. The probabilities are those of the temperature
+    that fits the validation images best; SHAP's background is drawn from the training images. A recorded student
+    (:func:`kdnb.students.own_or_recorded`) does without these images where they are not here, and the answer says what
+    it therefore cannot.
 
     Args:
         run: a run, its folder, or the name of a recorded run; empty: the default run.
         image: a path, ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` uint8, or a Pillow image.
+        model_name: the name that the student is stored under.
         data_dir: where the images lie that the student learned from, if not where the run found them.
 
+    Returns:
+        what the student says of the image, and why.
+
     Raises:
-        DataError: no image that can be read. ArtefactError: there is no run, or it has neither trained that student nor recorded it.
+        DataError: no image that can be read.
+        ArtefactError: there is no run, or it has neither trained that student nor recorded it.
     """
     run = run if isinstance(run, Run) else students.opened(run, "explain_image", data_dir)
-    data, without = _learned_from(run, model_name)
-    record = students.stand_in(run, data, [model_name])
+    data, record, without = _learned_from(run, model_name)
     (model,) = students.own_or_recorded(run, data, model_name)
     pixels, budget = square_of(image, run.budget.image_size), run.budget
-    classes = data.classes if data is not None else students.classes(record)
+    classes = data.classes if data is not None else students.classes(cast("Path", record))
     (answer,) = explain_arrays(
         model, data, pixels[None], classes, background=budget.shap_background, samples=budget.shap_samples
     )
     return replace(answer, without=without, origin=students.origin(record, model_name) if record else {})
 
 
-def _learned_from(run: Run, model_name: str) -> tuple[ImageSet | None, str]:
-    """The images that a student learned from; of a recorded one ``None``, and why, where these are not here."""
-    without_images = students.stand_in(run, None, [model_name]) is not None
+def _learned_from(run: Run, model_name: str) -> tuple[ImageSet | None, Path | None, str]:
+    """The images that a student learned from, and the record that it is from where the run has not trained it.
+
+    Args:
+        run: the run that is asked for the student.
+        model_name: the name that the student is stored under.
+
+    Returns:
+        the images; the record's folder (:func:`kdnb.students.stand_in`); and why there are no images. Only of a
+        recorded student are the images ``None``: where they are not here, or are others.
+
+    Raises:
+        DataNotFoundError: the images are not here, and no recorded student does without them.
+    """
     try:
         data = load_for(run.settings)
     except DataNotFoundError as error:
-        if not without_images:
+        record = students.stand_in(run, None, [model_name])
+        if record is None:
             raise
-        return None, str(error)
-    if without_images and students.stand_in(run, data, [model_name]) is None:
-        return (
-            None,
-            f"the images of {run.settings.dataset} in {run.settings.data_dir} are others than those that it learned from.",
-        )
-    return data, ""
+        return None, record, str(error)
+    if (record := students.stand_in(run, data, [model_name])) is not None:
+        return data, record, ""
+    if (record := students.stand_in(run, None, [model_name])) is not None:
+        where = f"the images of {run.settings.dataset} in {run.settings.data_dir}"
+        return None, record, f"{where} are others than those that it learned from."
+    return data, None, ""
 
 
 def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> np.ndarray:
-    """An image as the networks see it, ``(image_size, image_size, 3)`` uint8.
+    """An image as the networks see it.
+
+    Args:
+        image: a path, ``(H, W)``, ``(H, W, 1)`` or ``(H, W, 3)`` uint8, or a Pillow image.
+        image_size: pixels of a side of the square.
+
+    Returns:
+        ``(image_size, image_size, 3)`` uint8.
 
     Raises:
         DataError: it cannot be read, or an array of another form.
@@ -138,13 +168,13 @@ def square_of(image: str | Path | np.ndarray | Image.Image, image_size: int) -> 
         layers = image[..., None] if image.ndim == 2 else image
         if layers.dtype != np.uint8 or layers.ndim != 3 or layers.shape[2] not in (1, 3) or 0 in layers.shape:
             raise DataError(
-                f"the image is {image.dtype} of shape {image.shape}, but it must be uint8 of (H, W), (H, W, 1) or (H, W, 3)."
+                f"the image is {image.dtype} of shape {image.shape}, "
+                "but it must be uint8 of (H, W), (H, W, 1) or (H, W, 3)."
             )
         image = Image.fromarray(np.repeat(layers, 3 // layers.shape[2], axis=2))
     if isinstance(image, Image.Image):
-        with tempfile.TemporaryDirectory(
-            prefix="kdnb-"
-        ) as folder:  # through the one reader, whose rules are the data sets'
+        # Through the one reader, whose rules are the data sets'.
+        with tempfile.TemporaryDirectory(prefix="kdnb-") as folder:
             image.save(Path(folder) / "image.png")
             return read(Path(folder) / "image.png", image_size).square
     try:
@@ -165,32 +195,41 @@ def explain_arrays(
     background: int = 16,
     samples: int = 50,
 ) -> list[OwnImage]:
-    """:func:`explain_image` for pixels ``(N, H, W, 3)`` uint8 that are already at the model's size.
+    """:func:`explain_image` for pixels that are already at the model's size.
 
     Args:
-        data: what the model learned from, or ``None``. classes: names of its classes, where that does not say them.
+        model: a student or a teacher, in any mode.
+        data: what the model learned from, or ``None``.
+        images: ``(N, H, W, 3)`` uint8.
+        classes: names of the model's classes, where ``data`` does not say them.
+        background: how many training images SHAP starts from.
+        samples: SHAP's, an image (:func:`kdnb.explain.methods.shap`).
+
+    Returns:
+        one answer an image.
     """
     device = next(model.parameters()).device
     logits, features = logits_and_features(model, images)
-    distances, limit, calibration, temperature, empty = [None] * len(images), None, None, 1.0, None
+    distances, limit, calibration, temperature, references = [None] * len(images), None, None, 1.0, None
     if data is not None:
         classes, train, validation = data.classes, data.index("train"), data.index("val")
-        _, seen = logits_and_features(model, data.images[train])
-        known_logits, known_features = logits_and_features(model, data.images[validation])
-        limit = float(farthest_likely(nearest_distance(known_features, seen), distances_among(seen)))
-        distances = nearest_distance(features, seen).tolist()
-        calibration = calibrated(known_logits, data.labels[validation])
+        _, train_features = logits_and_features(model, data.images[train])
+        validation_logits, validation_features = logits_and_features(model, data.images[validation])
+        validation_distances = nearest_distance(validation_features, train_features)
+        limit = float(farthest_likely(validation_distances, distances_among(train_features)))
+        distances = nearest_distance(features, train_features).tolist()
+        calibration = calibrated(validation_logits, data.labels[validation])
         temperature = calibration["temperature"]
-        empty = to_tensor(data.images[train[:: max(1, len(train) // background)][:background]]).to(device)
+        references = to_tensor(data.images[train[:: max(1, len(train) // background)][:background]]).to(device)
     depth = len(feature_layers(model))
-    available = methods(empty, shap_samples=samples, depth=depth)
+    available = methods(references, shap_samples=samples, depth=depth)
     targets = torch.from_numpy(logits.argmax(axis=1)).to(device)
     shown = (*(f"feature_maps_layer{d}" for d in range(1, depth + 1)), "grad_cam", "shap")
     maps = explain_all({name: available[name] for name in shown}, model, to_tensor(images).to(device), targets)
     evidence = evidence_maps(model, to_tensor(images).to(device)).cpu().numpy()
     answers = []
     for k, image in enumerate(images):
-        of_class = dict(zip(classes, evidence[k], strict=True))
+        class_maps = dict(zip(classes, evidence[k], strict=True))
         table = pd.DataFrame({"class": classes, "probability": np.exp(log_softmax(logits[k] / temperature))})
         table = table.assign(
             logit=logits[k],
@@ -200,31 +239,47 @@ def explain_arrays(
         )
         table = table.sort_values("probability", ascending=False, ignore_index=True)
         own_maps = {name: values[k].cpu().numpy() for name, values in maps.items()}
-        answers.append(OwnImage(image, table, own_maps, of_class, distances[k], limit, calibration))
+        answers.append(OwnImage(image, table, own_maps, class_maps, distances[k], limit, calibration))
     return answers
 
 
 def evidence_maps(model: nn.Module, images: Tensor) -> Tensor:
-    """What each cell of the last feature layer adds to each class's logit, ``(N, C, h, w)``: activation times gradient, over all filters.
+    """What each cell of the last feature layer adds to each class's logit: activation times gradient, over all filters.
 
     Of the study's student, a linear layer on averages, the sum over the cells is exactly the logit without its bias.
+
+    Args:
+        model: a student, a teacher or another network with known feature layers.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+
+    Returns:
+        ``(N, C, h, w)`` float32, ``sum_k F_k dz_c/dF_k`` for class c, with its sign.
     """
     layer = list(feature_layers(model).values())[-1]
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     with evaluation_mode(model), torch.enable_grad():
-        hook = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+        hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         try:
             logits = logits_of(model, images.detach().requires_grad_())
         finally:
             hook.remove()
         sums = logits.sum(dim=0)
-        gradients = [torch.autograd.grad(one, found[-1], retain_graph=True)[0] for one in sums]
-    maps = as_maps(found[-1].detach(), layer)
+        gradients = [torch.autograd.grad(logit_sum, outputs[-1], retain_graph=True)[0] for logit_sum in sums]
+    maps = as_maps(outputs[-1].detach(), layer)
     return torch.stack([(as_maps(gradient, layer) * maps).sum(dim=1) for gradient in gradients], dim=1).float()
 
 
 def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Logits ``(N, C)`` and the means of all filters of all feature layers ``(N, F)``, from one pass over uint8 images."""
+    """Logits and the means of all filters of all feature layers, from one pass.
+
+    Args:
+        model: a student, a teacher or another network with known feature layers.
+        images: ``(N, H, W, 3)`` uint8.
+        batch_size: images at once.
+
+    Returns:
+        logits ``(N, C)`` and features ``(N, F)``, those of a layer of K filters over ``sqrt(K)``.
+    """
     layers = feature_layers(model)
     device = next(model.parameters()).device
     logits, features = [], []
@@ -241,15 +296,23 @@ def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 
 
 
 def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that makes the labels most likely: ``argmin_T -mean sum_c t_c log softmax(z / T)_c`` (Guo et al. 2017).
+    """The temperature that makes the labels most likely: ``argmin_T -mean sum_c t_c log softmax(z / T)_c``.
 
-    As in Platt (1999) the target of a label is not 1 but ``(n + 1) / (n + C)``, with n images of its class: where no image is wrong, the
-    likelihood alone would take any confidence for too little, and T would go to 0.
+    That is Guo et al. (2017). As in Platt (1999) the target of a label is not 1 but ``(n + 1) / (n + C)``, with n
+    images of its class: where no image is wrong, the likelihood alone would take any confidence for too little, and T
+    would go to 0.
+
+    Args:
+        logits: ``(N, C)``, z.
+        labels: ``(N,)``, class indices.
+
+    Returns:
+        T, between ``exp(-3)`` and ``exp(3)``.
     """
     classes = logits.shape[1]
-    of_class = np.bincount(labels, minlength=classes)[labels]
-    targets = np.repeat(1 / (of_class + classes)[:, None], classes, axis=1)
-    targets[np.arange(len(labels)), labels] = (of_class + 1) / (of_class + classes)
+    class_counts = np.bincount(labels, minlength=classes)[labels]
+    targets = np.repeat(1 / (class_counts + classes)[:, None], classes, axis=1)
+    targets[np.arange(len(labels)), labels] = (class_counts + 1) / (class_counts + classes)
 
     def loss(log_temperature: float) -> float:
         return -(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1).mean()
@@ -258,7 +321,16 @@ def calibration_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The temperature of all validation images, and how well calibrated they are when each tenth is judged at that of the others."""
+    """The temperature of all validation images, and how well calibrated each tenth is at that of the others.
+
+    Args:
+        logits: ``(N, C)`` of the validation images.
+        labels: ``(N,)``, class indices.
+
+    Returns:
+        ``temperature`` (:func:`calibration_temperature`), ``validation_images`` and ``ece``, the expected calibration
+        error.
+    """
     probabilities = np.empty(logits.shape, float)
     folds = np.arange(len(labels)) % FOLDS
     for fold in np.unique(folds):
@@ -270,15 +342,24 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def farthest_likely(distances: np.ndarray, among: np.ndarray | None = None) -> float:
-    """The distance that one more image like those of ``distances`` ``(N,)`` stays below with 99% probability.
+    """The distance that one more image like those of ``distances`` stays below with 99% probability.
 
-    The percentile, where there are a hundred images; of fewer, whose percentile is the largest of them, the one-sided prediction limit
-    ``m + t s sqrt(1 + 1 / N)`` of the logarithms, with their mean m and standard deviation s and Student's t of N - 1 degrees of freedom.
-    Few images do not show how far a tail reaches; so the limit is at least as far above m as the percentile of the training images'
-    own distances is above their median (times the same root). Copies of training images, at no distance, say nothing of new ones.
+    The percentile, where there are a hundred images; of fewer, whose percentile is the largest of them, the one-sided
+    prediction limit ``m + t s sqrt(1 + 1 / N)`` of the logarithms, with their mean m and standard deviation s and
+    Student's t of N - 1 degrees of freedom. Few images do not show how far a tail reaches; so the limit is at least as
+    far above m as the percentile of the training images' own distances is above their median (times the same root).
+    Copies of training images, at no distance, say nothing of new ones.
 
     Args:
+        distances: ``(N,)``, of validation images to their nearest training images (:func:`nearest_distance`).
         among: distances of training images to their nearest others ``(M,)`` (:func:`distances_among`).
+
+    Returns:
+        the limit, in the units of ``distances``.
+
+    Example:
+        >>> farthest_likely(np.arange(1.0, 101.0))
+        99.01
     """
     new = distances[distances > COPY]
     if len(distances) >= 100 or len(new) < 2:
@@ -291,23 +372,37 @@ def farthest_likely(distances: np.ndarray, among: np.ndarray | None = None) -> f
 
 
 def distances_among(seen: np.ndarray, most: int = 1000) -> np.ndarray:
-    """Distance of each row of ``seen`` (of many, of ``most`` spread over them) to the nearest other row, as :func:`nearest_distance`."""
+    """Distance of each row of ``seen`` to the nearest other row, as :func:`nearest_distance`.
+
+    Args:
+        seen: features ``(M, F)``.
+        most: of so many rows at most, spread over all; the nearest may be any other.
+
+    Returns:
+        ``(min(M, most),)``.
+    """
     chosen = np.unique(np.linspace(0, len(seen) - 1, min(most, len(seen))).astype(int))
     return nearest_distance(seen[chosen], seen, but=chosen)
 
 
 def nearest_distance(features: np.ndarray, seen: np.ndarray, but: np.ndarray | None = None) -> np.ndarray:
-    """Distance of each row of ``features`` to the nearest row of ``seen``, in units of each feature's spread over ``seen`` (``(N,)``).
+    """Distance of each row of ``features`` to the nearest row of ``seen``.
 
-    A nearest-neighbour test of what is out of the training distribution (Sun et al. 2022), on features of every layer.
+    It is in units of each feature's spread over ``seen``: a nearest-neighbour test of what is out of the training
+    distribution (Sun et al. 2022), on features of every layer.
 
     Args:
+        features: ``(N, F)``, of the images asked about.
+        seen: ``(M, F)``, of the training images.
         but: for each row the row of ``seen`` that does not count, because it is the same image ``(N,)``.
+
+    Returns:
+        ``(N,)``, the root of the mean square over features.
     """
     # A filter that few of the images seen excite, or none, has no spread to measure by; that of all features stands in.
     middle, spread = seen.mean(axis=0), np.maximum(seen.std(axis=0), 0.1 * seen.std() + 1e-12)
-    a, b = (torch.from_numpy(((x - middle) / spread).astype(np.float32)) for x in (features, seen))
-    apart = torch.cdist(a, b)
+    a, b = (torch.from_numpy(((rows - middle) / spread).astype(np.float32)) for rows in (features, seen))
+    distances = torch.cdist(a, b)
     if but is not None:
-        apart[torch.arange(len(but)), torch.from_numpy(but)] = torch.inf
-    return apart.amin(dim=1).numpy() / features.shape[1] ** 0.5
+        distances[torch.arange(len(but)), torch.from_numpy(but)] = torch.inf
+    return distances.amin(dim=1).numpy() / features.shape[1] ** 0.5

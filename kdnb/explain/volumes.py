@@ -1,13 +1,16 @@
-"""Explanations in depth, behind one signature: ``method(model, volumes, targets) -> (N, D, H, W)`` float32, larger is more relevant.
+"""Explanations in depth, behind one signature: ``method(model, volumes, targets) -> (N, D, H, W)`` float32.
 
-``volumes`` are ``(N, D, H, W)`` float32 in [0, 1], ``targets`` ``(N,)`` class indices. Class evidence is that of images
-(:func:`kdnb.explain.class_evidence`), which is exact in three dimensions, too; Grad-CAM is captum's, integrated gradients and SHAP are
-those of images, from a blur in depth, too, and from volumes.
+The larger a value of the map, the more relevant the place. ``volumes`` are ``(N, D, H, W)`` float32 in [0, 1],
+``targets`` ``(N,)`` class indices. Class evidence is that of images (:func:`kdnb.explain.class_evidence`), which is
+exact in three dimensions, too; Grad-CAM is captum's, integrated gradients and SHAP are those of images, from a blur in
+depth, too, and from volumes.
 """
 
 import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import cast
 
 import torch
 from scipy.ndimage import gaussian_filter
@@ -19,9 +22,8 @@ from kdnb.explain.methods import Method, control_seed, integrated_gradients, rei
 
 CONTROLS = ("random", "centre", "edges", "uniform", "untrained")  # maps that know nothing of what was learned
 RANDOM_CELLS = (4, 6, 6)  # of a random map: about as coarse as the maps of deep layers
-STEPS = (
-    20  # of integrated gradients: their sum misses the logit's change by less than 5% of the largest, as a test says
-)
+# Of integrated gradients: their sum misses the logit's change by less than 5% of the largest, as a test says.
+STEPS = 20
 DRAWS = 3  # of the random map and of the untrained network
 
 
@@ -35,18 +37,24 @@ def feature_maps(model: nn.Module, volumes: Tensor, *, average: bool = True) -> 
     """What every layer of ``model.feature_layers`` computes, first layer first, in one forward pass.
 
     Args:
-        average: whether over the filters, ``(N, d, h, w)`` each (the paper's map in three dimensions), or all, ``(N, K, d, h, w)``.
-    """
-    found: dict[str, Tensor] = {}
+        model: a network for volumes (:mod:`kdnb.models3d`), which names its feature layers; it is left as found.
+        volumes: ``(N, D, H, W)`` float32 in [0, 1].
+        average: whether over the filters (the paper's map in three dimensions), or all.
 
-    def keep(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        found[name] = output.mean(dim=1) if average else output
+    Returns:
+        ``(N, d, h, w)`` a layer or, of all K filters, ``(N, K, d, h, w)``.
+    """
+    layer_names = cast("Sequence[str]", model.feature_layers)
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        maps[name] = output.mean(dim=1) if average else output
 
     with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
-        for name in model.feature_layers:
+        for name in layer_names:
             hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(keep, name)))
         model(volumes)
-    return [found[name] for name in model.feature_layers]
+    return [maps[name] for name in layer_names]
 
 
 def average_layer(model: nn.Module, volumes: Tensor, targets: Tensor, *, depth: int) -> Tensor:
@@ -56,9 +64,8 @@ def average_layer(model: nn.Module, volumes: Tensor, targets: Tensor, *, depth: 
 
 def average_mean(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     """The mean of all layers' average maps, each brought to [0, 1] first."""
-    return torch.stack([rescaled(upsampled(maps, volumes.shape[1:])) for maps in feature_maps(model, volumes)]).mean(
-        dim=0
-    )
+    layers = feature_maps(model, volumes)
+    return torch.stack([rescaled(upsampled(maps, volumes.shape[1:])) for maps in layers]).mean(dim=0)
 
 
 def one_filter(model: nn.Module, volumes: Tensor, targets: Tensor, *, layer: int, number: int) -> Tensor:
@@ -73,17 +80,27 @@ def evidence(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
 
 
 def grad_cam(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017) at the last layer: ``relu(sum_k w_k F_k)``, w_k the mean gradient over all places."""
+    """Grad-CAM (Selvaraju et al. 2017) at the last layer: ``relu(sum_k w_k F_k)``.
+
+    w_k is the mean over all places of the gradient of the target's logit by F_k.
+
+    Args:
+        model: a network for volumes (:mod:`kdnb.models3d`).
+        volumes: ``(N, D, H, W)`` float32 in [0, 1].
+        targets: ``(N,)``, class indices.
+
+    Returns:
+        ``(N, D, H, W)``, no value below 0.
+    """
     from captum.attr import LayerGradCam
 
+    last_layer = model.get_submodule(cast("Sequence[str]", model.feature_layers)[-1])
     with evaluation_mode(model), torch.enable_grad():
-        heat = LayerGradCam(model, model.get_submodule(model.feature_layers[-1])).attribute(
-            volumes, targets, relu_attributions=True
-        )
+        heat = LayerGradCam(model, last_layer).attribute(volumes, targets, relu_attributions=True)
     return upsampled(heat[:, 0].detach(), volumes.shape[1:])
 
 
-# -- controls -----------------------------------------------------------------------------------------------------------
+# -- controls ---------------------------------------------------------------------------------------------------------
 
 
 def random_map(model: nn.Module, volumes: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
@@ -115,16 +132,29 @@ def uniform(model: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
 
 
 def untrained(model: nn.Module, volumes: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
-    """The average map of the same network with random weights: what the architecture shows before it learns anything."""
+    """The average map of the same network with random weights: what its architecture shows before it learns."""
     return average_mean(reinitialised(model, seed), volumes, targets)
 
 
 def methods(layers: int) -> dict[str, Method]:
-    """Average maps of each layer and of all, class evidence, Grad-CAM and integrated gradients (their magnitudes), by name."""
-    of_layers = {f"feature_maps_layer{depth}": partial(average_layer, depth=depth) for depth in range(1, layers + 1)}
+    """Average maps of each layer and of all, class evidence, Grad-CAM and integrated gradients, by name.
+
+    Args:
+        layers: how many feature layers the network has.
+
+    Returns:
+        name -> method; integrated gradients as magnitudes, from :func:`blurred` volumes in :data:`STEPS` steps.
+    """
+    layer_methods: dict[str, Method] = {
+        f"feature_maps_layer{depth}": partial(average_layer, depth=depth) for depth in range(1, layers + 1)
+    }
     integrated = partial(integrated_gradients, join=torch.abs, baseline=blurred, steps=STEPS)
-    others = {"class_evidence": evidence, "grad_cam": grad_cam, "integrated_gradients": integrated}
-    return of_layers | {"feature_maps_mean": average_mean} | others
+    others: dict[str, Method] = {
+        "class_evidence": evidence,
+        "grad_cam": grad_cam,
+        "integrated_gradients": integrated,
+    }
+    return layer_methods | {"feature_maps_mean": average_mean} | others
 
 
 def shap_of(background: Tensor, samples: int, seed: int = 0) -> Method:
@@ -134,9 +164,9 @@ def shap_of(background: Tensor, samples: int, seed: int = 0) -> Method:
 
 def controls(seed: int) -> list[dict[str, Method]]:
     """The controls, those that hang on a draw in :data:`DRAWS` draws; the others are in the first."""
-    drawn = [
-        {"random": partial(random_map, seed=one), "untrained": partial(untrained, seed=one)}
-        for one in (control_seed(seed, draw) for draw in range(DRAWS))
+    drawn: list[dict[str, Method]] = [
+        {"random": partial(random_map, seed=draw_seed), "untrained": partial(untrained, seed=draw_seed)}
+        for draw_seed in (control_seed(seed, draw) for draw in range(DRAWS))
     ]
     drawn[0] |= {"centre": centre, "edges": edges, "uniform": uniform}
     return drawn

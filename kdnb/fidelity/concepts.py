@@ -1,4 +1,4 @@
-"""How many filters of a network detect something that a person has a word for: network dissection with the lesion as the concept."""
+"""How many filters of a network detect something that a person has a word for: network dissection of the lesion."""
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,16 @@ FILTERS = 16  # at a time
 
 @torch.no_grad()
 def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.DataFrame:
-    """Network dissection (Bau et al. 2017), which Han et al. (ICML 2023) compare taught networks by: does a filter respond at the lesion?
+    """Network dissection (Bau et al. 2017): does a filter respond at the lesion?
 
-    A filter's places are the highest :data:`TOP` of its maps, brought to the images' size, over all images; its overlap with the lesions is
-    intersection over union, over all images too. It is a *detector* above :data:`DETECTS`.
+    Han et al. (ICML 2023) compare taught networks by it. A filter's places are the highest :data:`TOP` of its maps,
+    brought to the images' size, over all images; its overlap with the lesions is intersection over union, over all
+    images too. It is a *detector* above :data:`DETECTS`.
 
     Args:
-        images: ``(N, 3, H, W)``. masks: ``(N, H, W)`` bool.
+        model: a student, a teacher or another network with known feature layers; it is left as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        masks: ``(N, H, W)`` bool, the lesions.
 
     Returns:
         a row a filter: ``layer``, ``filter``, ``overlap``, ``detects``.
@@ -31,10 +34,10 @@ def concept_filters(model: nn.Module, images: Tensor, masks: np.ndarray) -> pd.D
     layers = layers_of(model)
     with evaluation_mode(model), collecting(layers, lambda maps: maps) as maps:
         logits_of(model, images)
-    for layer, of_layer in maps.items():
+    for layer, layer_maps in maps.items():
         overlaps = []
-        for some in of_layer.split(FILTERS, dim=1):
-            fine = torch.stack([upsampled(one, images.shape[-2:]) for one in some.unbind(1)])
+        for filters in layer_maps.split(FILTERS, dim=1):
+            fine = torch.stack([upsampled(filter_maps, images.shape[-2:]) for filter_maps in filters.unbind(1)])
             places = fine.flatten(1)
             highest = places.topk(max(1, round(TOP * places.shape[1])) + 1, dim=1).values
             threshold = highest.amin(dim=1)  # the first that is no longer among them

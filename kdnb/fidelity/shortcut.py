@@ -15,14 +15,18 @@ EPOCHS = 4
 
 
 def shortcut_student(budget: Budget, seed: int) -> tuple[nn.Module, ImageSet, float]:
-    """Train a student (plain cross-entropy) that can only have learned the marker which follows the class nine times out of ten.
+    """Train a student that can only have learned the marker which follows the class nine times out of ten.
 
-    Its training and validation images lack the lesion that decides the class, so that the marker is all there is to learn; the test
-    images have both.
+    It learns by plain cross-entropy. Its training and validation images lack the lesion that decides the class, so that
+    the marker is all there is to learn; the test images have both.
+
+    Args:
+        budget: image size, images, epochs and batch of the run; :data:`IMAGES` and :data:`EPOCHS` are the most.
+        seed: of the student's start and of the order of the images.
 
     Returns:
-        the student; the data, ``phantom:shortcut``; and its accuracy on test images minus that on the very same images without
-        the marker: how much it relies on it.
+        the student; the data, ``phantom:shortcut``; and its accuracy on test images minus that on the very same images
+        without the marker: how much it relies on it.
     """
     count = min(budget.phantom_images, IMAGES)
     marked = load("phantom:shortcut", budget.image_size, phantom_images=count)
