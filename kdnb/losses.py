@@ -241,8 +241,8 @@ def directions(student_maps: Tensor, teacher_maps: Tensor) -> tuple[Tensor, Tens
     Returns:
         The student's and the teacher's vectors, ``(..., hw)`` of the coarser grid.
     """
-    size = [min(sides) for sides in zip(student_maps.shape[-2:], teacher_maps.shape[-2:], strict=True)]
-    pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (student_maps, teacher_maps))
+    height, width = (min(sides) for sides in zip(student_maps.shape[-2:], teacher_maps.shape[-2:], strict=True))
+    pooled = (F.adaptive_avg_pool2d(maps, (height, width)) for maps in (student_maps, teacher_maps))
     student, teacher = (F.normalize(maps.flatten(-2), dim=-1) for maps in pooled)
     return student, teacher
 

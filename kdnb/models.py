@@ -319,14 +319,9 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
         ['layer1', 'layer2', 'layer3']
     """
     if isinstance(model, DenseNetTeacher):
-        blocks = model.network.features
         # The last block's maps are read after its norm; torchvision applies the ReLU outside the module.
-        return {
-            "block1": blocks.denseblock1,
-            "block2": blocks.denseblock2,
-            "block3": blocks.denseblock3,
-            "block4": blocks.norm5,
-        }
+        blocks = {"block1": "denseblock1", "block2": "denseblock2", "block3": "denseblock3", "block4": "norm5"}
+        return {block: model.network.get_submodule(f"features.{name}") for block, name in blocks.items()}
     if isinstance(model, (StudentCNN, ReleasedStudent)):
         return {f"layer{depth}": block for depth, block in enumerate(model.features, start=1)}
     if names := getattr(model, "feature_layers", None):  # a network of one's own says which

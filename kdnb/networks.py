@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +158,8 @@ class Network(nn.Module):
         self.network = network
         for module in network.modules():
             if hasattr(module, "inplace"):
-                module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
+                # Hooks must see what the layer computed, not what a later layer made of it.
+                cast(nn.ReLU, module).inplace = False
         with_maps = layers_with_maps(self, image_size)
         with torch.no_grad():
             shape = tuple(self.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
@@ -255,7 +257,7 @@ def measured_fields(model: nn.Module, layers: Sequence[str], image_size: int) ->
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.abs() + 1e-3
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # no public name for all batch norms
-            module.running_mean.zero_(), module.running_var.fill_(1.0)
+            cast(Tensor, module.running_mean).zero_(), cast(Tensor, module.running_var).fill_(1.0)
         for name, child in module.named_children():
             if isinstance(child, Standardise):
                 setattr(module, name, nn.Identity())
@@ -358,7 +360,7 @@ def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] =
     if not what.file:
         import torchvision.models
 
-        options = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
+        options: dict[str, int] = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
         if what.name.startswith("vit_"):  # how many tokens it has is part of a ViT
             options["image_size"] = image_size
         try:
@@ -406,6 +408,7 @@ def _from_file(what: Spec, num_classes: int) -> nn.Module:
     sys.path.insert(0, folder)
     try:
         location = importlib.util.spec_from_file_location(module_name, what.file)
+        assert location is not None and location.loader is not None  # a file that ends in .py has both
         module = importlib.util.module_from_spec(location)
         sys.modules[module_name] = module
         location.loader.exec_module(module)
