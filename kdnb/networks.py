@@ -81,8 +81,8 @@ def as_logits(output: object) -> Tensor:
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """The logits ``(N, C)`` of any classifier, whatever its precision and the form of its output: :func:`as_logits`."""
-    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
-    return as_logits(model(images.to(own)))
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
+    return as_logits(model(images.to(dtype)))
 
 
 def as_maps(output: object, module: nn.Module, name: str = "") -> Tensor:
@@ -168,8 +168,8 @@ class Network(nn.Module):
                 f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: "
                 "build it for these."
             )
-        named = layers or getattr(network, "feature_layers", None)
-        names = [f"network.{name}" for name in named] if named else with_maps
+        chosen = layers or getattr(network, "feature_layers", None)
+        names = [f"network.{name}" for name in chosen] if chosen else with_maps
         modules = dict(self.named_modules())
         if missing := [name for name in names if name not in modules]:
             raise ModelError(
@@ -320,10 +320,10 @@ def spec(role: str, name: str) -> Spec:
     check_network(role, name)
     match = re.fullmatch(NETWORK_FILE, name)
     if match is None:
-        own = list(SHAPES) if role == "student" else [OWN_TEACHER]
-        if name not in own and name not in _classifiers():
+        of_study = list(SHAPES) if role == "student" else [OWN_TEACHER]
+        if name not in of_study and name not in _classifiers():
             raise ParameterError(
-                f"{role} is {name!r}, but it must be {', '.join(own)}, "
+                f"{role} is {name!r}, but it must be {', '.join(of_study)}, "
                 "a classifier of torchvision.models or file.py:build."
             )
         return Spec(name)
