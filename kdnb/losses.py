@@ -44,7 +44,7 @@ def _mixed(hard: Tensor, soft: Tensor, alpha: float, temperature: float) -> Dist
     return DistillationLoss(alpha * hard + (1 - alpha) * soft, hard, soft)
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """``KL(teacher || student)`` of log-probabilities ``(N, C)``, the mean over images.
 
     It is ``F.kl_div`` to the bit, which ``torch.func.vmap`` cannot batch.
@@ -96,7 +96,7 @@ def distillation_loss(
     hard = F.cross_entropy(student_logits, targets, ignore_index=UNLABELLED, reduction="sum") / len(targets)
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    soft = _divergence(student, teacher)
+    soft = _divergence(teacher, student)
     if scale_by_t2:
         soft = soft * temperature**2
     return _mixed(hard, soft, alpha, temperature)
@@ -189,14 +189,14 @@ def _target_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Ten
         rest = logs.masked_fill(one_hot, -torch.inf).logsumexp(dim=1)
         return torch.stack([logs.gather(1, target)[:, 0], rest], dim=1)
 
-    return _divergence(target_and_rest(student), target_and_rest(teacher))
+    return _divergence(target_and_rest(teacher), target_and_rest(student))
 
 
 def _rest_divergence(student: Tensor, teacher: Tensor, one_hot: Tensor) -> Tensor:
     """The KL divergence among the classes that are not the target; logits ``(N, C)`` divided by T, ``one_hot`` bool."""
     rest = one_hot.long().argsort(dim=1, stable=True)[:, :-1]  # all classes but the target's, in their order
-    student_logs, teacher_logs = (F.log_softmax(logits.gather(1, rest), dim=1) for logits in (student, teacher))
-    return _divergence(student_logs, teacher_logs)
+    teacher_logs, student_logs = (F.log_softmax(logits.gather(1, rest), dim=1) for logits in (teacher, student))
+    return _divergence(teacher_logs, student_logs)
 
 
 def standardised_loss(
