@@ -1,4 +1,4 @@
-"""Networks by name: the study's own, any classifier of ``torchvision.models``, or what a function in one's own file builds.
+"""Networks by name: the study's own, any of ``torchvision.models``, or what a function in one's own file builds.
 
 A name is ``densenet121`` (the study's teacher), ``plain`` (its student), another name of ``torchvision.models``, or
 ``file.py:build``, where ``build(num_classes)`` returns a module that takes ``(N, 3, H, W)`` float32 in [0, 1]. With
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,54 +42,76 @@ _ENDS = (Standardise, nn.Dropout, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 # -- what any network answers ---------------------------------------------------------------------------------------
 
 
-def as_logits(output: Any) -> Tensor:
-    """Logits ``(N, C)`` float32 from what a classifier returned.
+def as_logits(output: object) -> Tensor:
+    """Logits from what a classifier returned.
 
-    Of a dictionary, a tuple or an object with ``logits`` (an inception in training, a transformer) the logits are taken. One logit an
-    image, ``(N, 1)`` or ``(N,)``, is that of the second of two classes: ``(0, z)``, whose softmax is the sigmoid of z.
+    Of a dictionary, a tuple or an object with ``logits`` (an inception in training, a transformer) the logits are
+    taken. One logit an image, ``(N, 1)`` or ``(N,)``, is that of the second of two classes: ``(0, z)``, whose softmax
+    is the sigmoid of z.
+
+    Args:
+        output: what ``model(images)`` returned.
+
+    Returns:
+        ``(N, C)`` float32, or float64 where the network computes in it.
 
     Raises:
         ModelError: none of these.
+
+    Example:
+        >>> as_logits({"logits": torch.tensor([[2.0], [-1.0]])})
+        tensor([[ 0.,  2.],
+                [ 0., -1.]])
     """
-    found = output
-    if isinstance(found, dict):
-        found = found.get("logits", found.get("out", next(iter(found.values()), None)))
-    elif not isinstance(found, Tensor) and hasattr(found, "logits"):
-        found = found.logits
-    elif isinstance(found, (tuple, list)) and found:
-        found = found[0]
-    if not isinstance(found, Tensor) or found.ndim not in (1, 2) or not found.is_floating_point():
-        what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ModelError(f"the network returns {what}, but a classifier must return logits of shape (images, classes).")
-    found = found if found.dtype in (torch.float32, torch.float64) else found.float()
-    if found.ndim == 1 or found.shape[1] == 1:
-        single = found.reshape(-1)
+    logits = output
+    if isinstance(logits, dict):
+        logits = logits.get("logits", logits.get("out", next(iter(logits.values()), None)))
+    elif not isinstance(logits, Tensor) and hasattr(logits, "logits"):
+        logits = logits.logits
+    elif isinstance(logits, (tuple, list)) and logits:
+        logits = logits[0]
+    if not isinstance(logits, Tensor) or logits.ndim not in (1, 2) or not logits.is_floating_point():
+        form = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the network returns {form}, but a classifier must return logits of shape (images, classes).")
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        single = logits.reshape(-1)
         return torch.stack([torch.zeros_like(single), single], dim=1)
-    return found
+    return logits
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits ``(N, C)`` of any classifier, whatever its precision and the form of its output (:func:`as_logits`)."""
-    own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
-    return as_logits(model(images.to(own)))
+    """The logits ``(N, C)`` of any classifier, whatever its precision and the form of its output: :func:`as_logits`."""
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), images.dtype)
+    return as_logits(model(images.to(dtype)))
 
 
-def as_maps(output: Any, module: nn.Module, name: str = "") -> Tensor:
-    """What ``module`` returned as maps ``(N, filters, h, w)``.
+def as_maps(output: object, module: nn.Module, name: str = "") -> Tensor:
+    """What ``module`` returned as maps.
 
-    Channels last, as Swin transformers keep them, are moved: the sizes of the module's layer norms and linear layers tell which axis the
-    filters are on. The tokens of a vision transformer, ``(N, tokens, filters)``, are laid out on their grid without the class token.
+    Channels last, as Swin transformers keep them, are moved: the sizes of the module's layer norms and linear layers
+    tell which axis the filters are on. The tokens of a vision transformer, ``(N, tokens, filters)``, are laid out on
+    their grid without the class token.
+
+    Args:
+        output: what ``module`` returned.
+        module: the layer.
+        name: of the layer, for the message; by default that of its class.
+
+    Returns:
+        ``(N, filters, h, w)``.
 
     Raises:
         ModelError: neither maps nor tokens of a square grid, or maps that could be read both ways.
     """
     name = name or type(module).__name__
     if isinstance(output, Tensor) and output.ndim == 4:
-        norms = {part.normalized_shape[-1] for part in module.modules() if isinstance(part, nn.LayerNorm)}
-        sizes = norms | {part.out_features for part in module.modules() if isinstance(part, nn.Linear)}
+        norms = {layer.normalized_shape[-1] for layer in module.modules() if isinstance(layer, nn.LayerNorm)}
+        sizes = norms | {layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear)}
         if output.shape[3] in sizes and output.shape[1] in sizes:
             raise ModelError(
-                f"layer {name!r} gives {tuple(output.shape)}, where filters cannot be told from rows: name another layer."
+                f"layer {name!r} gives {tuple(output.shape)}, where filters cannot be told from rows: "
+                "name another layer."
             )
         return output.permute(0, 3, 1, 2) if output.shape[3] in sizes else output
     if isinstance(output, Tensor) and output.ndim == 3:
@@ -107,13 +129,16 @@ def as_maps(output: Any, module: nn.Module, name: str = "") -> Tensor:
 
 
 class Network(nn.Module):
-    """A network of one's own behind the study's form: ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C)``, with named feature layers.
+    """A network of one's own behind the study's form: ``(N, 3, H, W)`` in [0, 1] to logits ``(N, C)``.
 
     Args:
-        network: what was built. num_classes: what it must tell apart.
-        standardise: give it standardised images, as the study's own networks get; one from a file prepares its images itself.
+        network: what was built.
+        num_classes: what it must tell apart.
+        standardise: give it standardised images, as the study's own networks get; one from a file prepares its images
+            itself.
         image_size: of the images on which its layers are looked for.
-        layers: names of the feature layers within ``network``; by default its attribute ``feature_layers`` or those found.
+        layers: names of the feature layers within ``network``; by default its attribute ``feature_layers`` or those
+            found.
 
     Raises:
         ModelError: other outputs than ``num_classes`` logits, or no layer with maps.
@@ -127,27 +152,30 @@ class Network(nn.Module):
         standardise: bool,
         image_size: int,
         layers: Sequence[str] | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.standardise = Standardise() if standardise else nn.Identity()
-        self.built: tuple[Spec, int, int] | None = None  # from what :func:`build` made it
+        self.built: Blueprint | None = None  # from what :func:`build` made it
         self.network = network
         for module in network.modules():
             if hasattr(module, "inplace"):
-                module.inplace = False  # hooks must see what the layer computed, not what a later layer made of it
-        found = layers_with_maps(self, image_size)
+                # Hooks must see what the layer computed, not what a later layer made of it.
+                cast(nn.ReLU, module).inplace = False
+        with_maps = layers_with_maps(self, image_size)
         with torch.no_grad():
             shape = tuple(self.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
         if shape != (2, num_classes):
             raise ModelError(
-                f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: build it for these."
+                f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: "
+                "build it for these."
             )
-        named = layers or getattr(network, "feature_layers", None)
-        names = [f"network.{name}" for name in named] if named else found
+        chosen = layers or getattr(network, "feature_layers", None)
+        names = [f"network.{name}" for name in chosen] if chosen else with_maps
         modules = dict(self.named_modules())
         if missing := [name for name in names if name not in modules]:
             raise ModelError(
-                f"feature_layers names {missing[0].removeprefix('network.')!r}, but the network has no module of that name."
+                f"feature_layers names {missing[0].removeprefix('network.')!r}, "
+                "but the network has no module of that name."
             )
         if not names:
             raise ModelError(
@@ -156,18 +184,29 @@ class Network(nn.Module):
         self.feature_layers = tuple(names)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(N, C)`` float32 of images ``(N, 3, H, W)``."""
         return logits_of(self.network, self.standardise(images)).float()
 
 
 def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
-    """Names of the layers to look into: of each size of map the last module that computes it, at most five, first layer first.
+    """The layers to look into: of each size of map the last module that computes it, at most :data:`MOST_LAYERS`.
 
-    Where all maps have one size, as in a vision transformer or a network without pooling, the size tells nothing apart: then the
-    outermost modules that are called in a row are taken, at most five, evenly.
+    Where all maps have one size, as in a vision transformer or a network without pooling, the size tells nothing apart:
+    then the outermost modules that are called in a row are taken, at most five, evenly.
+
+    Args:
+        model: takes ``(N, 3, H, W)``.
+        image_size: pixels a side of the images that it is tried on.
+
+    Returns:
+        Names of modules, first layer first.
+
+    Raises:
+        ModelError: the network cannot look at images of this size.
     """
     calls: list[tuple[str, int]] = []
 
-    def see(name: str, module: nn.Module, output: Any) -> None:
+    def see(name: str, module: nn.Module, output: object) -> None:
         try:
             side = as_maps(output, module, name).shape[-1]
         except ModelError:
@@ -185,8 +224,8 @@ def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
             model(torch.rand(2, 3, image_size, image_size))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            what = f"the network cannot look at images of {image_size} x {image_size} pixels ({reason})"
-            raise ModelError(f"{what}: {_ANOTHER}.") from error
+            refusal = f"the network cannot look at images of {image_size} x {image_size} pixels ({reason})"
+            raise ModelError(f"{refusal}: {_ANOTHER}.") from error
         finally:
             for module in training:
                 module.training = True
@@ -194,54 +233,54 @@ def layers_with_maps(model: nn.Module, image_size: int) -> list[str]:
     names = [last[side] for side in sorted(last, reverse=True)]
     if len(names) == 1:
         inner = [name for name, _ in calls if name not in ("network", names[0])]
-        names = [
-            name for name in dict.fromkeys(inner) if not any(name.startswith(f"{other}.") for other in inner)
-        ] or names
-        names = (
-            [names[round(k * (len(names) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)]
-            if len(names) > MOST_LAYERS
-            else names
-        )
+        outermost = [name for name in dict.fromkeys(inner) if not any(name.startswith(f"{other}.") for other in inner)]
+        names = outermost or names
+        if len(names) > MOST_LAYERS:
+            names = [names[round(k * (len(names) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)]
     return names[-MOST_LAYERS:]
 
 
 def measured_fields(model: nn.Module, layers: Sequence[str], image_size: int) -> list[int]:
-    """Pixels across on which the middle unit of each layer depends, at most ``image_size``: for any network, by gradients.
+    """Receptive fields of any network, by gradients: on how many pixels across the middle unit of a layer depends.
 
     In a copy all weights are made positive and activations that can be are left out, so that no path cancels another.
+
+    Args:
+        model: takes ``(N, 3, H, W)``.
+        layers: names of its modules.
+        image_size: pixels a side of the image on which it is measured.
+
+    Returns:
+        For each layer pixels across, at most ``image_size``.
     """
     twin = copy.deepcopy(model).double().cpu().eval()
     for module in twin.modules():
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.abs() + 1e-3
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.zero_(), module.running_var.fill_(1.0)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # no public name for all batch norms
+            cast(Tensor, module.running_mean).zero_(), cast(Tensor, module.running_var).fill_(1.0)
         for name, child in module.named_children():
             if isinstance(child, Standardise):
                 setattr(module, name, nn.Identity())
             elif isinstance(child, (nn.MaxPool2d,)):
-                setattr(
-                    module,
-                    name,
-                    nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode),
-                )
-    kept: dict[str, Tensor] = {}
+                pooling = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, ceil_mode=child.ceil_mode)
+                setattr(module, name, pooling)
+    maps_of: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, output: object) -> None:
+        maps_of[name] = as_maps(output, module, name)
+
     image = torch.full((1, 3, image_size, image_size), 1e-2, dtype=torch.float64, requires_grad=True)
     with ExitStack() as hooks:
         for name in layers:
             module = twin.get_submodule(name)
-            hooks.enter_context(
-                module.register_forward_hook(
-                    lambda m, i, output, name=name: kept.update({name: as_maps(output, m, name)})
-                )
-            )
+            hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: keep(name, m, output)))
         twin(image)
     fields = []
     for name in layers:
-        maps = kept[name]
-        (gradient,) = torch.autograd.grad(
-            maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum(), image, retain_graph=True
-        )
+        maps = maps_of[name]
+        middle = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
         across = (gradient[0].abs().amax(dim=(0, 1)) > 0).nonzero().flatten()
         fields.append(int(across[-1] - across[0]) + 1 if len(across) else 0)
     return fields
@@ -263,22 +302,33 @@ class Spec:
         return bool(self.state)
 
 
+Blueprint = tuple[Spec, int, int]  # what :func:`build` makes a network from: its spec, classes and pixels a side
+
+
 def spec(role: str, name: str) -> Spec:
-    """What ``name`` says for ``role`` (``"teacher"`` or ``"student"``).
+    """What ``name`` says.
+
+    Args:
+        role: what the network is for, ``"teacher"`` or ``"student"``.
+        name: see the top of this module.
+
+    Returns:
+        The name taken apart, its files hashed.
 
     Raises:
         ParameterError: no network of that name, or a file that is not there.
     """
     check_network(role, name)
-    found = re.fullmatch(NETWORK_FILE, name)
-    if found is None:
-        own = list(SHAPES) if role == "student" else [OWN_TEACHER]
-        if name not in own and name not in _classifiers():
+    match = re.fullmatch(NETWORK_FILE, name)
+    if match is None:
+        of_study = list(SHAPES) if role == "student" else [OWN_TEACHER]
+        if name not in of_study and name not in _classifiers():
             raise ParameterError(
-                f"{role} is {name!r}, but it must be {', '.join(own)}, a classifier of torchvision.models or file.py:build."
+                f"{role} is {name!r}, but it must be {', '.join(of_study)}, "
+                "a classifier of torchvision.models or file.py:build."
             )
         return Spec(name)
-    file, function, state = found["file"], found["function"], found["state"] or ""
+    file, function, state = match["file"], match["function"], match["state"] or ""
     return Spec(name, file, function, state, tuple(file_hash(Path(path)) for path in (file, state) if path))
 
 
@@ -289,10 +339,20 @@ def _classifiers() -> list[str]:
 
 
 def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] = WIDTHS) -> nn.Module:
-    """The network as built, with the weights that come with it; ``widths`` are those of the study's own student.
+    """The network as built, with the weights that come with it.
+
+    Args:
+        what: the network, see :func:`spec`.
+        num_classes: what it must tell apart.
+        image_size: pixels a side of its images.
+        widths: filters of each layer, where it is the study's own student.
+
+    Returns:
+        A model from ``(N, 3, H, W)`` float32 in [0, 1] to logits ``(N, num_classes)``.
 
     Raises:
-        ModelError, ParameterError: its file cannot be used; the sentence says why.
+        ModelError: its file cannot be used, or it has no form for these images; the sentence says why.
+        ParameterError: its file has no such function.
     """
     if what.name == OWN_TEACHER:
         return densenet121_teacher(num_classes)
@@ -301,10 +361,9 @@ def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] =
     if not what.file:
         import torchvision.models
 
-        options = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
-        options |= (
-            {"image_size": image_size} if what.name.startswith("vit_") else {}
-        )  # how many tokens it has is part of a ViT
+        options: dict[str, int] = {"init_weights": True} if what.name in ("googlenet", "inception_v3") else {}
+        if what.name.startswith("vit_"):  # how many tokens it has is part of a ViT
+            options["image_size"] = image_size
         try:
             network = torchvision.models.get_model(what.name, weights=None, num_classes=num_classes, **options)
         except (AssertionError, ValueError) as error:
@@ -315,18 +374,25 @@ def build(what: Spec, num_classes: int, image_size: int, widths: Sequence[int] =
     network = _from_file(what, num_classes)
     if what.state:
         _load_state(network, what)
-    made = Network(network, num_classes, standardise=False, image_size=image_size)
-    made.built = (what, num_classes, image_size)
-    return made
+    own_network = Network(network, num_classes, standardise=False, image_size=image_size)
+    own_network.built = (what, num_classes, image_size)
+    return own_network
 
 
-def portable(model: nn.Module) -> Any:
-    """What can be sent to another process in the model's place: of one from a file, how to build it there, and its weights."""
+Portable = nn.Module | tuple[Blueprint, dict[str, Tensor]]
+
+
+def portable(model: nn.Module) -> Portable:
+    """What can be sent to another process in the model's place.
+
+    Returns:
+        The model; of one from a file, whose class is not known elsewhere, how to build it there, and its weights.
+    """
     built = getattr(model, "built", None)
     return model if built is None else (built, {name: value.cpu() for name, value in model.state_dict().items()})
 
 
-def arrived(sent: Any) -> nn.Module:
+def arrived(sent: Portable) -> nn.Module:
     """The model that :func:`portable` sent."""
     if isinstance(sent, nn.Module):
         return sent
@@ -338,13 +404,15 @@ def arrived(sent: Any) -> nn.Module:
 
 def _from_file(what: Spec, num_classes: int) -> nn.Module:
     """Run the user's file and call its function; its folder is importable meanwhile."""
-    identity = "kdnb_own_" + hashlib.sha256(what.file.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    module_name = "kdnb_own_" + hashlib.sha256(what.file.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     folder = str(Path(what.file).absolute().parent)
     sys.path.insert(0, folder)
     try:
-        module = importlib.util.module_from_spec(found := importlib.util.spec_from_file_location(identity, what.file))
-        sys.modules[identity] = module
-        found.loader.exec_module(module)
+        location = importlib.util.spec_from_file_location(module_name, what.file)
+        assert location is not None and location.loader is not None  # a file that ends in .py has both
+        module = importlib.util.module_from_spec(location)
+        sys.modules[module_name] = module
+        location.loader.exec_module(module)
         function = getattr(module, what.function, None)
         if not callable(function):
             raise ParameterError(
@@ -385,22 +453,41 @@ def _load_state(network: nn.Module, what: Spec) -> None:
 def new_teacher(
     name: str, num_classes: int, image_size: int, weights: str, head: str, seed: int
 ) -> tuple[nn.Module, str]:
-    """A teacher before its training and where its weights come from: ``"imagenet"``, ``"scratch"`` or ``"own"`` (trained already)."""
-    what = spec("teacher", name)
-    if what.name == OWN_TEACHER:
+    """A teacher before its training.
+
+    Args:
+        name: see the top of this module.
+        num_classes: what it must tell apart.
+        image_size: pixels a side of its images.
+        weights: of the study's own teacher, see :func:`kdnb.models.untrained_teacher`.
+        head: of the study's own teacher, see :func:`kdnb.models.densenet121_teacher`.
+        seed: initial weights are drawn from it.
+
+    Returns:
+        The network, and where its weights come from: ``"imagenet"``, ``"scratch"`` or ``"own"`` (trained already).
+
+    Raises:
+        ParameterError: ``weights`` or ``head`` of the study's own teacher go with another one.
+    """
+    network_spec = spec("teacher", name)
+    if network_spec.name == OWN_TEACHER:
         return untrained_teacher(num_classes, weights, head, seed)
     for parameter, value, only in (("weights", weights, "imagenet"), ("head", head, "paper")):
         if value == only:
             raise ParameterError(
-                f"{parameter} is {value!r}, which goes with teacher {OWN_TEACHER} only, but teacher is {name!r}: leave it out."
+                f"{parameter} is {value!r}, which goes with teacher {OWN_TEACHER} only, but teacher is {name!r}: "
+                "leave it out."
             )
-    return initialised(build, what, num_classes, image_size, seed=seed), "own" if what.has_weights else "scratch"
+    network = initialised(build, network_spec, num_classes, image_size, seed=seed)
+    return network, "own" if network_spec.has_weights else "scratch"
 
 
-def identity(role: str, name: str) -> list[Any]:
+def identity(role: str, name: str) -> list[str]:
     """What a key must hold of a network: nothing for the study's own, else its name and the hashes of its files."""
-    what = spec(role, name)
-    return [] if name in (OWN_TEACHER, OWN_STUDENT) else [what.function or what.name, *what.hashes]
+    network_spec = spec(role, name)
+    if name in (OWN_TEACHER, OWN_STUDENT):
+        return []
+    return [network_spec.function or network_spec.name, *network_spec.hashes]
 
 
 def of_run(run: Run, role: str) -> str:
@@ -410,6 +497,13 @@ def of_run(run: Run, role: str) -> str:
 
 def load_teacher(run: Run, num_classes: int) -> nn.Module:
     """The trained teacher of a run, in evaluation mode.
+
+    Args:
+        run: the run that trained it.
+        num_classes: of the run's data set.
+
+    Returns:
+        The network with its weights.
 
     Raises:
         ArtefactError: notebook 02 has not trained it, or its file has changed since.
@@ -423,13 +517,19 @@ def load_teacher(run: Run, num_classes: int) -> nn.Module:
 
 def load_student(run: Run, model_name: str, num_classes: int) -> nn.Module:
     """A trained student of a run by the name it is stored under, such as ``"student_kd"``, in evaluation mode."""
-    what = spec("student", of_run(run, "student"))
-    return run.load_model(model_name, build(what, num_classes, run.budget.image_size, run.budget.student_widths))
+    network = build(
+        spec("student", of_run(run, "student")), num_classes, run.budget.image_size, run.budget.student_widths
+    )
+    return run.load_model(model_name, network)
 
 
 def stages(model: nn.Module) -> list[str]:
-    """Names of modules in the order in which cascading randomisation destroys them: the classifier, then the feature layers, last first."""
+    """Names of modules in the order in which cascading randomisation destroys them.
+
+    Returns:
+        The classifier, then the feature layers, last first.
+    """
     modules = dict(model.named_modules())
     head = [name for name, module in modules.items() if hasattr(module, "reset_parameters")][-1]
-    where = {id(module): name for name, module in modules.items()}
-    return list(dict.fromkeys([head, *(where[id(layer)] for layer in reversed(feature_layers(model).values()))]))
+    name_of = {id(module): name for name, module in modules.items()}
+    return list(dict.fromkeys([head, *(name_of[id(layer)] for layer in reversed(feature_layers(model).values()))]))

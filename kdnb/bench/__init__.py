@@ -27,12 +27,15 @@ class Row:
     """One line of the benchmark.
 
     Attributes:
-        what: what is measured, in words. against: what it is compared with.
-        goal, direction: the value must be ``"<="`` or ``">="`` the goal.
-        measure: prepares everything that does not count and returns the two sides, ``(numerator, denominator)``: functions without
-            arguments. The whole call is timed, unless it returns the seconds that count. A row that is no ratio (peak memory)
-            returns its single value instead.
-        repeats: how often each side runs, in turn (after one warm-up of both where ``warm_up``).
+        what: what is measured, in words.
+        against: what it is compared with.
+        goal: what was set out to reach.
+        direction: the value must be ``"<="`` or ``">="`` the goal.
+        measure: prepares everything that does not count and returns the two sides, ``(numerator, denominator)``:
+            functions without arguments. The whole call is timed, unless it returns the seconds that count. A row that
+            is no ratio (peak memory) returns its single value instead.
+        repeats: how often each side runs, in turn.
+        warm_up: whether both run once before that.
     """
 
     what: str
@@ -46,7 +49,7 @@ class Row:
 
 def rows() -> dict[str, Row]:
     """All rows of the benchmark by name."""
-    found: dict[str, Row] = {}
+    rows_of_modules: dict[str, Row] = {}
     for name in MODULES:
         try:
             module = importlib.import_module(f"kdnb.bench.{name}")
@@ -54,15 +57,15 @@ def rows() -> dict[str, Row]:
             if error.name != f"kdnb.bench.{name}":
                 raise
             continue
-        found |= module.ROWS
-    return found
+        rows_of_modules |= module.ROWS
+    return rows_of_modules
 
 
 def seconds(side: Side) -> float:
     """How long one call takes, or what the call itself says that it took."""
     start = time.perf_counter()
-    told = side()
-    return time.perf_counter() - start if told is None else float(told)
+    measured = side()
+    return time.perf_counter() - start if measured is None else float(measured)
 
 
 def ratios(numerator: Side, denominator: Side, repeats: int, warm_up: bool) -> np.ndarray:
@@ -70,14 +73,14 @@ def ratios(numerator: Side, denominator: Side, repeats: int, warm_up: bool) -> n
     if warm_up:
         numerator()
         denominator()
-    found = []
+    quotients = []
     for turn in range(repeats):
         if turn % 2:
             below, above = seconds(denominator), seconds(numerator)
         else:
             above, below = seconds(numerator), seconds(denominator)
-        found.append(above / below)
-    return np.array(found)
+        quotients.append(above / below)
+    return np.array(quotients)
 
 
 def median_interval(values: np.ndarray, samples: int = 2000) -> tuple[float, float, float]:
@@ -107,18 +110,19 @@ def measure(name: str, row: Row) -> dict[str, object]:
 
 def write(path: Path, measured: dict[str, object]) -> None:
     """Put one measured line into the table at ``path``; the other lines stay."""
+    line = pd.DataFrame([measured])
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(measured))
-    table = (
-        pd.concat([table[table["name"] != measured["name"]], pd.DataFrame([measured])])
-        if len(table)
-        else pd.DataFrame([measured])
-    )
+    table = pd.concat([table[table["name"] != measured["name"]], line]) if len(table) else line
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def run(only: str, out: Path) -> None:
-    """Measure one row, or all where ``only`` is empty; print and keep each as it comes.
+    """Measure one row, or all; print and keep each as it comes.
+
+    Args:
+        only: the name of the row; empty: all.
+        out: where ``bench.csv`` lies.
 
     Raises:
         ParameterError: there is no such row.
@@ -131,10 +135,8 @@ def run(only: str, out: Path) -> None:
         line = measure(name, known[name])
         write(out, line)
         interval = f"{line['lo']:.3g} .. {line['hi']:.3g}"
-        print(
-            f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {'yes' if line['met'] else 'NO'}",
-            flush=True,
-        )
+        met = "yes" if line["met"] else "NO"
+        print(f"{name:30} {line['value']:9.3g} {interval:>19} {line['goal']:>8}  {met}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,5 +144,5 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdnb.bench", description=main.__doc__)
     parser.add_argument("--only", default="", help="the name of one row")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "bench" / "bench.csv")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: run(given.only, given.out))
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: run(options.only, options.out))

@@ -1,4 +1,4 @@
-"""What reading images costs: building the cache against Pillow, and an epoch from it against torchvision's usual way."""
+"""What reading images costs: building the cache against Pillow, an epoch from it against torchvision's usual way."""
 
 import atexit
 import multiprocessing
@@ -27,11 +27,11 @@ def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="kdnb-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for start in range(0, IMAGES, 300):
-        made = phantom.generate(300, FILE_SIZE, seed=1 + start)
-        for number, (image, label) in enumerate(zip(made.images, made.labels, strict=True)):
-            place = folder / "files" / phantom.CLASSES[label]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place / f"{start + number:05d}.jpg", quality=90)
+        data = phantom.generate(300, FILE_SIZE, seed=1 + start)
+        for number, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+            class_folder = folder / "files" / phantom.CLASSES[label]
+            class_folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(class_folder / f"{start + number:05d}.jpg", quality=90)
     return folder
 
 
@@ -44,9 +44,8 @@ def resized(path: Path) -> np.ndarray:
 def _cache_over_pillow() -> tuple[Side, Side]:
     listing = scan(_folder() / "files")
     pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-    list(
-        pool.map(resized, listing.files[:64], chunksize=16)
-    )  # the processes have started; the warm-up starts those of the other side
+    list(pool.map(resized, listing.files[:64], chunksize=16))
+    # The processes have started; the warm-up starts those of the other side.
 
     def build() -> None:
         cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")
@@ -67,9 +66,8 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
         transforms.RandomCrop(IMAGE_SIZE, padding=round(SHIFT * IMAGE_SIZE), padding_mode="edge"),
         transforms.ToTensor(),
     ]
-    usual = DataLoader(
-        ImageFolder(str(_folder() / "files"), transforms.Compose(steps)), BATCH, shuffle=True, num_workers=2
-    )
+    folder = ImageFolder(str(_folder() / "files"), transforms.Compose(steps))
+    usual = DataLoader(folder, BATCH, shuffle=True, num_workers=2)
     listing = scan(_folder() / "files")
     cache.build("the benchmark", listing, IMAGE_SIZE, _folder() / "cache")
     images = np.memmap(_folder() / "cache" / "images", np.uint8, "r", shape=(IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3))
@@ -82,15 +80,16 @@ def _imagefolder_over_cached() -> tuple[Side, Side]:
         moves = view_moves(IMAGES, 0, IMAGE_SIZE)
         order = np.random.default_rng(0).permutation(IMAGES)
         for start in range(0, IMAGES, BATCH):
-            part = order[start : start + BATCH]
-            to_float(render(torch.from_numpy(images[part]).permute(0, 3, 1, 2), moves[part]))
+            batch = order[start : start + BATCH]
+            to_float(render(torch.from_numpy(images[batch]).permute(0, 3, 1, 2), moves[batch]))
 
     return loaded, cached
 
 
 ROWS = {
     "cache_over_pillow": Row(
-        f"building the cache of {IMAGES} JPEG files of {FILE_SIZE} pixels at {IMAGE_SIZE} pixels, hashes and thumbnails included",
+        f"building the cache of {IMAGES} JPEG files of {FILE_SIZE} pixels at {IMAGE_SIZE} pixels, "
+        "hashes and thumbnails included",
         "decoding and resizing them with Pillow in two processes",
         1.3,
         "<=",

@@ -1,6 +1,7 @@
-"""The default run from nothing to its report, in minutes: as this processor computes, and as one without bfloat16 and AVX-512 would.
+"""The default run from nothing to its report, in minutes.
 
-The switches leave a fast processor its clock and caches, so the second row shows the instructions of a slower one, not all of it.
+As this processor computes, and as one without bfloat16 and AVX-512 would. The switches leave a fast processor its clock
+and caches, so the second row shows the instructions of a slower one, not all of it.
 """
 
 import os
@@ -16,7 +17,14 @@ SLOWER = {"KDNB_PRECISION": "float32", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MA
 
 
 def minutes(switches: dict[str, str], *arguments: str) -> float:
-    """How long ``make reproduce`` with these ``arguments`` takes in a folder of its own, under these environment variables.
+    """How long ``make reproduce`` takes in a folder of its own.
+
+    Args:
+        switches: environment variables.
+        arguments: of ``make``, such as ``PROFILE=smoke``.
+
+    Returns:
+        Minutes.
 
     Raises:
         subprocess.CalledProcessError: the run failed.
@@ -24,7 +32,10 @@ def minutes(switches: dict[str, str], *arguments: str) -> float:
     with tempfile.TemporaryDirectory(prefix="kdnb-bench-") as folder:
         command = ["make", "-s", "reproduce", f"RUNS={folder}", f"PY={sys.executable}", *arguments]
         start = time.perf_counter()
-        subprocess.run(command, cwd=REPOSITORY, env=os.environ | switches, check=True, stdout=sys.stderr)
+        environment = os.environ | switches
+        subprocess.run(  # noqa: S603  # the study's own command
+            command, cwd=REPOSITORY, env=environment, check=True, stdout=sys.stderr
+        )
         return (time.perf_counter() - start) / 60
 
 

@@ -1,4 +1,4 @@
-"""What explanations cost: our average feature maps against one forward pass, captum's way, and SHAP; SHAP on both models."""
+"""What explanations cost: our average feature maps against a forward pass, captum's way, SHAP; SHAP on both models."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
-"""What the study costs on a GPU: ``python -m kdnb.bench.gpu`` (``make gpu-check``), at most eight minutes, no data set, no network.
+"""What the study costs on a GPU: ``python -m kdnb.bench.gpu`` (``make gpu-check``).
 
-Writes ``runs/gpu_check/gpu_check.csv``: the columns of ``bench.csv``, and device, driver and torch. Times are seconds of the whole step
-or call, the device having finished.
+It takes at most eight minutes, and no data set or network. Writes ``runs/gpu_check/gpu_check.csv``: the columns of
+``bench.csv``, and device, driver and torch. Times are seconds of the whole step or call, the device having finished.
 """
 
 import os
@@ -32,19 +32,19 @@ LONGEST = 360.0  # seconds for the smoke run
 def timed(call: Callable[[], object], repeats: int) -> np.ndarray:
     """Seconds of each of ``repeats`` calls, ``(repeats,)``, after one that does not count."""
     call()
-    found = []
+    durations = []
     for _ in range(repeats):
         settle()
         start = time.perf_counter()
         call()
         settle()
-        found.append(time.perf_counter() - start)
-    return np.array(found)
+        durations.append(time.perf_counter() - start)
+    return np.array(durations)
 
 
 def _examples(count: int, side: int) -> training.Examples:
-    made = phantom.generate(count, side)
-    return training.Examples(made.images, made.labels)
+    data = phantom.generate(count, side)
+    return training.Examples(data.images, data.labels)
 
 
 def _cross_entropy(student_logits: torch.Tensor, _: object, targets: torch.Tensor) -> torch.Tensor:
@@ -56,9 +56,14 @@ def step_ms(model: torch.nn.Module, train: training.Examples, repeats: int = 7) 
     model, recipe = place(model), training.Recipe(epochs=100, batch_size=BATCH, views=4)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state, held = training._State(model, optimiser, averaged, {}, []), training.to_device(train, best_device())
+    state = training._State(model, optimiser, averaged, {}, [])  # noqa: SLF001  # one epoch alone has no public name
+    resident = training.to_device(train, best_device())
     steps = len(training.batches_of(np.arange(len(train)), BATCH))
-    return 1e3 / steps * timed(lambda: training._epoch(state, held, None, recipe, _cross_entropy, 0, 0), repeats)
+
+    def epoch() -> None:
+        training._epoch(state, resident, None, recipe, _cross_entropy, 0, 0)  # noqa: SLF001  # as above
+
+    return 1e3 / steps * timed(epoch, repeats)
 
 
 def stack_over_one(train: training.Examples, count: int, repeats: int = 3) -> np.ndarray:
@@ -66,8 +71,8 @@ def stack_over_one(train: training.Examples, count: int, repeats: int = 3) -> np
     recipe, few = training.Recipe(epochs=2, views=2), training.Examples(train.images[:BATCH], train.labels[:BATCH])
     bank = np.zeros((2, len(train), CLASSES), np.float32)
 
-    def kd(z: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return losses.distillation_loss(z, t, y, alpha=0.4, temperature=10.0).total
+    def kd(student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+        return losses.arm_loss("kd_t2", student_logits, teacher_logits, targets, alpha=0.4, temperature=10.0)
 
     def student(seed: int) -> torch.nn.Module:
         return models.initialised(models.StudentCNN, CLASSES, seed=seed)
@@ -76,8 +81,8 @@ def stack_over_one(train: training.Examples, count: int, repeats: int = 3) -> np
         seeds = list(range(count))
         stack.fit([student(seed) for seed in seeds], train, few, recipe, [kd] * count, seeds=seeds, bank=bank)
 
-    one = timed(lambda: training.fit(student(0), train, few, recipe, kd, seed=0, bank=bank), repeats)
-    return timed(together, repeats) / one
+    alone = timed(lambda: training.fit(student(0), train, few, recipe, kd, seed=0, bank=bank), repeats)
+    return timed(together, repeats) / alone
 
 
 def shap_ms(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
@@ -87,7 +92,10 @@ def shap_ms(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
 
 
 def smoke_minutes() -> float:
-    """Minutes of the smoke run, whole, with this Python.
+    """The smoke run, whole, with this Python.
+
+    Returns:
+        Minutes.
 
     Raises:
         KdnbError: it failed or took too long.
@@ -96,28 +104,35 @@ def smoke_minutes() -> float:
     with tempfile.TemporaryDirectory(prefix="kdnb-gpu-") as runs:
         environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
         command = ["make", "reproduce", "PROFILE=smoke", f"RUNS={runs}", f"PY={sys.executable}"]
+        status: int | str
         try:
-            ended = subprocess.run(command, cwd=REPOSITORY, env=environment, timeout=LONGEST, check=False).returncode
+            status = subprocess.run(  # noqa: S603  # the study's own command
+                command, cwd=REPOSITORY, env=environment, timeout=LONGEST, check=False
+            ).returncode
         except subprocess.TimeoutExpired:
-            ended = f"stopped after {LONGEST:.0f} s"
-    if ended != 0:
-        raise KdnbError(f"the smoke run failed ({ended}): mend what it says above.")
+            status = f"stopped after {LONGEST:.0f} s"
+    if status != 0:
+        raise KdnbError(f"the smoke run failed ({status}): mend what it says above.")
     return (time.perf_counter() - start) / 60
 
 
 def measure_all(out: Path) -> None:
     """Measure every row and keep each as it comes; the smoke run is the last.
 
+    Args:
+        out: where the table is written.
+
     Raises:
         KdnbError: there is no GPU, or the smoke run failed.
     """
     if best_device().type == "cpu":
         raise KdnbError(
-            "gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: run it on such a machine."
+            "gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: "
+            "run it on such a machine."
         )
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(asked, capture_output=True, text=True, check=False)
-    where = {
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a constant
+    machine = {
         "device": torch.cuda.get_device_name(0),
         "driver": driver.stdout.strip().split("\n")[0],
         "torch": torch.__version__,
@@ -127,7 +142,7 @@ def measure_all(out: Path) -> None:
         value, lo, hi = median_interval(np.atleast_1d(values))
         limit = float(goal.split()[1])
         met = value <= limit if goal.startswith("<=") else value >= limit
-        write(out, {"name": name, "value": value, "lo": lo, "hi": hi, "goal": goal, "met": met, "what": what} | where)
+        write(out, {"name": name, "value": value, "lo": lo, "hi": hi, "goal": goal, "met": met, "what": what} | machine)
         print(f"{name:24} {value:10.3g} {goal:>9}  {'yes' if met else 'NO'}", flush=True)
 
     large, small = _examples(IMAGES, SIDE), _examples(IMAGES, SMALL)
@@ -147,10 +162,8 @@ def measure_all(out: Path) -> None:
     keep("shap_student_ms", shap_ms(student, pixels), "<= 60", "SHAP on the student, 200 points, 224 px, ms an image")
     keep("shap_teacher_ms", shap_ms(teacher, pixels), "<= 60", "SHAP on the teacher, 200 points, 224 px, ms an image")
     for name, model, epochs in (("teacher", models.densenet121_teacher, 3), ("student", models.StudentCNN, 6)):
-        network, recipe = (
-            models.initialised(model, CLASSES, seed=0),
-            training.Recipe(epochs, views=epochs, averaging=0.9),
-        )
+        network: torch.nn.Module = models.initialised(model, CLASSES, seed=0)
+        recipe = training.Recipe(epochs, views=epochs, averaging=0.9)
         history = training.fit(network, large, large, recipe, _cross_entropy, seed=0).history
         fallen = history["train_loss"].iloc[-1] / history["train_loss"].iloc[0]
         keep(

@@ -13,6 +13,7 @@ from kdnb.sources import REPOSITORY
 
 
 def _in_use(process: psutil.Process) -> int:
+    """Bytes of a process and all its children."""
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -26,15 +27,17 @@ def _in_use(process: psutil.Process) -> int:
 def peak_of(command: list[str], every: float = 0.25) -> float:
     """Peak memory of a command and all its children, GiB; pages that several of them share count once (on Linux)."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
-    started = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
-    process, peak = psutil.Process(started.pid), 0
-    while started.poll() is None:
+    run = subprocess.Popen(  # noqa: S603  # the study's own command
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+    )
+    process, peak = psutil.Process(run.pid), 0
+    while run.poll() is None:
         try:
             peak = max(peak, _in_use(process))
         except psutil.NoSuchProcess:
             break
         time.sleep(every)
-    if started.wait() != 0:
+    if run.wait() != 0:
         raise KdnbError(f"{' '.join(command)} failed, so its memory was not measured: mend what it says above.")
     return peak / 2**30
 

@@ -1,4 +1,4 @@
-"""What training costs: an epoch's data work, the whole grid against the tutorial's loop, our recipe against the release's."""
+"""What training costs: an epoch's data work, the grid against the tutorial's loop, our recipe against the release's."""
 
 import time
 from functools import cache as once
@@ -26,26 +26,28 @@ GRID = [(alpha, temperature) for alpha in (0.4, 0.7) for temperature in (5.0, 10
 
 @once
 def _examples(count: int, first: int = 0, image_size: int = IMAGE_SIZE) -> training.Examples:
-    made = phantom.generate(first + count, image_size)
-    return training.Examples(made.images[first:], made.labels[first:])
+    data = phantom.generate(first + count, image_size)
+    return training.Examples(data.images[first:], data.labels[first:])
 
 
 def _cross_entropy(logits: torch.Tensor, _: object, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits, targets)
 
 
-# -- an epoch's data work -------------------------------------------------------------------------------------------------
+# -- an epoch's data work ---------------------------------------------------------------------------------------------
 
 
 def _cached_over_resident() -> tuple[Side, Side]:
     train, recipe = _examples(640), training.Recipe(epochs=4)
     state = _state(recipe)
-    held = training.to_device(train, device_of(state.model))
-    images = to_tensor(train.images[: recipe.batch_size]).to(held.labels.device)
-    targets = held.labels[: recipe.batch_size]
+    on_device = training.to_device(train, device_of(state.model))
+    images = to_tensor(train.images[: recipe.batch_size]).to(on_device.labels.device)
+    targets = on_device.labels[: recipe.batch_size]
 
     def cached() -> None:
-        training._epoch(state, held, None, recipe, _cross_entropy, seed=0, epoch=0)
+        training._epoch(  # noqa: SLF001  # one epoch alone has no public name
+            state, on_device, None, recipe, _cross_entropy, seed=0, epoch=0
+        )
 
     def resident() -> None:
         current = state.model.train().state_dict()
@@ -56,7 +58,7 @@ def _cached_over_resident() -> tuple[Side, Side]:
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             state.optimiser.step()
-            training._average(state.averaged, current, step, recipe)
+            training._average(state.averaged, current, step, recipe)  # noqa: SLF001  # a step of the loop, as above
             loss.item()
 
     return cached, resident
@@ -66,16 +68,16 @@ def _state(recipe: training.Recipe) -> training._State:
     model = place(models.initialised(models.StudentCNN, CLASSES, seed=0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    return training._State(model, optimiser, averaged, {}, [])
+    return training._State(model, optimiser, averaged, {}, [])  # noqa: SLF001  # what an epoch takes
 
 
-# -- the six-cell grid ----------------------------------------------------------------------------------------------------
+# -- the six-cell grid ------------------------------------------------------------------------------------------------
 
 
-class _Tutorial(Dataset):
+class _Tutorial(Dataset[tuple[torch.Tensor, int]]):
     """Images as the tutorial's loader gives them: one by one, each through its own random transforms."""
 
-    def __init__(self, data: training.Examples):
+    def __init__(self, data: training.Examples) -> None:
         self.data = data
         side = data.images.shape[1]
         shift = v2.RandomCrop(side, padding=max(1, round(views.SHIFT * side)), padding_mode="edge")
@@ -93,7 +95,7 @@ class _Tutorial(Dataset):
 def _tutorial(
     train: training.Examples, teacher: nn.Module, recipe: training.Recipe, alpha: float, temperature: float
 ) -> nn.Module:
-    """The loop of PyTorch's distillation tutorial: a loader with two workers, Adam at 1e-3, and the teacher's answer in every step."""
+    """The loop of PyTorch's distillation tutorial: two workers, Adam at 1e-3, the teacher's answer in every step."""
     student = models.initialised(models.StudentCNN, CLASSES, seed=0)
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)
     loader = DataLoader(
@@ -105,43 +107,42 @@ def _tutorial(
             optimiser.zero_grad()
             with torch.no_grad():
                 teacher_logits = teacher(images)
-            losses.distillation_loss(
+            loss = losses.distillation_loss(
                 student(images), teacher_logits, targets, alpha=alpha, temperature=temperature
-            ).total.backward()
+            )
+            loss.total.backward()
             optimiser.step()
     return student
 
 
 def _naive_over_ours() -> tuple[Side, Side]:
     """At the size of the default run: its images, epochs and views."""
-    spent = budget("quick")
-    train, validation = (_examples(count, first, spent.image_size) for count, first in ((1400, 0), (400, 1400)))
-    recipe = training.Recipe(spent.student_epochs, spent.batch_size, spent.views)
+    quick = budget("quick")
+    train, validation = (_examples(count, first, quick.image_size) for count, first in ((1400, 0), (400, 1400)))
+    recipe = training.Recipe(quick.student_epochs, quick.batch_size, quick.views)
     teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0)
-    training.fit(
-        teacher, train, validation, training.Recipe(epochs=3, batch_size=32, learning_rate=2e-3), _cross_entropy, seed=0
-    )
-    hardly_any = training.Examples(
-        validation.images[:1], validation.labels[:1]
-    )  # test images: the tutorial's loop reads none
-    reached: dict[str, float] = {}
+    teacher_recipe = training.Recipe(epochs=3, batch_size=32, learning_rate=2e-3)
+    training.fit(teacher, train, validation, teacher_recipe, _cross_entropy, seed=0)
+    one_test_image = training.Examples(validation.images[:1], validation.labels[:1])  # the tutorial's loop reads none
+    reached: dict[str, float | np.floating] = {}
 
     def naive() -> None:
         students = [_tutorial(train, teacher, recipe, alpha, temperature) for alpha, temperature in GRID]
-        reached["naive"] = np.mean(
-            [training.accuracy_of(student, student.state_dict(), validation) for student in students]
-        )
+        accuracies = [training.accuracy_of(student, student.state_dict(), validation) for student in students]
+        reached["naive"] = np.mean(accuracies)
 
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
-        experiment = experiments.Experiment(train, validation, hardly_any, bank, recipe, CLASSES, "bench")
-        with sweep._engine(None, 0, experiment):
-            cells = [specs.spec("kd", 0, alpha, temperature) for alpha, temperature in GRID]
-            trained = joblib.Parallel()(joblib.delayed(sweep.train_student)(one, experiment) for one in cells)
-        reached["ours"] = np.mean([(one.val_logits.argmax(1) == validation.labels).mean() for one, _ in trained])
+        experiment = experiments.Experiment(train, validation, one_test_image, bank, recipe, CLASSES, "bench")
+        with sweep._engine(None, 0, experiment):  # noqa: SLF001  # the processes of the grid, without its store
+            grid = [specs.spec("kd", 0, alpha, temperature) for alpha, temperature in GRID]
+            trained = joblib.Parallel()(joblib.delayed(sweep.train_student)(spec, experiment) for spec in grid)
+        accuracies = [(student.val_logits.argmax(1) == validation.labels).mean() for student, _ in trained]
+        reached["ours"] = np.mean(accuracies)
         if reached["ours"] < reached.get("naive", 0.0) - ACCURACY_NOISE:
             raise RuntimeError(
-                f"our grid is faster but worse: validation accuracy {reached['ours']:.3f} against {reached['naive']:.3f}"
+                "our grid is faster but worse: "
+                f"validation accuracy {reached['ours']:.3f} against {reached['naive']:.3f}"
             )
 
     return naive, ours
@@ -162,14 +163,13 @@ def _further_cell() -> tuple[Side, Side]:
     return further, plain
 
 
-# -- time to 95% ------------------------------------------------------------------------------------------------------------
+# -- time to 95% ------------------------------------------------------------------------------------------------------
 
 
 def _release_over_ours() -> tuple[Side, Side]:
     """At the size of the default run."""
-    train, validation = (
-        _examples(count, first, budget("quick").image_size) for count, first in ((1400, 0), (400, 1400))
-    )
+    size = budget("quick").image_size
+    train, validation = (_examples(count, first, size) for count, first in ((1400, 0), (400, 1400)))
 
     def ours() -> float:
         return sum(_one_cycle(train, validation, seed) for seed in SEEDS)
@@ -181,7 +181,16 @@ def _release_over_ours() -> tuple[Side, Side]:
 
 
 def _one_cycle(train: training.Examples, validation: training.Examples, seed: int) -> float:
-    """Seconds to 95% with our recipe on the shortest schedule that gets there: its learning rate rises and falls within one epoch."""
+    """Seconds to 95% with our recipe on the shortest schedule that gets there.
+
+    The learning rate rises and falls within one epoch.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        RuntimeError: it does not get there.
+    """
     model = models.initialised(models.StudentCNN, CLASSES, seed=seed)
     recipe = training.Recipe(epochs=1, batch_size=20, views=1)
     start = time.perf_counter()
@@ -192,7 +201,7 @@ def _one_cycle(train: training.Examples, validation: training.Examples, seed: in
 
 
 def _release_recipe(train: training.Examples, validation: training.Examples, seed: int, limit: int) -> float:
-    """Seconds to 95% with Adam 1e-4, batch 16 and per-image augmentation (AIPMLab/KD, commit 33b97ef), or after ``limit`` epochs."""
+    """Seconds to 95%, or ``limit`` epochs, with Adam 1e-4, batch 16, per-image augmentation (AIPMLab/KD, 33b97ef)."""
     augment = v2.Compose(
         [v2.RandomHorizontalFlip(), v2.RandomAffine(degrees=0.2, translate=(0.05, 0.05), scale=(0.8, 1.2))]
     )
@@ -201,10 +210,10 @@ def _release_recipe(train: training.Examples, validation: training.Examples, see
     start = time.perf_counter()
     for epoch in range(limit):
         model.train()
-        for part in np.array_split(training.epoch_order(len(train), seed, epoch), len(train) // 16):
-            images = torch.stack([augment(to_tensor(train.images[k : k + 1])[0]) for k in part])
+        for batch in np.array_split(training.epoch_order(len(train), seed, epoch), len(train) // 16):
+            images = torch.stack([augment(to_tensor(train.images[k : k + 1])[0]) for k in batch])
             optimiser.zero_grad()
-            F.cross_entropy(model(images), torch.from_numpy(train.labels[part])).backward()
+            F.cross_entropy(model(images), torch.from_numpy(train.labels[batch])).backward()
             optimiser.step()
         if (predict(model, validation.images).argmax(1) == validation.labels).mean() >= GOAL_ACCURACY:
             break

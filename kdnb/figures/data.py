@@ -18,13 +18,18 @@ def contact_sheet(
     """Images in a grid.
 
     Args:
-        images: ``(n, H, W, 3)`` uint8. titles: one each (may be empty). columns: images a row.
-        masks: ``(n, H, W)`` bool, outlined where given. rows: a name for each row, written at its left.
+        images: ``(n, H, W, 3)`` uint8.
+        titles: one for each image (may be empty).
+        columns: images a row.
+        masks: ``(n, H, W)`` bool, outlined where given.
+        rows: a name for each row, written at its left.
+
+    Returns:
+        The images from left to right, row by row.
     """
     count = -(-len(images) // columns)
-    figure, grid = plt.subplots(
-        count, columns, figsize=(1.25 * columns + 0.6, 1.35 * count), squeeze=False, layout="constrained"
-    )
+    size = (1.25 * columns + 0.6, 1.35 * count)
+    figure, grid = plt.subplots(count, columns, figsize=size, squeeze=False, layout="constrained")
     for number, axes in enumerate(grid.ravel()):
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
@@ -72,11 +77,16 @@ def _stacked(axes: plt.Axes, wide: pd.DataFrame) -> None:
 
 
 def similarities(fine: np.ndarray, same_class: np.ndarray, confirmed: np.ndarray, threshold: float) -> Figure:
-    """How similar pairs that passed the coarse step are in detail, and how similar the confirmed ones are at full resolution.
+    """How similar pairs that passed the coarse step are in detail, and the confirmed ones at full resolution.
 
     Args:
-        fine: ``(C,)`` similarity of 64 x 64 detail of each candidate pair. same_class: ``(C,)`` bool.
-        confirmed: ``(P,)`` similarity at full resolution of pairs that went on. threshold: from where they count as copies.
+        fine: ``(C,)`` similarity of 64 x 64 detail of each candidate pair.
+        same_class: ``(C,)`` bool, whether the two images of a pair have one label.
+        confirmed: ``(P,)`` similarity at full resolution of pairs that went on.
+        threshold: from where they count as copies.
+
+    Returns:
+        Two histograms, of candidates at the left and of pairs that went on at the right.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
     bins = np.linspace(-0.2, 1, 49)

@@ -31,11 +31,18 @@ def signed(
     notes: Sequence[Sequence[str]] | None = None,
     unit: str = "evidence (logit)",
 ) -> Figure:
-    """Evidence laid over its images, a row an image and a column a map: one scale a row, with zero in its middle.
+    """Evidence laid over its images: one scale a row, with zero in its middle.
 
     Args:
-        images: ``(R, H, W, 3)`` uint8. maps: column title -> ``(R, h, w)``, in logits; shown cell by cell.
-        masks: ``(R, H, W)`` bool, outlined in black. notes: for each row a line under each map, such as its logit. unit: of the maps.
+        images: ``(R, H, W, 3)`` uint8.
+        maps: column title -> ``(R, h, w)``, in logits; shown cell by cell.
+        row_titles: one for each image.
+        masks: ``(R, H, W)`` bool, outlined in black.
+        notes: for each row a line under each map, such as its logit.
+        unit: of the maps.
+
+    Returns:
+        A row an image, a column a map.
     """
     rows, columns = len(images), 1 + len(maps)
     figure, axes = plt.subplots(
@@ -75,11 +82,15 @@ def signed(
 
 
 def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """What a receptive field buys and costs, a panel each: accuracy, truth where masks are known, faithfulness, operations.
+    """What a receptive field buys and costs: accuracy, truth where masks are known, faithfulness, operations.
 
     Args:
         prices: ``transparency.csv``: a point a student, lines through the means of each loss.
-        summary: ``evidence_summary.csv``: class evidence of each shape, and as grey lines the average maps of the plain student.
+        summary: ``evidence_summary.csv``: class evidence of each shape, and as grey lines the average maps of the plain
+            student.
+
+    Returns:
+        A panel for each of these that is known.
     """
     of_all = prices[prices["labels"] == "all"]
     field = of_all.groupby("shape")["receptive_field"].first()
@@ -118,9 +129,11 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         axis.set_ylabel(_PANELS[name], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-    named = [(axis, axis.get_legend_handles_labels()) for axis in axes]
-    explained = [found for axis, found in named if found[0] and axis.get_legend() is None]
-    if explained:  # the same in every panel of explanations: once, above them
-        figure.legend(*explained[0], frameon=False, fontsize=8, loc="outside upper center", ncols=2)
+    labelled = [(axis, axis.get_legend_handles_labels()) for axis in axes]
+    without_legend = [
+        handles_labels for axis, handles_labels in labelled if handles_labels[0] and axis.get_legend() is None
+    ]
+    if without_legend:  # the same in every panel of explanations: once, above them
+        figure.legend(*without_legend[0], frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     sns.despine(figure)
     return figure

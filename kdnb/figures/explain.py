@@ -78,7 +78,7 @@ def method_name(method: str) -> str:
 
 
 def method_kind(method: str) -> str:
-    """``class evidence``, ``feature maps``, ``gradients``, ``controls`` or ``forward pass``: what a method is drawn in the colour of."""
+    """``class evidence``, ``feature maps``, ``gradients``, ``controls`` or ``forward pass``: a kind has one colour."""
     if method == "forward":
         return "forward pass"
     if "evidence" in method:
@@ -96,14 +96,20 @@ def overlays(
     fields: Sequence[int] | None = None,
     masks: np.ndarray | None = None,
 ) -> Figure:
-    """Maps laid over their images, a row an image and a column a map, each map scaled to its own least and largest value.
+    """Maps laid over their images, each map scaled to its own least and largest value.
 
-    The image stands alone in the first column. A lesion is outlined in every column, so that each map can be held against it.
+    The image stands alone in the first column. A lesion is outlined in every column, so that each map can be held
+    against it.
 
     Args:
-        images: ``(R, H, W, 3)`` uint8. maps: column title -> ``(R, H, W)``.
+        images: ``(R, H, W, 3)`` uint8.
+        maps: column title -> ``(R, H, W)``.
+        row_titles: one for each image.
         fields: a receptive field in pixels for each map, drawn as a white square in the middle of the first row.
         masks: ``(R, H, W)`` bool, outlined in white.
+
+    Returns:
+        A row an image, a column a map.
     """
     rows, columns = len(images), 1 + len(maps)
     figure, axes = plt.subplots(
@@ -131,11 +137,12 @@ def overlays(
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
+    """From 0 to 1."""
     return (values - values.min()) / max(values.max() - values.min(), 1e-12)
 
 
 def _outline(axis: plt.Axes, field: int, size: int) -> None:
-    """A square of the receptive field's size in the middle; one larger than the image is drawn at its border, dashed."""
+    """A square of the receptive field's size in the middle; one larger than the image lies at its border, dashed."""
     side = min(field, size - 2)
     corner = (size - side) / 2 - 0.5
     style = "-" if side == field else "--"
@@ -147,21 +154,26 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
 def film_strip(
     strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], shares: Sequence[float], shown: Sequence[float]
 ) -> Figure:
-    """One image as its best pixels come back, a row a fill of the rest, and beside each row the probability of its class.
+    """One image as its best pixels come back, and the probability of its class meanwhile.
 
     Args:
-        strips: fill -> ``(S, H, W, 3)`` in [0, 1], with the ``shares`` ``(S,)`` of the area kept. curves: fill -> ``(S,)`` probabilities.
+        strips: fill of the rest -> ``(S, H, W, 3)`` in [0, 1].
+        curves: fill -> ``(S,)`` probabilities.
+        shares: ``(S,)``, how much of the area is kept in each of these.
         shown: the shares that are drawn as images.
+
+    Returns:
+        A row a fill, and beside each row the probability.
     """
     rows, columns = len(strips), len(shown)
     figure = plt.figure(figsize=(1.5 * columns + 3.2, 1.6 * rows + 0.4), layout="constrained")
     grid = figure.add_gridspec(rows, columns + 2)
     for row, (fill, images) in enumerate(strips.items()):
         for column, share in enumerate(shown):
-            axis, at = figure.add_subplot(grid[row, column]), list(shares).index(share)
-            axis.imshow(images[at].clip(0, 1))
+            axis, step = figure.add_subplot(grid[row, column]), list(shares).index(share)
+            axis.imshow(images[step].clip(0, 1))
             axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(f"p = {curves[fill][at]:.2f}", fontsize=8)
+            axis.set_xlabel(f"p = {curves[fill][step]:.2f}", fontsize=8)
             if row == 0:
                 axis.set_title(f"{100 * share:g}% kept", fontsize=8)
             if column == 0:
@@ -179,15 +191,20 @@ def film_strip(
 def by_method(
     summary: pd.DataFrame, metrics: Sequence[str], *, model: str, chance: dict[str, float] | None = None
 ) -> Figure:
-    """Mean and 95% interval of each method over all classes, a panel a metric, three a row: feature maps, gradient methods, controls.
+    """Mean and 95% interval of each method over all classes, methods of a kind beside each other.
 
     Args:
         summary: ``fidelity_summary.csv`` or a summary of ``localisation.csv``.
+        metrics: those that are drawn.
+        model: the one whose rows are drawn.
         chance: metric -> value drawn as a dashed line.
+
+    Returns:
+        A panel a metric, three in a row.
     """
-    part = summary[(summary["class"] == "all") & (summary["model"] == model) & summary["metric"].isin(metrics)]
+    scores = summary[(summary["class"] == "all") & (summary["model"] == model) & summary["metric"].isin(metrics)]
     kinds = list(_KINDS)
-    methods = sorted(dict.fromkeys(part["method"]), key=lambda method: kinds.index(method_kind(method)))
+    methods = sorted(dict.fromkeys(scores["method"]), key=lambda method: kinds.index(method_kind(method)))
     columns, lines = min(len(metrics), 3), -(-len(metrics) // 3)
     figure, axes = plt.subplots(
         lines,
@@ -200,7 +217,7 @@ def by_method(
     for axis in axes.flat[len(metrics) :]:
         axis.axis("off")
     for axis, metric in zip(axes.flat, metrics, strict=False):
-        rows = part[part["metric"] == metric].set_index("method").reindex(methods)
+        rows = scores[scores["metric"] == metric].set_index("method").reindex(methods)
         for place, (method, row) in enumerate(rows.iterrows()):
             colour = _KINDS[method_kind(method)]
             axis.plot([row["lo"], row["hi"]], [place, place], color=colour, linewidth=2)
@@ -210,12 +227,12 @@ def by_method(
         axis.set_xlabel(_METRICS.get(metric, metric.replace("_", " ")), fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].set_yticks(range(len(methods)), _with_counts(part, methods))
+    axes[0, 0].set_yticks(range(len(methods)), _with_counts(scores, methods))
     axes[0, 0].invert_yaxis()
-    used = [kind for kind in kinds if kind in map(method_kind, methods)]
+    kinds_shown = [kind for kind in kinds if kind in map(method_kind, methods)]
     figure.legend(
-        [Line2D([], [], color=_KINDS[kind], marker="o") for kind in used],
-        used,
+        [Line2D([], [], color=_KINDS[kind], marker="o") for kind in kinds_shown],
+        kinds_shown,
         loc="outside upper left",
         ncols=3,
         frameon=False,
@@ -224,16 +241,22 @@ def by_method(
     return figure
 
 
-def _with_counts(part: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """The methods' names, and on how many images where those are fewer than others': small differences between the two mean little."""
-    if "n" not in part:
+def _with_counts(scores: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """The methods' names, and on how many images where those are fewer than others'.
+
+    Small differences between two of unlike numbers mean little.
+
+    Returns:
+        A name for each method.
+    """
+    if "n" not in scores:
         return [method_name(method) for method in methods]
-    counts = part.groupby("method")["n"].max()
+    counts = scores.groupby("method")["n"].max()
     return [method_name(m) + (f" (n = {counts[m]:.0f})" if counts[m] < counts.max() else "") for m in methods]
 
 
 def agreement(orders: pd.DataFrame) -> Figure:
-    """Kendall's tau between the orders of methods by each pair of metrics (:func:`kdnb.fidelity.order_agreement`), lower triangle."""
+    """Kendall's tau between the orders of methods by each pair of metrics: :func:`kdnb.fidelity.order_agreement`."""
     side = 0.55 * len(orders) + 1.6
     figure, axis = plt.subplots(figsize=(side + 0.6, side * 0.85), layout="constrained")
     names = [_METRICS.get(metric, metric).split("(")[0].replace("\n", " ").strip() for metric in orders]
@@ -257,9 +280,14 @@ def agreement(orders: pd.DataFrame) -> Figure:
 
 
 def cascade(table: pd.DataFrame) -> Figure:
-    """Rank correlation with the original map as weights are redrawn from the output to the input, a line a method.
+    """Rank correlation with the original map as weights are redrawn from the output to the input.
 
-    Points are means over the networks of redrawn weights, bars reach from the lowest network to the highest.
+    Args:
+        table: columns ``order``, ``stage``, ``method``, ``draw`` and ``spearman``.
+
+    Returns:
+        A line a method. Points are means over the networks of redrawn weights, bars reach from the lowest network to
+        the highest.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
     stages = list(dict.fromkeys(table.sort_values("order")["stage"]))
@@ -288,17 +316,25 @@ def _stage_name(stage: str) -> str:
 
 
 def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
-    """Milliseconds an image (logarithmic) of every method on every model at one batch size, and the same in forward passes."""
-    part = met[met["batch_size"] == batch_size]
-    methods = list(dict.fromkeys(part.sort_values("ms_per_image_median")["method"]))
+    """Time an image (logarithmic) of every method on every model at one batch size.
+
+    Args:
+        met: ``met.csv``, see :func:`kdnb.cost.met_table`.
+        batch_size: which of met's.
+
+    Returns:
+        Milliseconds at the left, forward passes of the same model at the right.
+    """
+    timed = met[met["batch_size"] == batch_size]
+    methods = list(dict.fromkeys(timed.sort_values("ms_per_image_median")["method"]))
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.27 * len(methods) + 1.3), sharey=True, layout="constrained")
-    marks = dict(zip(dict.fromkeys(part["model"]), "osD^", strict=False))
+    marks = dict(zip(dict.fromkeys(timed["model"]), "osD^", strict=False))
     labels = ("milliseconds an image", "forward passes of the same model an image")
     for axis, column, label in zip(axes, ("ms_per_image_median", "forward_equivalents"), labels, strict=True):
         for (model, mark), colour, shift in zip(
             marks.items(), sns.color_palette("colorblind"), (-0.12, 0.12, 0.24, 0.36), strict=False
         ):
-            values = part[part["model"] == model].set_index("method")[column].reindex(methods)
+            values = timed[timed["model"] == model].set_index("method")[column].reindex(methods)
             axis.plot(
                 values, np.arange(len(methods)) + shift, mark, color=colour, label=NAMES.get(model, model), markersize=5
             )
@@ -312,13 +348,19 @@ def execution_time(met: pd.DataFrame, batch_size: int) -> Figure:
 
 
 def time_against_fidelity(met: pd.DataFrame, summary: pd.DataFrame, *, metric: str, batch_size: int) -> Figure:
-    """What an explanation costs against what it is worth: a point a method and model, with the 95% interval of ``metric``.
+    """What an explanation costs against what it is worth.
 
-    Colours tell feature maps from gradient methods, filled circles the student from open squares, the teacher. A control costs nothing
-    worth timing: it is a grey line, at the student's value, named in the right margin.
+    Colours tell feature maps from gradient methods, filled circles the student from open squares, the teacher. A
+    control costs nothing worth timing: it is a grey line, at the student's value, named in the right margin.
 
     Args:
-        met: ``met.csv``. summary: ``fidelity_summary.csv``. batch_size: which of met's.
+        met: ``met.csv``.
+        summary: ``fidelity_summary.csv``.
+        metric: what an explanation is judged by.
+        batch_size: which of met's.
+
+    Returns:
+        A point a method and model, with the 95% interval of ``metric``.
     """
     of_all = summary[(summary["class"] == "all") & (summary["metric"] == metric) & summary["mean"].notna()]
     timed = met[met["batch_size"] == batch_size].merge(of_all, on=["method", "model"])
@@ -366,21 +408,22 @@ def _name_in_margin(axis: plt.Axes, heights: np.ndarray, names: Sequence[str]) -
     for height, name in zip(heights, names, strict=True):
         place = max(height, place + line)
         axis.annotate(
-            name, (1, height), (1.03, place), xycoords=("axes fraction", "data"), textcoords=("axes fraction", "data"), va="center",
-            fontsize=8, color="0.35", arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6},
+            name, (1, height), (1.03, place), xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"), va="center", fontsize=8, color="0.35",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6},
         )  # fmt: skip
 
 
 def _name_points(axis: plt.Axes, points: pd.DataFrame) -> None:
     """Each point's method beside it, at the nearest of some places that covers no other name, point or interval."""
     axis.figure.canvas.draw()  # fixes where things are
-    points = [
+    in_pixels = [
         (row, axis.transData.transform([(row.ms_per_image_median, y) for y in (row.mean, row.lo, row.hi)]))
         for row in points.itertuples()
     ]
-    taken = [Bbox.from_extents(x - 7, middle - 7, x + 7, middle + 7) for _, ((x, middle), _, _) in points]
-    taken += [Bbox.from_extents(x - 2, low, x + 2, high) for _, (_, (x, low), (_, high)) in points]
-    for row, ((x, middle), _, _) in points:
+    taken = [Bbox.from_extents(x - 7, middle - 7, x + 7, middle + 7) for _, ((x, middle), _, _) in in_pixels]
+    taken += [Bbox.from_extents(x - 2, low, x + 2, high) for _, (_, (x, low), (_, high)) in in_pixels]
+    for row, ((x, middle), _, _) in in_pixels:
         label = axis.text(
             0,
             0,
@@ -398,8 +441,9 @@ def _name_points(axis: plt.Axes, points: pd.DataFrame) -> None:
         label.remove()
         to_points = 72 / axis.figure.dpi
         axis.annotate(
-            label.get_text(), (row.ms_per_image_median, row.mean), (across * to_points, up * to_points), textcoords="offset points",
-            fontsize=8, color=label.get_color(), va="center", arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+            label.get_text(), (row.ms_per_image_median, row.mean), (across * to_points, up * to_points),
+            textcoords="offset points", fontsize=8, color=label.get_color(), va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
         taken.append(box)
@@ -415,7 +459,7 @@ def _offsets(width: float) -> Iterator[tuple[float, float]]:
 
 
 def reader(table: pd.DataFrame, chance: float) -> Figure:
-    """How often a simple reader guesses the model's decision from an explanation alone: bars with intervals, chance dashed."""
+    """How often a simple reader guesses the model's decision from an explanation alone; ``chance`` is dashed."""
     figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(table) + 1), layout="constrained")
     places = np.arange(len(table))
     spread = np.abs(table[["lo", "hi"]].to_numpy().T - table["mean"].to_numpy())

@@ -1,5 +1,7 @@
 """The figure of the README: what of the accuracy is leaks, what the teacher adds, which map marks the lesion."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ _LEGEND = {
     "feature maps": "average feature maps",
     "controls": "knows nothing of what was learned",
 }
-_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.2), "frameon": False, "fontsize": 9}
+_BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.2), "frameon": False, "fontsize": 9}
 
 
 def _whiskers(table: pd.DataFrame, value: str, factor: float) -> np.ndarray:
@@ -32,29 +34,34 @@ def _rows(axes: Axes, names: list[str]) -> None:
 
 
 def _leaks(axes: Axes, leaks: pd.DataFrame) -> None:
+    """Accuracies on the published split and without its leaks, a row a data set."""
     names = list(dict.fromkeys(leaks["dataset"]))
     for published, label, colour in ((True, "published split", _WITH), (False, "without leaks", _WITHOUT)):
-        part = leaks[(leaks["split"] == "official") == published]
-        places = [names.index(name) + (-0.12 if published else 0.12) for name in part["dataset"]]
-        bars = _whiskers(part, "accuracy", 1.0)
-        axes.errorbar(part["accuracy"], places, xerr=bars, fmt="o", color=colour, label=label, capsize=2, markersize=6)
+        of_split = leaks[(leaks["split"] == "official") == published]
+        places = [names.index(name) + (-0.12 if published else 0.12) for name in of_split["dataset"]]
+        bars = _whiskers(of_split, "accuracy", 1.0)
+        axes.errorbar(
+            of_split["accuracy"], places, xerr=bars, fmt="o", color=colour, label=label, capsize=2, markersize=6
+        )
     _rows(axes, names)
     axes.set(title="a  What of the accuracy is leaks", xlabel="the student's test accuracy", xlim=(None, 1.0))
 
 
 def _gains(axes: Axes, gains: pd.DataFrame) -> None:
-    names, whats = list(dict.fromkeys(gains["dataset"])), list(dict.fromkeys(gains["what"]))
-    for shift, (what, colour) in enumerate(zip(whats, (_WITH, _WITHOUT, _T2), strict=False)):
-        part = gains[gains["what"] == what]
-        places = [names.index(name) + 0.22 * (shift - 1) for name in part["dataset"]]
-        bars = _whiskers(part, "difference", 1.0)
-        axes.errorbar(part["difference"], places, xerr=bars, fmt="o", color=colour, label=what, capsize=2, markersize=6)
+    """What each way of teaching adds to the labels alone, a row a data set."""
+    names, ways = list(dict.fromkeys(gains["dataset"])), list(dict.fromkeys(gains["what"]))
+    for shift, (way, colour) in enumerate(zip(ways, (_WITH, _WITHOUT, _T2), strict=False)):
+        rows = gains[gains["what"] == way]
+        places = [names.index(name) + 0.22 * (shift - 1) for name in rows["dataset"]]
+        bars = _whiskers(rows, "difference", 1.0)
+        axes.errorbar(rows["difference"], places, xerr=bars, fmt="o", color=colour, label=way, capsize=2, markersize=6)
     axes.axvline(0, color="#333333", linewidth=1)
     _rows(axes, names)
     axes.set(title="b  What the teacher adds", xlabel="points of accuracy over labels alone")
 
 
 def _marks(axes: Axes, marks: pd.DataFrame) -> None:
+    """How often the highest point of each map lies on the lesion, a row a method."""
     colours = [_KINDS[method_kind(name)] for name in marks["method"]]
     axes.barh(range(len(marks)), 100 * marks["mean"], color=colours, height=0.6)
     bars = _whiskers(marks, "mean", 100.0)
@@ -72,6 +79,9 @@ def three_panels(leaks: pd.DataFrame, gains: pd.DataFrame, marks: pd.DataFrame) 
         leaks: columns dataset, split, accuracy, lo, hi; split ``official`` is the published one.
         gains: columns dataset, what, difference, lo, hi, the differences in shares.
         marks: columns method, name, mean, lo, hi, the last three shares of images; the best one first.
+
+    Returns:
+        Three panels: leaks, gains, maps.
     """
     theme()
     figure, panels = plt.subplots(1, 3, figsize=(13.5, 3.9))

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -10,12 +9,12 @@ from matplotlib.figure import Figure
 
 
 class _WithPicture(widgets.VBox):
-    """A box of widgets whose output carries its first picture, too: what a page shows that has no kernel for the widgets."""
+    """A box of widgets whose output carries its first picture, too, for a page that has no kernel for the widgets."""
 
     picture: bytes
     alt: str
 
-    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **options: object) -> tuple[dict[str, object], dict[str, object]]:
         view = super()._repr_mimebundle_(**options)
         return {**view, "image/png": self.picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
@@ -25,15 +24,21 @@ def live(draw: Callable[..., Figure], alt: str, **controls: widgets.ValueWidget)
 
     Where no kernel runs (a committed notebook, the book) the figure of the controls' first values stands in its place.
 
-    The figure is shown by a picture widget. ipywidgets' own ``interactive_output`` sends messages to the kernel while the cell runs, and a
-    program that executes the notebook may then wait for ever for the cell to end (jupyter/nbclient, issue 312).
+    The figure is shown by a picture widget. ipywidgets' own ``interactive_output`` sends messages to the kernel while
+    the cell runs, and a program that executes the notebook may then wait for ever for the cell to end
+    (jupyter/nbclient, issue 312).
 
     Args:
-        draw: takes the controls' values by name. alt: the first figure in words.
+        draw: takes the controls' values by name.
+        alt: the first figure in words.
+        controls: sliders and menus.
+
+    Returns:
+        What a cell shows as its value.
     """
     picture = widgets.Image(format="png")
 
-    def redraw(_: Any = None) -> None:
+    def redraw(_: object = None) -> None:
         figure = draw(**{name: control.value for name, control in controls.items()})
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=100)

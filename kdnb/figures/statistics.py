@@ -1,4 +1,4 @@
-"""Figures of the study's statistics: two kinds of luck, coverage, Holm's steps, verdicts by margin, power, resampling."""
+"""Figures of the study's statistics: two kinds of luck, coverage, Holm's steps, verdicts, power, resampling."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,10 +14,14 @@ _MARKS = {"adds": "#009E73", "takes": "#D55E00", "no effect": "#0072B2", "undeci
 
 
 def two_lucks(gap: np.ndarray, groups: np.ndarray) -> Figure:
-    """Where a difference varies: its mean for each seed (left) and for each group of images (right), in points.
+    """Where a difference varies: between seeds, and between groups of images.
 
     Args:
-        gap: ``(S, N)``, hits of one loss minus hits of the other. groups: ``(N,)``.
+        gap: ``(S, N)``, hits of one loss minus hits of the other.
+        groups: ``(N,)``, of each image.
+
+    Returns:
+        Its mean in points, for each seed at the left, for each group at the right.
     """
     theme()
     of_groups = 100 * pd.Series(gap.mean(axis=0)).groupby(groups).mean()
@@ -33,10 +37,15 @@ def two_lucks(gap: np.ndarray, groups: np.ndarray) -> Figure:
 
 
 def rates(table: pd.DataFrame, goal: float, label: str) -> Figure:
-    """How often something happened in repeated experiments: a row each, with Wilson's 95% interval of that many; the goal is dashed.
+    """How often something happened in repeated experiments.
 
     Args:
         table: columns ``name``, ``rate`` (0 to 1) and ``experiments``.
+        goal: the rate that was promised, dashed.
+        label: what happened.
+
+    Returns:
+        A row each, with Wilson's 95% interval of that many experiments.
     """
     theme()
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(table) + 1))
@@ -60,16 +69,16 @@ def rates(table: pd.DataFrame, goal: float, label: str) -> Figure:
 def holm_steps(p_values: np.ndarray, level: float = 0.05) -> Figure:
     """Sorted p values beside the three lines they may be held against: none, Bonferroni's and Holm's."""
     theme()
-    ordered, many = np.sort(p_values), len(p_values)
-    ranks = np.arange(1, many + 1)
-    steps = level / (many - ranks + 1)
-    kept = np.cumprod(ordered <= steps).astype(bool)
+    ordered, tests = np.sort(p_values), len(p_values)
+    ranks = np.arange(1, tests + 1)
+    steps = level / (tests - ranks + 1)
+    rejected = np.cumprod(ordered <= steps).astype(bool)
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    axes.scatter(ranks[kept], ordered[kept], color="#D55E00", zorder=3, label="told from luck by Holm")
-    axes.scatter(ranks[~kept], ordered[~kept], color="#7F7F7F", zorder=3, label="not told from luck")
-    axes.plot(ranks, np.full(many, level), ":", color="#333333", label="each alone")
+    axes.scatter(ranks[rejected], ordered[rejected], color="#D55E00", zorder=3, label="told from luck by Holm")
+    axes.scatter(ranks[~rejected], ordered[~rejected], color="#7F7F7F", zorder=3, label="not told from luck")
+    axes.plot(ranks, np.full(tests, level), ":", color="#333333", label="each alone")
     axes.plot(ranks, steps, "-", color="#333333", label="Holm: level / tests left")
-    axes.plot(ranks, np.full(many, level / many), "--", color="#333333", label="Bonferroni: level / tests")
+    axes.plot(ranks, np.full(tests, level / tests), "--", color="#333333", label="Bonferroni: level / tests")
     axes.set(xlabel="rank of the p value", ylabel="p", yscale="log", xticks=ranks)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -83,10 +92,14 @@ def verdict(lo: float, hi: float, margin: float) -> str:
 
 
 def differences(table: pd.DataFrame, margin: float) -> Figure:
-    """Differences in points with their 95% intervals, a row each, coloured by what they say; the band is the margin either way.
+    """Differences in points with their 95% intervals, coloured by what they say; the band is the margin either way.
 
     Args:
-        table: ``name``, ``difference``, ``lo``, ``hi``, as shares. margin: a share, too.
+        table: columns ``name``, ``difference``, ``lo``, ``hi``, as shares.
+        margin: the smallest difference that matters, a share, too.
+
+    Returns:
+        A row each.
     """
     theme()
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(table) + 1.1))
@@ -109,7 +122,7 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
 
 
 def verdicts(table: pd.DataFrame, margin: float) -> Figure:
-    """How often each verdict falls against the true effect; columns ``effect`` (points) and a share for each verdict."""
+    """How often each verdict falls, against the true effect; columns ``effect`` (points) and a share a verdict."""
     theme()
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.axvspan(-100 * margin, 100 * margin, color=BAND, zorder=0)
@@ -121,7 +134,7 @@ def verdicts(table: pd.DataFrame, margin: float) -> Figure:
 
 
 def power_curves(table: pd.DataFrame, effect: float) -> Figure:
-    """Probability to find an effect against the number of groups, a line for each number of seeds; columns groups, seeds, power."""
+    """Probability to find an effect against groups, a line for each number of seeds; columns groups, seeds, power."""
     theme()
     figure, axes = plt.subplots(figsize=(7.5, 3.2))
     sns.lineplot(
@@ -137,7 +150,7 @@ def power_curves(table: pd.DataFrame, effect: float) -> Figure:
 
 
 def resampled(found: dict[str, np.ndarray], value: float, label: str) -> Figure:
-    """Histograms of a score over resamples, one for each way to resample, on one scale; the score itself is the line."""
+    """Histograms of a score over resamples, one for each way to resample, on one scale; the score is the line."""
     theme()
     figure, panels = plt.subplots(
         1, len(found), figsize=(4.2 * len(found), 2.6), sharex=True, sharey=True, squeeze=False

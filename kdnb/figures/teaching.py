@@ -19,25 +19,27 @@ _METHODS = {"feature_maps_mean": ("average map", "#0072B2", "o"), "class_evidenc
 
 
 def ways(by_seed: pd.DataFrame, order: Sequence[str]) -> Figure:
-    """Each way of teaching by every metric, a panel a metric: small marks are seeds, large ones their means.
+    """Each way of teaching by every metric: small marks are seeds, large ones their means.
 
     Args:
-        by_seed: columns ``way``, ``seed``, ``method``, ``metric`` and ``value``, the mean over images. order: of the ways, from the top.
+        by_seed: columns ``way``, ``seed``, ``method``, ``metric`` and ``value``, the mean over images.
+        order: of the ways, from the top.
+
+    Returns:
+        A panel a metric.
     """
     panels = [name for name in _PANELS if name in set(by_seed["metric"])]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(1.9 * len(panels) + 1.6, 0.36 * len(order) + 1.5), sharey=True, layout="constrained"
-    )
+    size = (1.9 * len(panels) + 1.6, 0.36 * len(order) + 1.5)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
     place = {way: -number for number, way in enumerate(order)}
     for axis, metric in zip(axes, panels, strict=True):
         for offset, (method, (label, colour, marker)) in zip((0.12, -0.12), _METHODS.items(), strict=True):
-            part = by_seed[(by_seed["metric"] == metric) & (by_seed["method"] == method)]
-            rows = part["way"].map(place) + offset
-            axis.scatter(part["value"], rows, s=9, color=colour, alpha=0.4, linewidths=0)
-            means = part.groupby("way")["value"].mean()
-            axis.scatter(
-                means, means.index.map(place) + offset, s=34, color=colour, marker=marker, label=label, linewidths=0
-            )
+            scores = by_seed[(by_seed["metric"] == metric) & (by_seed["method"] == method)]
+            heights = scores["way"].map(place) + offset
+            axis.scatter(scores["value"], heights, s=9, color=colour, alpha=0.4, linewidths=0)
+            means = scores.groupby("way")["value"].mean()
+            heights = means.index.map(place) + offset
+            axis.scatter(means, heights, s=34, color=colour, marker=marker, label=label, linewidths=0)
         axis.set_xlabel(_PANELS[metric], fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

@@ -62,48 +62,57 @@ def diagram() -> Figure:
 
 
 def softened(probabilities: pd.DataFrame, image: np.ndarray | None = None) -> Figure:
-    """Softened probabilities: a panel for each temperature, bars side by side for each model.
+    """Softened probabilities of each class.
 
     Args:
         probabilities: columns temperature, class, probability and, for several models, model.
         image: ``(H, W, 3)`` uint8, shown in a panel of its own before the others.
+
+    Returns:
+        A panel for each temperature, bars side by side for each model.
     """
     theme()
     temperatures = list(dict.fromkeys(probabilities["temperature"]))
     several = "model" in probabilities
     models = dict.fromkeys(probabilities["model"]) if several else ("student_ce",)
     width = 0.8 / len(models)
-    first = image is not None
-    figure, panels = plt.subplots(
-        1, len(temperatures) + first, figsize=(2.1 * (len(temperatures) + first), 3), squeeze=False
-    )
-    if first:
+    first = int(image is not None)  # the panel of the first temperature
+    count = len(temperatures) + first
+    figure, panels = plt.subplots(1, count, figsize=(2.1 * count, 3), squeeze=False)
+    if image is not None:
         panels[0, 0].imshow(image)
         panels[0, 0].set(title="image", xticks=[], yticks=[])
         panels[0, 0].grid(False)
-    for axes, temperature in zip(panels[0, int(first) :], temperatures, strict=True):
-        part = probabilities[probabilities["temperature"] == temperature]
+    for axes, temperature in zip(panels[0, first:], temperatures, strict=True):
+        at_temperature = probabilities[probabilities["temperature"] == temperature]
         for shift, model in enumerate(models):
-            own = part[part["model"] == model] if several else part
-            places = np.arange(len(own)) + (shift - (len(models) - 1) / 2) * width
-            axes.bar(places, own["probability"], width, color=COLOURS[model], label=NAMES[model])
+            of_model = at_temperature[at_temperature["model"] == model] if several else at_temperature
+            places = np.arange(len(of_model)) + (shift - (len(models) - 1) / 2) * width
+            axes.bar(places, of_model["probability"], width, color=COLOURS[model], label=NAMES[model])
         axes.set(title=f"T = {temperature:g}", ylim=(0, 1), xlabel="class")
-        axes.set_xticks(range(len(own)), own["class"].astype(str), rotation=45, ha="right", rotation_mode="anchor")
-        axes.grid(False, axis="x")
-        if axes is not panels[0, int(first)]:
-            axes.tick_params(labelleft=False)
-    panels[0, int(first)].set_ylabel("probability")
-    if several:
-        figure.legend(
-            *axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(models), frameon=False, fontsize=9
+        axes.set_xticks(
+            range(len(of_model)), of_model["class"].astype(str), rotation=45, ha="right", rotation_mode="anchor"
         )
+        axes.grid(False, axis="x")
+        if axes is not panels[0, first]:
+            axes.tick_params(labelleft=False)
+    panels[0, first].set_ylabel("probability")
+    if several:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(models), frameon=False, fontsize=9)
     return figure
 
 
 def curves(history: pd.DataFrame) -> Figure:
-    """Training loss and validation accuracy over epochs; columns model, epoch, train_loss, val_accuracy and, for several runs, seed.
+    """Training loss and validation accuracy over epochs.
 
     Thick lines are means over seeds, thin ones single seeds: bands of five models would cover each other.
+
+    Args:
+        history: columns model, epoch, train_loss, val_accuracy and, for several runs, seed.
+
+    Returns:
+        Losses at the left, accuracies at the right.
     """
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -111,11 +120,11 @@ def curves(history: pd.DataFrame) -> Figure:
         (left, "train_loss", "training loss (nats)"),
         (right, "val_accuracy", "validation accuracy"),
     ):
-        for model, part in history.groupby("model", sort=False):
-            if "seed" in part:
-                for _, one in part.groupby("seed"):
-                    axes.plot(one["epoch"], one[column], color=COLOURS[model], alpha=0.3, linewidth=0.7)
-            mean = part.groupby("epoch")[column].mean()
+        for model, of_model in history.groupby("model", sort=False):
+            if "seed" in of_model:
+                for _, of_seed in of_model.groupby("seed"):
+                    axes.plot(of_seed["epoch"], of_seed[column], color=COLOURS[model], alpha=0.3, linewidth=0.7)
+            mean = of_model.groupby("epoch")[column].mean()
             axes.plot(
                 mean.index,
                 mean,
@@ -150,10 +159,13 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy minus confidence against confidence, in bins of equally many images, with 95% intervals; above, the confidences themselves.
+    """Accuracy minus confidence against confidence, in bins of equally many images, with 95% intervals.
 
     Args:
         tables: model -> :func:`kdnb.evaluation.reliability_of_equal_bins`.
+
+    Returns:
+        The gaps; above them the confidences themselves.
     """
     theme()
     figure, (above, axes) = plt.subplots(2, 1, figsize=(7, 4.4), sharex=True, height_ratios=[1, 3])
@@ -189,19 +201,15 @@ def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
 
 
 def arms(table: pd.DataFrame) -> Figure:
-    """Test accuracy of every model: a point a seed, and the mean of their intervals over groups; columns of ``classification.csv``."""
+    """Test accuracy of every model: points are seeds, a line their mean interval; columns of ``classification.csv``."""
     theme()
     order = [model for model in NAMES if model in set(table["model"])]
     figure, axes = plt.subplots(figsize=(8, 0.55 * len(order) + 1))
     for row, model in enumerate(order):
-        part = 100 * table.loc[table["model"] == model, ["accuracy", "accuracy_lo", "accuracy_hi"]]
-        axes.plot(part[["accuracy_lo", "accuracy_hi"]].mean(), [row, row], color=COLOURS[model], linewidth=2)
-        axes.scatter(
-            part["accuracy"],
-            np.full(len(part), row) + np.linspace(-0.15, 0.15, len(part)),
-            color=COLOURS[model],
-            zorder=3,
-        )
+        percent = 100 * table.loc[table["model"] == model, ["accuracy", "accuracy_lo", "accuracy_hi"]]
+        axes.plot(percent[["accuracy_lo", "accuracy_hi"]].mean(), [row, row], color=COLOURS[model], linewidth=2)
+        heights = np.full(len(percent), row) + np.linspace(-0.15, 0.15, len(percent))
+        axes.scatter(percent["accuracy"], heights, color=COLOURS[model], zorder=3)
     low, high = axes.get_xlim()
     wider = max(0.0, LEAST_SPAN - (high - low)) / 2  # near 100% a hair's breadth would fill the page
     axes.set(
@@ -229,12 +237,17 @@ _GREY = {"shuffled": "exchanged in the class", "class_mean": "the class's mean",
 
 
 def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float | None) -> Figure:
-    """Left: a score against labelled images a class, a line a way of teaching. Right: gains over the labels alone
-    with the most of the few labels, of those ways that see the same images.
+    """What the teacher adds where labels are few.
 
     Args:
-        table: a row a student: ``way``, ``seed``, ``images_per_class`` (0: all), ``score``. all_labels: how many those are on average.
+        table: a row a student: ``way``, ``seed``, ``images_per_class`` (0: all), and a column of the name in ``score``.
+        score: which of the table's scores is drawn.
+        all_labels: how many images a class those of ``images_per_class`` 0 are, on average.
         best: the Bayes accuracy, or ``None``.
+
+    Returns:
+        Left: the score against labelled images a class, a line a way of teaching. Right: gains over the labels alone
+        with the most of the few labels, of those ways that see the same images.
     """
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[3, 2])
@@ -259,9 +272,8 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
     few = table[table["images_per_class"] == table["images_per_class"].max()]
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
-    gains = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore").sub(
-        wide["labels alone"], axis=0
-    )
+    rivals = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore")
+    gains = rivals.sub(wide["labels alone"], axis=0)
     for place, way in enumerate(gains):
         colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
         right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
@@ -284,23 +296,26 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
 
 
 def forest(effects: dict[str, pd.DataFrame]) -> Figure:
-    """Differences in points with their intervals: a panel for each question, a row for each run, and last what they say together.
+    """Differences in points with their intervals; the band marks one point either way.
 
     Args:
-        effects: title -> table with columns run, difference, lo, hi, in points. The band marks one point either way.
+        effects: title -> table with columns run, difference, lo, hi, in points.
+
+    Returns:
+        A panel for each question, a row for each run, and last what they say together.
     """
     theme()
-    runs = sorted({run for table in effects.values() for run in table["run"]} - {"together"}) + ["together"]
+    runs = [*sorted({run for table in effects.values() for run in table["run"]} - {"together"}), "together"]
     size = (3.6 * len(effects), 0.5 * len(runs) + 1.2)
     figure, panels = plt.subplots(1, len(effects), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, (title, table) in zip(panels[0], effects.items(), strict=True):
         axes.axvspan(-1, 1, color="#EEEEEE", zorder=0)
         axes.axvline(0, color="#333333", linewidth=1)
-        for one in table.itertuples():
-            row, last = runs.index(one.run), one.run == "together"
+        for effect in table.itertuples():
+            row, last = runs.index(effect.run), effect.run == "together"
             colour = COLOURS["student_kd"] if last else "#333333"
-            axes.plot([one.lo, one.hi], [row, row], color=colour, linewidth=2)
-            axes.scatter(one.difference, row, marker="D" if last else "o", color=colour, zorder=3)
+            axes.plot([effect.lo, effect.hi], [row, row], color=colour, linewidth=2)
+            axes.scatter(effect.difference, row, marker="D" if last else "o", color=colour, zorder=3)
         axes.set(title=title, xlabel="points of accuracy", yticks=range(len(runs)), yticklabels=runs)
         axes.set_ylim(len(runs) - 0.5, -0.5)
     return figure
@@ -314,13 +329,15 @@ def ablation(table: pd.DataFrame) -> Figure:
         ("max", "o", COLOURS["student_kd"], False),
         ("average", "s", COLOURS["student_released"], True),
     ):
-        part = table[table["pool"] == pool]
-        axes.scatter(part["macs"] / 1e6, 100 * part["test_accuracy"], marker=marker, color=colour, alpha=0.5, s=14)
-        means = part.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
+        of_pool = table[table["pool"] == pool]
+        axes.scatter(
+            of_pool["macs"] / 1e6, 100 * of_pool["test_accuracy"], marker=marker, color=colour, alpha=0.5, s=14
+        )
+        means = of_pool.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
         axes.plot(
             means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling"
         )
-        ends = part.groupby("macs")["test_accuracy"].agg("min" if below else "max")
+        ends = of_pool.groupby("macs")["test_accuracy"].agg("min" if below else "max")
         for row, end in zip(means.itertuples(), ends, strict=True):
             place = (row.macs / 1e6, 100 * end)
             axes.annotate(
@@ -342,9 +359,16 @@ def ablation(table: pd.DataFrame) -> Figure:
 
 
 def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
-    """The alpha x T map: gain over cross-entropy alone in points, mean over seeds, a panel for each loss, one scale around zero.
+    """The alpha x T map: gain over cross-entropy alone in points, mean over seeds.
 
     The scale spans :data:`LEAST_SPAN` points at least, so that a difference of one image looks like none.
+
+    Args:
+        table: a row a student: columns ``loss``, ``alpha``, ``temperature`` and ``value``.
+        value: the column that is drawn, a share.
+
+    Returns:
+        A panel for each loss, one scale around zero.
     """
     theme()
     taught = table[~table["loss"].isin(["ce", "ls"])]
@@ -367,7 +391,15 @@ def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
 
 
 def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
-    """Accuracy against T, a panel for each loss: means over seeds with their range for each alpha, and the band of cross-entropy alone."""
+    """Accuracy against T: means over seeds with their range for each alpha, and the band of cross-entropy alone.
+
+    Args:
+        table: a row a student: columns ``loss``, ``alpha``, ``temperature`` and ``value``.
+        value: the column that is drawn, a share.
+
+    Returns:
+        A panel for each loss.
+    """
     theme()
     taught = table[~table["loss"].isin(["ce", "ls"])].assign(percent=lambda rows: 100 * rows[value])
     plain, names = 100 * table.loc[table["loss"] == "ce", value], list(dict.fromkeys(taught["loss"]))
@@ -378,8 +410,8 @@ def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figur
         axes.axhspan(plain.min(), plain.max(), color="#BBBBBB", alpha=0.5, linewidth=0)
         axes.axhline(plain.mean(), color="#555555", linewidth=1, label="cross-entropy alone (band: seeds)")
         for number, (alpha, colour) in enumerate(zip(alphas, shades, strict=True)):
-            part = taught[(taught["loss"] == name) & (taught["alpha"] == alpha)]
-            stats = part.groupby("temperature")["percent"].agg(["mean", "min", "max"]).reindex(temperatures)
+            of_alpha = taught[(taught["loss"] == name) & (taught["alpha"] == alpha)]
+            stats = of_alpha.groupby("temperature")["percent"].agg(["mean", "min", "max"]).reindex(temperatures)
             places = np.arange(len(temperatures)) + 0.12 * (number - (len(alphas) - 1) / 2)
             spread = np.abs(stats[["min", "max"]].to_numpy().T - stats["mean"].to_numpy())
             axes.errorbar(
@@ -402,7 +434,7 @@ def over_temperature(table: pd.DataFrame, value: str = "test_accuracy") -> Figur
 
 
 def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figure:
-    """Left: the soft gradient's norm over cross-entropy's, against T. Right: the entropy of the teacher's softened probabilities."""
+    """Against T: the soft gradient's norm over cross-entropy's, and the entropy of the teacher's probabilities."""
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     palette = {"without T²": COLOURS["student_kd"], "with T²": COLOURS["student_kd_t2"]}
@@ -420,24 +452,32 @@ def gradients_and_entropy(norms: pd.DataFrame, entropies: pd.DataFrame) -> Figur
 
 
 def recorded(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Accuracy of teacher and students in each recorded run, with its interval; on official splits a cross where the paper reports one."""
+    """Accuracy of teacher and students in each recorded run, with its interval.
+
+    Args:
+        table: a row a run and model: dataset, profile, split_protocol, run_seed, model, accuracy and its interval.
+        published: what the paper reports: columns ``dataset``, ``model``, ``accuracy``.
+
+    Returns:
+        A row a run; on official splits a cross where the paper reports an accuracy.
+    """
     theme()
     models = ["teacher", "student_ce", "student_kd"]
     keys = ["dataset", "profile", "split_protocol", "run_seed"]
     runs = list(table.groupby(keys, sort=False))
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.75 * len(runs)))
-    for row, (key, part) in enumerate(runs):
+    for row, (key, of_run) in enumerate(runs):
         paper = published[published["dataset"] == key[0]].set_index("model")["accuracy"]
         for model, shift in zip(models, (-0.22, 0, 0.22), strict=True):
-            one = part[part["model"] == model].iloc[0]
+            score = of_run[of_run["model"] == model].iloc[0]
             label = NAMES[model] if row == 0 else None
             axes.plot(
-                [100 * one["accuracy_lo"], 100 * one["accuracy_hi"]],
+                [100 * score["accuracy_lo"], 100 * score["accuracy_hi"]],
                 [row + shift] * 2,
                 color=COLOURS[model],
                 linewidth=2,
             )
-            axes.scatter(100 * one["accuracy"], row + shift, color=COLOURS[model], zorder=3, label=label)
+            axes.scatter(100 * score["accuracy"], row + shift, color=COLOURS[model], zorder=3, label=label)
             if model in paper and key[2] == "official":
                 axes.scatter(100 * paper[model], row + shift, marker="x", color=COLOURS[model], zorder=4)
     axes.set(

@@ -46,33 +46,34 @@ def shown_slices(depth: int) -> np.ndarray:
 
 
 def montage(rows: dict[str, np.ndarray], masks: Sequence[np.ndarray | None], signed: Sequence[str] = ()) -> Figure:
-    """Volumes slice by slice: a row each, slices from left to right, the lesion outlined.
+    """Volumes slice by slice, the lesion outlined.
 
     Args:
-        rows: title -> ``(D, H, W)``: uint8 is a volume and grey; anything else a map, from its own least to its largest value, or, where
-            its title is among the ``signed``, with zero in the middle. masks: of each row, ``(D, H, W)`` bool or ``None``.
+        rows: title -> ``(D, H, W)``: uint8 is a volume and grey; anything else a map, from its own least to its largest
+            value.
+        masks: of each row, ``(D, H, W)`` bool or ``None``.
+        signed: titles of maps that are drawn with zero in the middle.
+
+    Returns:
+        A row each, slices from left to right.
     """
-    at = shown_slices(len(next(iter(rows.values()))))
-    figure, axes = plt.subplots(
-        len(rows), len(at), figsize=(0.95 * len(at) + 1.2, 1.0 * len(rows) + 0.3), squeeze=False, layout="constrained"
-    )
+    numbers = shown_slices(len(next(iter(rows.values()))))
+    size = (0.95 * len(numbers) + 1.2, 1.0 * len(rows) + 0.3)
+    figure, axes = plt.subplots(len(rows), len(numbers), figsize=size, squeeze=False, layout="constrained")
     for line, mask, (title, values) in zip(axes, masks, rows.items(), strict=True):
         options = {"cmap": "gray", "vmin": 0, "vmax": 255}
         if values.dtype != np.uint8:
             most = float(np.abs(values).max()) or 1.0
             options = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if title in signed else {"cmap": "viridis"}
-            options = (
-                options
-                if title in signed
-                else options | {"vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
-            )
-        for axis, number in zip(line, at, strict=True):
+            if title not in signed:
+                options |= {"vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
+        for axis, number in zip(line, numbers, strict=True):
             axis.imshow(values[number], **options)
             axis.set(xticks=[], yticks=[])
             if mask is not None and mask[number].any():
                 axis.contour(mask[number], [0.5], colors="white" if values.dtype != np.uint8 else "red", linewidths=0.8)
         line[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
-    for axis, number in zip(axes[0], at, strict=True):
+    for axis, number in zip(axes[0], numbers, strict=True):
         axis.set_title(f"slice {number + 1}", fontsize=8)
     return figure
 
@@ -81,7 +82,13 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     """One slice with its maps, and how each map's mass lies over all slices, with this slice marked.
 
     Args:
-        volume: ``(D, H, W)`` uint8. maps: title -> ``(D, H, W)``. mask: ``(D, H, W)`` bool or ``None``. number: of the slice, from 0.
+        volume: ``(D, H, W)`` uint8.
+        maps: title -> ``(D, H, W)``.
+        mask: ``(D, H, W)`` bool or ``None``.
+        number: of the slice, from 0.
+
+    Returns:
+        Slice and maps from left to right, the last panel the masses.
     """
     figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
@@ -113,10 +120,14 @@ def profile(axis: plt.Axes, maps: dict[str, np.ndarray], mask: np.ndarray | None
 
 
 def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
-    """Accuracy of every network: a point a seed, its mean a bar; one panel for each number of labels.
+    """Accuracy of every network: a point a seed, its mean a bar.
 
     Args:
-        table: columns ``labels``, ``way``, ``seed``, ``accuracy``. best: what the Bayes classifier would have, where it is known.
+        table: columns ``labels``, ``way``, ``seed``, ``accuracy``.
+        best: what the Bayes classifier would have, where it is known.
+
+    Returns:
+        A panel for each number of labels.
     """
     panels, order = (list(dict.fromkeys(table[name])) for name in ("labels", "way"))
     size = (4.0 * len(panels) + 1.5, 0.3 * len(order) + 1.1)
@@ -124,10 +135,10 @@ def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
         1, len(panels), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, labels in zip(axes[0], panels, strict=True):
-        for way, part in table[table["labels"] == labels].groupby("way", sort=False):
+        for way, seeds in table[table["labels"] == labels].groupby("way", sort=False):
             place = -order.index(way)
-            axis.plot(part["accuracy"], np.full(len(part), place), "o", color="0.5", markersize=3)
-            axis.plot(part["accuracy"].mean(), place, "|", color="#0072B2", markersize=14, markeredgewidth=2)
+            axis.plot(seeds["accuracy"], np.full(len(seeds), place), "o", color="0.5", markersize=3)
+            axis.plot(seeds["accuracy"].mean(), place, "|", color="#0072B2", markersize=14, markeredgewidth=2)
         if best is not None:
             axis.axvline(best, color="black", linestyle="--", linewidth=1)
             axis.text(best, 0.6, "Bayes ", fontsize=7, va="bottom", ha="right")
@@ -142,16 +153,20 @@ def accuracies(table: pd.DataFrame, best: float | None) -> Figure:
 
 
 def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure:
-    """Every explanation of one student by every measure, a panel a measure, with 95% intervals; controls are grey.
+    """Every explanation of one student by every measure, with 95% intervals; controls are grey.
 
     Args:
         summary: columns ``way``, ``method``, ``metric``, ``mean``, ``lo``, ``hi``.
+        way: the student's.
+        controls: methods that know nothing of the student, drawn last.
+
+    Returns:
+        A panel a measure.
     """
-    part = summary[summary["way"] == way]
-    panels = [name for name in _MEASURES if name in set(part["metric"])]
-    order = [name for name in dict.fromkeys(part["method"]) if name not in controls] + [
-        c for c in controls if c in set(part["method"])
-    ]
+    of_student = summary[summary["way"] == way]
+    panels = [name for name in _MEASURES if name in set(of_student["metric"])]
+    methods = [name for name in dict.fromkeys(of_student["method"]) if name not in controls]
+    order = methods + [name for name in controls if name in set(of_student["method"])]
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -161,7 +176,7 @@ def measures(summary: pd.DataFrame, way: str, controls: Sequence[str]) -> Figure
         layout="constrained",
     )
     for axis, metric in zip(axes[0], panels, strict=True):
-        values = part[part["metric"] == metric].set_index("method")[["mean", "lo", "hi"]].reindex(order)
+        values = of_student[of_student["metric"] == metric].set_index("method")[["mean", "lo", "hi"]].reindex(order)
         colours = ["0.6" if name in controls else "#0072B2" for name in order]
         axis.hlines(-np.arange(len(order)), values["lo"], values["hi"], colors=colours, linewidth=1.2)
         axis.scatter(values["mean"], -np.arange(len(order)), c=colours, s=26)
