@@ -112,16 +112,6 @@ def test_links_and_pictures_lead_to_files(repository, name):
         assert len(alternative) >= 30
 
 
-def test_the_map_of_the_code_names_every_module(repository):
-    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text[text.index("A map of the code") :]
-    named = {name.strip("/") for name in re.findall(r"`(\w+/?)`", section)}
-    modules = {
-        path.stem for path in (repository / "kdnb").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
-    assert modules - {"__init__"} <= named
-
-
 def test_every_walk_leads_to_something_that_is_there(repository):
     text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
     walks = re.split(r"^\d\. ", text[: text.index("## Tests")], flags=re.MULTILINE)[1:]
