@@ -4,8 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-# Test files run side by side (pytest-xdist), so each has its share of the cores; read when torch is imported, and by what a test starts.
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+# Test files run side by side (pytest-xdist), so each has its share of the cores;
+# read when torch is imported, and by what a test starts.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
 
 import hypothesis

@@ -1,12 +1,13 @@
-"""What Quantus says where the study has a metric of its own: ``python tests/second_opinion.py`` writes ``second_opinion.json``.
+"""What Quantus says where the study has a metric of its own:
+``python tests/second_opinion.py`` writes ``second_opinion.json``.
 
-Quantus (Hedstroem et al., JMLR 2023) is no dependency of the study. Where it is installed (``pip install quantus``) this script asks it,
-on inputs that come from fixed seeds, and keeps the answers; ``test_second_opinion.py`` compares them with the study's own, and asks Quantus
-anew where it is installed.
+Quantus (Hedstroem et al., JMLR 2023) is no dependency of the study. Where it is installed (``pip install quantus``)
+this script asks it, on inputs that come from fixed seeds, and keeps the answers; ``test_second_opinion.py`` compares
+them with the study's own, and asks Quantus anew where it is installed.
 
-What both are given alike is what Quantus leaves to its user (the fill of removed pixels, the noise) or draws otherwise (new weights: here
-whoever redraws a layer gets the same). Images have one channel, which the network reads three times: Quantus 0.6 would take the three
-values of a pixel for three places.
+What both are given alike is what Quantus leaves to its user (the fill of removed pixels, the noise) or draws otherwise
+(new weights: here whoever redraws a layer gets the same). Images have one channel, which the network reads three times:
+Quantus 0.6 would take the three values of a pixel for three places.
 """
 
 import hashlib
@@ -46,7 +47,8 @@ class Grey(StudentCNN):
 def network() -> Grey:
     """A student of two classes whose layers get the same new weights whoever redraws them.
 
-    It is untrained, but its answer is as decided as a trained one's and turns where pixels are removed: scale and threshold are set so.
+    It is untrained, but its answer is as decided as a trained one's and turns where pixels are removed:
+    scale and threshold are set so.
     """
     built = initialised(Grey, 2, widths=(8, 16, 16), poolings=2, seed=21).eval()
     with torch.no_grad():
@@ -70,7 +72,8 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def inputs() -> tuple[Tensor, Tensor, dict[str, Tensor], np.ndarray]:
-    """Images ``(N, 1, H, W)``, the targets ``(N,)``, maps ``(N, H, W)`` without ties, and masks ``(N, H, W)`` of which one is empty."""
+    """Images ``(N, 1, H, W)``, the targets ``(N,)``, maps ``(N, H, W)`` without ties,
+    and masks ``(N, H, W)`` of which one is empty."""
     draw = torch.Generator().manual_seed(0)
     masks = torch.zeros(COUNT, SIZE, SIZE, dtype=torch.bool)
     for nth, mask in enumerate(masks):
@@ -95,7 +98,8 @@ def tied(maps: Tensor) -> Tensor:
 
 
 def noise() -> Tensor:
-    """The draws of :func:`kdnb.fidelity.sensitivity_max`, ``(samples, N, 3, H, W)``, of which every channel has its own."""
+    """The draws of :func:`kdnb.fidelity.sensitivity_max`, ``(samples, N, 3, H, W)``,
+    of which every channel has its own."""
     with drawing_from(0):
         drawn = SENSITIVITY_RADIUS * (2 * torch.rand(COUNT * SENSITIVITY_SAMPLES, 3, SIZE, SIZE) - 1)
     return drawn.unflatten(0, (COUNT, SENSITIVITY_SAMPLES)).transpose(0, 1)
@@ -125,7 +129,8 @@ def answers() -> dict[str, object]:
         return np.array(flipping(**asked | {"x_batch": start.numpy()}, a_batch=of_map[:, None].numpy(), softmax=True))
 
     def kept(of_map: Tensor, percentages: tuple[int, ...], start: Tensor | None = None) -> list[float]:
-        """ROAD: the share of images of which the prediction stays with so many percent imputed, or restored in front of ``start``."""
+        """ROAD: the share of images of which the prediction stays with so many percent imputed,
+        or restored in front of ``start``."""
         nth = iter(list(range(COUNT)) * len(percentages))
 
         def restore(arr: np.ndarray, indices: np.ndarray, **_: object) -> np.ndarray:
@@ -158,7 +163,8 @@ def answers() -> dict[str, object]:
         return (of_images - of_images.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
 
     def steadiness() -> np.ndarray:
-        """Of the image's own values as the map, the only one to which noise in three channels is the noise of their mean."""
+        """Of the image's own values as the map,
+        the only one to which noise in three channels is the noise of their mean."""
         draws = iter(noise().mean(dim=2).flatten(2).numpy())
         measured = quantus.MaxSensitivity(
             nr_samples=SENSITIVITY_SAMPLES, perturb_func=lambda arr, **_: arr + next(draws), **plain

@@ -1,4 +1,5 @@
-"""Artefacts that are damaged, foreign or of an older version: each is noticed, and refused or made again, never used."""
+"""Artefacts that are damaged, foreign or of an older version:
+each is noticed, and refused or made again, never used."""
 
 import os
 import shutil

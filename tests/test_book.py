@@ -259,7 +259,10 @@ def test_errors_are_listed_from_the_code():
     [
         r"\operatorname{softmax}_T(z)_i = \frac{\exp(z_i/T)}{\sum_j \exp(z_j/T)}",
         r"\begin{aligned} L &= \alpha \mathrm{HL} + (1-\alpha) T^2 \mathrm{SL} \\ &> 0 \end{aligned}",
-        r"\mathbb{E}\left[\lVert \hat{p} - p \rVert_2^2\right] \leq \max_{k} |x_k|, \quad \text{for all } k \in \{1, \dots, K\}",
+        (
+            r"\mathbb{E}\left[\lVert \hat{p} - p \rVert_2^2\right] \leq \max_{k} |x_k|, \quad "
+            r"\text{for all } k \in \{1, \dots, K\}"
+        ),
     ],
 )
 def test_formulas_become_mathml(latex):

@@ -1,4 +1,5 @@
-"""Inputs that people really have (small, generated, outside the repository): each is right, or refused in one sentence that helps."""
+"""Inputs that people really have (small, generated, outside the repository):
+each is right, or refused in one sentence that helps."""
 
 import os
 import re
@@ -63,7 +64,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return np.round((values - values.min()) * 255 / (values.max() - values.min())).astype(np.uint8)
 
 
-# -- layouts ----------------------------------------------------------------------------------------------------------------
+# -- layouts --------------------------------------------------------------------------------------------------------
 
 
 def test_01_the_unlabelled_test_is_counted_and_one_is_cut_from_train():
@@ -164,14 +165,20 @@ def test_13_one_class_whatever_system_composed_its_letters():
     assert data.classes == ("Kératite", "Œil normal") and counts(data)["test"] == 8 and len(data) == 28
 
 
-# -- persons ----------------------------------------------------------------------------------------------------------------
+# -- persons --------------------------------------------------------------------------------------------------------
+
+
+def _patient(path: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(path, specific_tags=["PatientID"]).PatientID)
 
 
 @pytest.mark.parametrize(
     ("case", "how", "person"),
     [
         ("49e_left_right_eyes", "left and right in the name", lambda path: path.stem.split("_")[0]),
-        ("54_dicom_patient_id", "DICOM's PatientID", lambda path: _patient(path)),
+        ("54_dicom_patient_id", "DICOM's PatientID", _patient),
     ],
 )
 def test_49e_54_one_person_is_on_one_side(case, how, person):
@@ -182,13 +189,7 @@ def test_49e_54_one_person_is_on_one_side(case, how, person):
         assert len(set(data.split[whose == one])) == 1 and len(set(data.groups[whose == one])) == 1
 
 
-def _patient(path: Path) -> str:
-    import pydicom
-
-    return str(pydicom.dcmread(path, specific_tags=["PatientID"]).PatientID)
-
-
-# -- names ------------------------------------------------------------------------------------------------------------------
+# -- names ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_51_52_a_class_has_its_own_row_in_every_table(case, classes, tmp_path):
     assert summary.to_dict() == {"all": len(data)} | {fidelity.class_row(name): size for name, size in sizes.items()}
 
 
-# -- pixels -----------------------------------------------------------------------------------------------------------------
+# -- pixels ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["16_dicom_named_by_uid", "18_dicom_without_preamble"])

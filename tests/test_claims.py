@@ -80,7 +80,8 @@ def comparison(question: str, a: str, b: str, difference: float, half: float) ->
 
 
 def explained(better: dict[str, float], images: int = 40) -> pd.DataFrame:
-    """``fidelity.csv`` of methods that are so much better than .5 by each metric of a family, give or take the luck of an image."""
+    """``fidelity.csv`` of methods that are so much better than .5 by each metric of a family,
+    give or take the luck of an image."""
     rng, rows = np.random.default_rng(0), []
     for method, gain in better.items():
         for metric, sign in claims.FAMILIES.items():
@@ -384,7 +385,8 @@ def test_a_rival_that_does_not_beat_random_maps_is_no_yardstick(tmp_path):
 
 
 def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
-    # Random maps do well on the 24 images that the rival explains and badly on the 76 others: on all, average maps beat them by more.
+    # Random maps do well on the 24 images that the rival explains and badly on the 76 others:
+    # on all, average maps beat them by more.
     run = finished_run(tmp_path, gain=0.0)
     rows = explained({"shap": 0.0, "random": 0.1}, images=24)
     others = explained({"random": -0.4}, images=76).assign(
@@ -578,11 +580,12 @@ def test_what_patience_is_worth_needs_students_of_both_kinds_that_train_long(tmp
         assert claims.judge(run).set_index("claim").loc["long_training", "verdict"] == claims.NOT_TESTABLE
 
 
-# -- a student that explains itself ---------------------------------------------------------------------------------------
+# -- a student that explains itself ---------------------------------------------------------------------------------
 
 
 def evidence_run(folder, **changed) -> Run:
-    """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best, but for what is changed."""
+    """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best,
+    but for what is changed."""
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     question, half = "field: what does the smaller one cost?", 0.002
     rows = [
@@ -806,11 +809,12 @@ def test_earlier_records_are_read_in_todays_words_and_units():
     assert claims.as_today(read.reset_index()).equals(read.reset_index()), "what says its units is as it was"
 
 
-# -- the third dimension ------------------------------------------------------------------------------------------------
+# -- the third dimension --------------------------------------------------------------------------------------------
 
 
 def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom") -> Run:
-    """A run whose comparisons on volumes all differ by so much, for the better, with intervals of three points either way."""
+    """A run whose comparisons on volumes all differ by so much, for the better,
+    with intervals of three points either way."""
     run = Run(replace(resolve(profile="smoke", run_dir=folder), dataset=dataset), "test")
     asked = [
         ("all labels: is anything learned?", "teacher", "always the most frequent class", "accuracy"),
@@ -870,7 +874,7 @@ def test_generated_volumes_say_nothing_of_real_images(tmp_path, source, verdict)
     assert set(volumes_verdicts(run).values()) == {verdict}
 
 
-# -- lesions that are known ---------------------------------------------------------------------------------------------
+# -- lesions that are known -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""What makes chapters teach: goals, mistakes, something to try, figures that are read aloud, words and sources that can be looked up."""
+"""What makes chapters teach: goals, mistakes, something to try, figures that are read aloud,
+words and sources that can be looked up."""
 
 import json
 import re

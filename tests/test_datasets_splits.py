@@ -22,9 +22,8 @@ REAL = Path(os.environ.get("KDNB_DATA_DIR", REPOSITORY.parent / "shared" / "data
 needs_real = pytest.mark.skipif(
     not REAL.is_dir(), reason="no real data sets: set KDNB_DATA_DIR to the folder that holds them"
 )
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")
-]  # 1.5 million look-alikes
+# 1.5 million look-alikes
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")]
 SETS = ("brain_tumor", "eye_disease", *SLOW)
 
 
@@ -56,7 +55,7 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-# -- splits ---------------------------------------------------------------------------------------------------------------
+# -- splits ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -125,7 +124,8 @@ def test_leak_free_leaves_out_published_test_images_with_a_copy_in_training(tmp_
 
 
 def published_set(shared: dict[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, groups and published split of 60 training, 20 validation and 20 test images a class, in groups of two of one class.
+    """Labels, groups and published split of 60 training, 20 validation and 20 test images a class,
+    in groups of two of one class.
 
     ``shared``: of each class, how many of the ten groups of the published test images training has, too.
     """
@@ -165,7 +165,8 @@ def test_splitting_anew_keeps_what_a_published_split_leaves_out():
 
 
 def test_where_validation_alone_is_published_the_set_is_not_said_to_be_split_anew():
-    """Its test images are cut from training: nothing that is published is given up, whatever validation loses to leaks."""
+    """Its test images are cut from training: nothing that is published is given up,
+    whatever validation loses to leaks."""
     labels, whose, published = published_set({0: 10, 1: 10})
     published = np.where(published == "test", "val", "train")
     assert splits.too_little(labels, whose, published) == ("val", 0, 0, 20)
@@ -181,7 +182,7 @@ def test_a_set_that_is_split_anew_says_why(tmp_path, own_cache):
     assert said in datasets.describe(data) and audit.leaks(data, audit.twins(data))["test_images"].sum() == 0
 
 
-# -- groups ---------------------------------------------------------------------------------------------------------------
+# -- groups ---------------------------------------------------------------------------------------------------------
 
 
 def test_fellow_eyes_and_series_are_one_person():
@@ -202,7 +203,7 @@ def test_join_is_transitive_and_keeps_the_first_name():
     assert groups.join(names, np.empty((0, 2), int)).tolist() == names.tolist()
 
 
-# -- duplicates -----------------------------------------------------------------------------------------------------------
+# -- duplicates -----------------------------------------------------------------------------------------------------
 
 
 def find(images: list[Image.Image]) -> duplicates.Twins:
@@ -233,7 +234,7 @@ def test_no_false_alarm_among_noise():
     assert len(found.copies(duplicates.COPIES_FROM)) == 0
 
 
-# -- the cache ------------------------------------------------------------------------------------------------------------
+# -- the cache ------------------------------------------------------------------------------------------------------
 
 
 def test_second_load_decodes_nothing(tmp_path, own_cache, monkeypatch):
@@ -345,7 +346,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-# -- fetching -------------------------------------------------------------------------------------------------------------
+# -- fetching -------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, capsys):
@@ -402,7 +403,7 @@ def test_medmnist_refuses_other_tasks(tmp_path):
             fetch.medmnist_folder(flag, 28, tmp_path)
 
 
-# -- the real data sets ---------------------------------------------------------------------------------------------------
+# -- the real data sets ---------------------------------------------------------------------------------------------
 
 
 @needs_real
@@ -429,9 +430,8 @@ def test_nothing_stands_on_two_sides(name):
 def test_validation_is_cut_by_group_in_the_official_split(name):
     data = real(name)
     groups_ = data.groups
-    if (
-        name == "brain_tumor"
-    ):  # by copies alone: its persons were recovered later, and the official split stayed what it was
+    # By copies alone: its persons were recovered later, and the official split stayed what it was.
+    if name == "brain_tumor":
         assert np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()
         groups_ = groups.join(data.ids, audit.twins(data).copies(audit.copies_from(data)))
     assert not np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()

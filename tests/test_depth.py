@@ -1,4 +1,5 @@
-"""Explanations in depth and their measures, on maps whose score is known beforehand; chapter 09's comparisons on tables of known answer."""
+"""Explanations in depth and their measures, on maps whose score is known beforehand;
+chapter 09's comparisons on tables of known answer."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def judged(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     return {name: float(np.nanmean(values)) for name, values in depth.truth(maps, ranks, masks).items()}
 
 
-# -- measures ---------------------------------------------------------------------------------------------------------
+# -- measures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
@@ -112,7 +113,7 @@ def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
     assert explain.blurred(point)[0, 5, 8, 8] > 0 and explain.blurred(point)[0, 4, 8, 9] > 0
 
 
-# -- methods ----------------------------------------------------------------------------------------------------------
+# -- methods --------------------------------------------------------------------------------------------------------
 
 
 def test_average_maps_are_the_mean_over_filters(network, volumes):
@@ -163,7 +164,7 @@ def test_a_random_map_hangs_on_the_volume_and_the_draw_alone(network, volumes):
     assert not torch.allclose(whole, explain.random_map(network, volumes, None, seed=1))
 
 
-# -- chapter 09 -------------------------------------------------------------------------------------------------------
+# -- chapter 09 -----------------------------------------------------------------------------------------------------
 
 
 def explained(better: dict[tuple[str, str], float]) -> pd.DataFrame:
@@ -230,7 +231,8 @@ def test_what_is_learned_is_more_than_the_most_frequent_class():
 
 
 def test_a_teacher_that_hands_on_how_frequent_classes_are_adds_nothing_where_they_count_alike():
-    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all, the other each class in turn."""
+    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all,
+    the other each class in turn."""
     classes = np.repeat([0, 1, 2], [40, 10, 10])
     hits = {
         ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float),
@@ -352,7 +354,7 @@ def test_rows_hold_each_measure_once(network, volumes):
     assert set(without["metric"]) == {*depth.TRUTH, *depth.DEPTH, "hidden"}
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures --------------------------------------------------------------------------------------------------------
 
 
 def test_figures_show_every_slice_method_and_way():
@@ -371,7 +373,8 @@ def test_figures_show_every_slice_method_and_way():
 
 
 def test_the_table_of_accuracies_knows_networks_operations_and_balance():
-    """Of 60 volumes of classes of 40, 10, 10 a student that always says the first has two thirds right, balanced a third."""
+    """Of 60 volumes of classes of 40, 10, 10 a student that always says the first has two thirds right,
+    balanced a third."""
     labels = np.repeat([0, 1, 2], [40, 10, 10])
     part = Examples(np.zeros((60, 16, 16, 8), np.uint8), labels)
     grid = Grid(SHAPE, (2.0, 1.0, 1.0))

@@ -1,9 +1,10 @@
-"""One place decides device and arithmetic; and everything runs where a GPU would be told apart from the host (see second_device.py)."""
+"""One place decides device and arithmetic;
+and everything runs where a GPU would be told apart from the host (see second_device.py)."""
 
 import numpy as np
 import pytest
 import torch
-from second_device import DEVICE, Mixed, second_device
+from second_device import DEVICE, MixedDevicesError, second_device
 from torch.nn import functional as F
 
 from kdnb import (
@@ -60,21 +61,21 @@ def trained(whole: ImageSet, epochs: int = 2) -> tuple[torch.nn.Module, np.ndarr
         return student, bank, training.fit(student, of(whole, "train"), of(whole, "val"), recipe, kd, seed=0, bank=bank)
 
 
-# -- the second device itself ---------------------------------------------------------------------------------------------
+# -- the second device itself ---------------------------------------------------------------------------------------
 
 
 def test_the_second_device_refuses_what_a_gpu_refuses():
     with second_device() as watch:
         there = torch.ones(3).to(DEVICE)
-        with pytest.raises(Mixed, match="both devices"):
+        with pytest.raises(MixedDevicesError, match="both devices"):
             there + torch.ones(3)
-        with pytest.raises(Mixed, match="numpy"):
+        with pytest.raises(MixedDevicesError, match="numpy"):
             there.numpy()
         assert (there + 1).device == DEVICE and torch.zeros(2, device=there.device).device == DEVICE
         assert (watch.values_read, watch.copies_to_host, watch.copies_to_device) == (0, 0, 1)
         assert there.sum().item() == 3 and there.cpu().numpy().tolist() == [1, 1, 1]
         assert (watch.values_read, watch.copies_to_host) == (1, 1)
-        with pytest.raises(Mixed, match="both devices"):
+        with pytest.raises(MixedDevicesError, match="both devices"):
             torch.ones(3)[torch.tensor([0, 2]).to(DEVICE)]
 
 
@@ -103,7 +104,7 @@ def test_whatever_has_the_host_wait_for_a_gpu_is_counted():
         assert watch.waits == 0 and watch.launches > 0
 
 
-# -- the study on it ------------------------------------------------------------------------------------------------------
+# -- the study on it ------------------------------------------------------------------------------------------------
 
 
 def test_training_and_bank_stay_on_the_device_and_find_the_same_numbers(monkeypatch):
@@ -321,7 +322,7 @@ def test_an_image_of_ones_own_is_explained_on_the_device():
     assert answers[0].maps["shap"].shape == (32, 32)
 
 
-# -- the arithmetic ---------------------------------------------------------------------------------------------------------
+# -- the arithmetic -------------------------------------------------------------------------------------------------
 
 
 def test_the_gpu_has_a_number_as_its_tensors_say(monkeypatch):

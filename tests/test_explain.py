@@ -69,7 +69,7 @@ class Chain(nn.Module):
         return self.head(maps.mean(dim=(2, 3)))
 
 
-# -- average maps -----------------------------------------------------------------------------------------------------------
+# -- average maps ---------------------------------------------------------------------------------------------------
 
 
 def test_five_maps_of_the_student_are_the_means_over_filters(student, images):
@@ -161,7 +161,7 @@ def test_receptive_fields_are_what_gradients_reach():
         assert int(touched.max() - touched.min()) + 1 == size, name
 
 
-# -- methods ----------------------------------------------------------------------------------------------------------------
+# -- methods --------------------------------------------------------------------------------------------------------
 
 
 def test_unpooled_maps_are_the_layers_own_at_full_resolution(student, images):
@@ -297,7 +297,8 @@ def test_a_coarse_twin_has_the_average_maps_cells_and_a_smooth_map_hardly_change
 
 
 def test_a_constant_baseline_would_explain_nothing(student, images):
-    """The reason for the blurred baseline: between a grey image and the image a standardising network sees no change at all."""
+    """The reason for the blurred baseline:
+    between a grey image and the image a standardising network sees no change at all."""
     grey = images.mean(dim=(1, 2, 3), keepdim=True).expand_as(images)
     with torch.no_grad():
         logits = [student(grey + share * (images - grey)) for share in (0.3, 1.0)]
@@ -408,7 +409,7 @@ def test_captums_gradient_shap_agrees_with_shap():
         assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
 
 
-# -- controls that hang on a draw -----------------------------------------------------------------------------------------
+# -- controls that hang on a draw -----------------------------------------------------------------------------------
 
 
 def test_no_student_starts_where_a_control_does(student, images, targets):

@@ -144,9 +144,9 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     html = (folder / "index.html").read_text()
     fitted = manifest["calibration"]
     assert (
-        f"divided by {fitted['temperature']:.3g}, the temperature that fits {fitted['validation_images']} validation images best"
-        in html
-    )
+        f"divided by {fitted['temperature']:.3g}, "
+        f"the temperature that fits {fitted['validation_images']} validation images best"
+    ) in html
     assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], (

@@ -59,7 +59,7 @@ def rows(case):
     return pd.concat(parts, ignore_index=True)
 
 
-# -- fidelity ---------------------------------------------------------------------------------------------------------------
+# -- fidelity -------------------------------------------------------------------------------------------------------
 
 
 def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
@@ -114,7 +114,8 @@ def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, ro
 
 
 def test_agreement_starts_with_nothing_kept_and_counts_only_what_was_lost(case):
-    """Half of the images have no patch: what the model says of them it says of an empty image, too, and any map keeps it."""
+    """Half of the images have no patch: what the model says of them it says of an empty image, too,
+    and any map keeps it."""
     sample, maps = case
     images = sample.images.clone()
     images[::2, :, 4:12, 4:12] -= 0.6
@@ -158,7 +159,8 @@ def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_th
 
 
 def test_average_drop_and_increase_by_hand():
-    """The map rescaled to [0, 1] is the mask: a half for the patch and all of the rest lowers p, the patch alone raises it."""
+    """The map rescaled to [0, 1] is the mask: a half for the patch and all of the rest lowers p,
+    the patch alone raises it."""
     images, targets = torch.full((2, 3, SIZE, SIZE), 0.2), torch.ones(2, dtype=torch.int64)
     images[:, :, 4:12, 4:12] = 0.8
     maps = torch.stack([torch.full((SIZE, SIZE), 3.0), torch.full((SIZE, SIZE), -1.0)])
@@ -189,7 +191,8 @@ def test_imputation_solves_the_linear_system():
 
 
 def _exact(image, hole):
-    """Solve x_i = sum of w_ij x_j over the eight neighbours for all missing pixels at once (Rong et al. 2022, appendix)."""
+    """Solve x_i = sum of w_ij x_j over the eight neighbours for all missing pixels at once
+    (Rong et al. 2022, appendix)."""
     positions = np.flatnonzero(hole.numpy())
     number = {p: k for k, p in enumerate(positions)}
     matrix, right = scipy.sparse.lil_matrix((len(positions),) * 2), np.zeros((len(positions), 3))
@@ -222,14 +225,14 @@ def test_infidelity_of_what_each_pixel_adds_to_a_linear_model_is_zero():
     changes = fidelity.square_changes(Linear(), images, torch.zeros(3, dtype=torch.int64))
     detail = (images - blurred(images)).mean(dim=1)
     assert fidelity.infidelity(5 * weights * detail, *changes).max() < 1e-6  # each pixel's share of the logit's fall
-    assert (
-        fidelity.infidelity(weights.expand(3, -1, -1).contiguous(), *changes).min() > 1e-4
-    )  # its gradient is another thing
+    gradient = weights.expand(3, -1, -1).contiguous()
+    assert fidelity.infidelity(gradient, *changes).min() > 1e-4, "its gradient is another thing"
     assert fidelity.infidelity(torch.rand(3, SIZE, SIZE, generator=generator), *changes).min() > 1e-4
 
 
 def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
-    """captum divides the change by it, for maps that hold it already: what is left is the mask. The same squares for both."""
+    """captum divides the change by it, for maps that hold it already: what is left is the mask.
+    The same squares for both."""
     from captum.metrics import infidelity as captum_infidelity
 
     sample, maps = case
@@ -278,7 +281,7 @@ def test_teacher_student_agreement_counts_equal_predictions():
     assert found.tolist() == [1.0, 0.0]
 
 
-# -- a judge that knows holes -----------------------------------------------------------------------------------------------
+# -- a judge that knows holes ---------------------------------------------------------------------------------------
 
 
 def test_holes_are_squares_of_the_stated_share():
@@ -348,7 +351,7 @@ def test_order_agreement_turns_metrics_that_are_better_when_lower():
     assert tau.loc["insertion_blur", "ffid_plus"] == pytest.approx(kendalltau([3, 2, 1, 0], [3, 2, 0, 1]).statistic)
 
 
-# -- localisation -----------------------------------------------------------------------------------------------------------
+# -- localisation ---------------------------------------------------------------------------------------------------
 
 
 def test_localisation_of_oracle_reverse_and_uniform(case):
@@ -408,7 +411,7 @@ def test_empty_and_full_masks_are_undefined_and_counted(case):
     assert (overall.set_index("metric")["mean"][["pointing_game", "pixel_auc"]] == 1).all()
 
 
-# -- sanity -----------------------------------------------------------------------------------------------------------------
+# -- sanity ---------------------------------------------------------------------------------------------------------
 
 
 def test_spearman_agrees_with_scipy():
@@ -438,7 +441,8 @@ def test_cascade_breaks_what_depends_on_the_weights_and_nothing_else():
 
 
 def test_the_cascade_over_several_networks_is_not_that_of_the_students_own_start():
-    """The last stage with the student's own seed is where it began: the maps of that network resemble its own more than others' do."""
+    """The last stage with the student's own seed is where it began:
+    the maps of that network resemble its own more than others' do."""
     start = initialised(StudentCNN, 2, (8, 8, 8), seed=3).eval()
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     seeds = [control_seed(0, draw) for draw in range(10)]
@@ -520,7 +524,8 @@ def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
 
 
 def test_the_reader_cannot_recognise_a_person_across_folds():
-    """A hundred persons of four images, each with a face and one decision: who knows the face knows the decision, and nobody else does."""
+    """A hundred persons of four images, each with a face and one decision:
+    who knows the face knows the decision, and nobody else does."""
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(100), 4)
     decisions = rng.permutation(100)[persons] % 2
@@ -535,7 +540,7 @@ def test_the_reader_leaves_out_a_decision_of_few_persons():
     assert np.isnan(fidelity.reader_hits(features, decisions, persons)).tolist() == [False] * 40 + [True] * 20
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_summary_has_a_row_a_class_method_and_metric(rows):

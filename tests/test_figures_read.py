@@ -1,4 +1,5 @@
-"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ, the claims' verdicts."""
+"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ,
+the claims' verdicts."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -1,4 +1,5 @@
-"""README, FINDINGS.md and their figure: exactly what the recorded runs say, in words that no other record could make false."""
+"""README, FINDINGS.md and their figure: exactly what the recorded runs say,
+in words that no other record could make false."""
 
 import json
 import re
@@ -108,9 +109,9 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
     records("eye_disease", accuracy=0.9)
     said = findings.findings(records.folder)
     assert (
-        "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); 0.850 instead of 0.900 on Alzheimer MRI."
-        in said
-    )
+        "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); "
+        "0.850 instead of 0.900 on Alzheimer MRI."
+    ) in said
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
@@ -164,7 +165,10 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
         "centre (control)",
         "Grad-CAM",
     ]
-    said = "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; Grad-CAM in 20% (time: 2)."
+    said = (
+        "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; "
+        "Grad-CAM in 20% (time: 2)."
+    )
     assert said in findings.findings(records.folder)
 
 

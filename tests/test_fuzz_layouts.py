@@ -1,4 +1,5 @@
-"""Folders and tables that nobody thought of: understood with nothing lost, or refused in one sentence; never a traceback, never a guess."""
+"""Folders and tables that nobody thought of: understood with nothing lost, or refused in one sentence;
+never a traceback, never a guess."""
 
 import csv
 import io
@@ -28,13 +29,14 @@ def words(text: str) -> st.SearchStrategy[str]:
 
 
 FOLDERS = words(
-    "train test val Training Testing train_images test_images valid fold_1 fold_2 images images_001 images_002 masks labels cat dog all "
-    "none 0 01 NaN patient_1 patient_2 sub-01 left right augmented original classification_task segmentation_task @eaDir .hidden __MACOSX "
+    "train test val Training Testing train_images test_images valid fold_1 fold_2 images images_001 images_002 "
+    "masks labels cat dog all none 0 01 NaN patient_1 patient_2 sub-01 left right augmented original "
+    "classification_task segmentation_task @eaDir .hidden __MACOSX "
     "K\u00e9ratite Ke\u0301ratite data unknown"
 )
 FILES = words(
-    "img_0.png img_1.png img_2.JPG scan.dcm a_mask.png img_0_mask.png img_1_mask_1.png Thumbs.db notes.txt a.heic v.nii.gz b.npy "
-    "labels.csv train.csv .DS_Store 1_left.png 1_right.png x.tar.gz"
+    "img_0.png img_1.png img_2.JPG scan.dcm a_mask.png img_0_mask.png img_1_mask_1.png Thumbs.db notes.txt a.heic "
+    "v.nii.gz b.npy labels.csv train.csv .DS_Store 1_left.png 1_right.png x.tar.gz"
 )
 TREES = st.recursive(
     st.dictionaries(FILES, st.none(), max_size=4),

@@ -100,7 +100,8 @@ class Whole(Reproduce):
         began = time.time()
         both = [self.start(), self.start()]
         assert [process.wait() for process in both] == [0, 0], self.log()[-2000:]
-        # A finished notebook bears the time at which it was started, so these are the marks between which the run did something else.
+        # A finished notebook bears the time at which it was started,
+        # so these are the marks between which the run did something else.
         self.marks = [
             began,
             *(mtime / 1e9 for _, mtime in self.finished().values()),
@@ -108,7 +109,8 @@ class Whole(Reproduce):
         ]
 
     def moments(self, draw: random.Random) -> list[tuple[str | None, float]]:
-        """A moment in what comes before the first notebook (``None``) and in each notebook: seconds after it was begun."""
+        """A moment in what comes before the first notebook (``None``) and in each notebook:
+        seconds after it was begun."""
         lengths = [end - start for start, end in itertools.pairwise(self.marks)]
         return [(name, draw.uniform(0, length)) for name, length in zip([None, *self.finished()], lengths, strict=True)]
 
@@ -225,9 +227,8 @@ def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):
     process.join()
     seconds = time.monotonic() - began
     draw, cut = random.Random(4), []
-    for _ in range(
-        MOMENTS
-    ):  # together they take as long as the whole, and each loses what came after its last checkpoint
+    # Together they take as long as the whole, and each loses what came after its last checkpoint.
+    for _ in range(MOMENTS):
         process = start_training(killed)
         time.sleep(draw.uniform(0, 2 * seconds / MOMENTS))
         process.kill()

@@ -14,7 +14,10 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.toJSON()).filter(c => c.cell_type === 'code')"
+CELLS = (
+    "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.toJSON())"
+    ".filter(c => c.cell_type === 'code')"
+)
 
 
 def arguments(repository) -> list[str]:

@@ -1,4 +1,5 @@
-"""Folders as public sets have them: each is understood as its authors meant it, or refused with what to give instead."""
+"""Folders as public sets have them: each is understood as its authors meant it,
+or refused with what to give instead."""
 
 import re
 import unicodedata
@@ -193,7 +194,10 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
             touch(root, "bones/about.csv", "skin/labels.csv"),
         ),
         6,
-        "not read: skin/labels.csv, bones/about.csv in class folders: if these are data sets of their own, give one of them",
+        (
+            "not read: skin/labels.csv, bones/about.csv in class folders: "
+            "if these are data sets of their own, give one of them"
+        ),
     ),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
     "a wrapper beside code": (

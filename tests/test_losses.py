@@ -20,7 +20,8 @@ def random_case(seed: int = 0, count: int = 6, classes: int = 4) -> tuple[torch.
 
 
 def test_distillation_loss_by_hand():
-    # softmax([ln 3, 0]) = [3/4, 1/4]; the teacher's is [1/2, 1/2]; KL = 1/2 ln(1/2 / 3/4) + 1/2 ln(1/2 / 1/4) = 1/2 ln(4/3).
+    # softmax([ln 3, 0]) = [3/4, 1/4]; the teacher's is [1/2, 1/2];
+    # KL = 1/2 ln(1/2 / 3/4) + 1/2 ln(1/2 / 1/4) = 1/2 ln(4/3).
     student, teacher = torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2)
     found = losses.distillation_loss(student, teacher, torch.tensor([0]), alpha=0.4, temperature=1.0)
     assert found.hard.item() == pytest.approx(-math.log(3 / 4), rel=1e-6)
@@ -61,7 +62,8 @@ def test_released_soft_loss_does_not_contain_the_student():
 
 
 def test_released_soft_loss_by_hand():
-    # One-hot [1, 0] at T = 1: softmax = [e, 1] / (e + 1). A teacher sure of nothing gives [1/2, 1/2], so the cross-entropy is ln 2.
+    # One-hot [1, 0] at T = 1: softmax = [e, 1] / (e + 1).
+    # A teacher sure of nothing gives [1/2, 1/2], so the cross-entropy is ln 2.
     found = losses.released_loss(
         torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, temperature=1.0
     )
@@ -123,11 +125,12 @@ def test_unknown_arm_is_refused():
         losses.arm_loss("kl", student, teacher, targets)
 
 
-# -- explanations as part of what is taught ---------------------------------------------------------------------------------
+# -- explanations as part of what is taught -------------------------------------------------------------------------
 
 
 def test_attention_transfer_by_hand():
-    # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25; the second pair is one direction at two scales: 0.
+    # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25;
+    # the second pair is one direction at two scales: 0.
     ours = [torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])]
     theirs = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
     assert losses.attention_transfer(ours, theirs).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)

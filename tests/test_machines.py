@@ -1,4 +1,5 @@
-"""Ordinary machines of all kinds: without git, inside another repository, on file systems that refuse, with a user's own settings."""
+"""Ordinary machines of all kinds: without git, inside another repository, on file systems that refuse,
+with a user's own settings."""
 
 import errno
 import fcntl
@@ -34,7 +35,7 @@ def run(tmp_path):
     return Run(resolve(profile="smoke", run_dir=tmp_path / "run"), "test")
 
 
-# -- git --------------------------------------------------------------------------------------------------------------
+# -- git ------------------------------------------------------------------------------------------------------------
 
 
 def git(folder: Path, *words: str) -> str:
@@ -75,7 +76,7 @@ def test_the_own_repository_says_its_commit_and_whether_code_changed(tmp_path):
     assert commit(tmp_path)["modified"]
 
 
-# -- file systems that refuse -----------------------------------------------------------------------------------------
+# -- file systems that refuse ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
@@ -169,7 +170,7 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
     assert np.array_equal(load(f"folder:{tmp_path / 'images'}", 32).images, mapped)
 
 
-# -- places -----------------------------------------------------------------------------------------------------------
+# -- places ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_cache_lies_where_it_is_said(repository, tmp_path):
@@ -219,7 +220,7 @@ def test_a_relative_folder_and_its_absolute_path_are_one_run(tmp_path, monkeypat
     assert resolve("folder:my images").run_dir == resolve(f"folder:{tmp_path / 'my images'}").run_dir
 
 
-# -- what a user's shell holds ----------------------------------------------------------------------------------------
+# -- what a user's shell holds --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [["-O"], ["-OO"], []])
@@ -303,7 +304,7 @@ def test_make_leaves_a_users_switches_aside_and_passes_on_its_own(checkout):
     assert "KDNB_CACHE=/c $HOME\n" in said and "KDNB_SCHEDULER=tcp://h:1\n" in said
 
 
-# -- MedMNIST ---------------------------------------------------------------------------------------------------------
+# -- MedMNIST -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

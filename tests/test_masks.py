@@ -1,4 +1,5 @@
-"""Masks beside images, from folders and from tables: of their image, in its square, never samples; and the brain set that has them."""
+"""Masks beside images, from folders and from tables: of their image, in its square, never samples;
+and the brain set that has them."""
 
 import csv
 import os
@@ -236,7 +237,7 @@ def test_masks_of_a_folder_beside_the_classes(tmp_path):
     assert found.classes == ("ill", "well") and [len(masks) for masks in found.masks] == [2, 1, 1, 1, 1, 1] + 6 * [0]
 
 
-# -- the brain set with masks -----------------------------------------------------------------------------------------------
+# -- the brain set with masks ---------------------------------------------------------------------------------------
 
 
 def brain(protocol: str = "official"):
@@ -295,7 +296,7 @@ def test_where_the_brain_set_with_masks_comes_from_is_said(tmp_path):
         fetch.fetch("figshare_brain", tmp_path)
 
 
-# -- masks of another source ------------------------------------------------------------------------------------------------
+# -- masks of another source ----------------------------------------------------------------------------------------
 
 
 def slices() -> dict[str, tuple[str, bool]]:

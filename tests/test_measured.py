@@ -130,7 +130,8 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
 
 
 def _records(finished, measured, name, difference, **run):
-    """A recorded run whose taught students are ``difference`` better than those of cross-entropy, give or take two points."""
+    """A recorded run whose taught students are ``difference`` better than those of cross-entropy,
+    give or take two points."""
     numbers = {"measured": [difference], "lo": [difference - 2], "hi": [difference + 2], "unit": "points"}
     folder = finished.with_name(name)
     if folder != finished:
@@ -221,13 +222,12 @@ def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
     record(finished, tmp_path / "measured")
     last = answer(tmp_path / "measured").splitlines()[-1]
     assert (
-        "`brain_tumor` (its teacher: 0.980): F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and"
-        in last
-    )
+        "`brain_tumor` (its teacher: 0.980): "
+        "F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and"
+    ) in last
     assert last.endswith("; accuracy on images that training does not know 0.550, then 0.500.")
-    run.save_table(
-        "lengths", lengths.assign(accuracy_known=float("nan"))
-    )  # as on the phantom: training knows no test image
+    # As on the phantom: training knows no test image.
+    run.save_table("lengths", lengths.assign(accuracy_known=float("nan")))
     record(finished, tmp_path / "measured")
     assert "longer training" not in answer(tmp_path / "measured")
 
@@ -320,7 +320,7 @@ def test_generated_volumes_beside_real_images_are_not_recorded_with_them(finishe
     assert {(folder / f"{name}.csv").exists() for name in ("volumes", "tests_volumes")} == {kept}
 
 
-# -- volumes ----------------------------------------------------------------------------------------------------------
+# -- volumes --------------------------------------------------------------------------------------------------------
 
 
 def with_volumes(
@@ -377,9 +377,9 @@ def test_volumes_have_a_line_for_each_data_set_that_has_them(tmp_path):
     with_volumes(tmp_path, "eye_disease", verdict=NOT_TESTABLE)
     (line,) = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
     assert (
-        "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always"
-        in line
-    )
+        "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), "
+        "0.600 (a student of slices), 0.500 (always"
+    ) in line
     assert "counts alike +2.0 [-1.0, +5.0]" in line
     assert "student minus teacher +5.0 points [+1.0, +9.0] (*yes*)" in line and "250 times (*yes*)" in line
     assert (

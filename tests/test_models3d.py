@@ -48,7 +48,8 @@ def test_only_the_student_of_slices_is_blind_to_their_order():
 
 
 def test_a_student_of_slices_is_the_mean_of_a_network_of_images():
-    """With standardisation taken away, its logits are the mean over slices of what the plane student with its weights says."""
+    """With standardisation taken away,
+    its logits are the mean over slices of what the plane student with its weights says."""
     volumes, ours = torch.rand(2, 5, 16, 16), student("slices", Grid((5, 16, 16), (9.0, 1.0, 1.0))).eval()
     plane = initialised(plane_student, "plain", 3, WIDTHS, seed=0).eval()
     weights = {name: value.squeeze(2) if value.ndim == 5 else value for name, value in ours.state_dict().items()}
@@ -100,9 +101,8 @@ def test_the_receptive_field_is_where_a_gradient_arrives():
         reach = int(seen.any(2).any(1).sum()), int(seen.any(0).any(0).sum())
         field = models3d.receptive_field(network)
         assert all(found <= most for found, most in zip(reach, field, strict=True)), name
-        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], (
-            name
-        )  # the largest of a pooling window decides
+        # The largest of a pooling window decides.
+        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], name
 
 
 def test_a_seed_decides_the_weights_and_leaves_torch_s_generator_alone():

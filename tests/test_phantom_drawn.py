@@ -1,4 +1,5 @@
-"""The phantom of drawn labels: the posterior is true, evidence is confined to the lesion, flaws are where they are said to be."""
+"""The phantom of drawn labels: the posterior is true, evidence is confined to the lesion,
+flaws are where they are said to be."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ def data() -> ImageSet:
 
 
 def test_labels_follow_the_posterior_they_were_drawn_from():
-    """100,000 images: in each tenth of probability, labels are as frequent as they should be, but for chance (one draw a subject)."""
+    """100,000 images: in each tenth of probability, labels are as frequent as they should be,
+    but for chance (one draw a subject)."""
     latents = [phantom._draw_lesions(0, chunk) for chunk in range(1563)]
     first = slice(None, None, phantom.DRAWN_PER_SUBJECT)
     p = np.concatenate([latent["posterior"][first] for latent in latents])
@@ -121,7 +123,7 @@ def test_truth_travels_with_the_images(data):
 
 
 def test_pixels_alone_stay_far_below_bayes(data):
-    accuracy, lo, hi = audit.pixel_probe(data.images, data)
+    _, _, hi = audit.pixel_probe(data.images, data)
     assert hi < data.posterior.max(axis=1).mean() - 0.1
 
 

@@ -25,7 +25,8 @@ data_dir: str = ""
 run_dir: str = ""
 split_protocol: str = "official"
 """
-# Stands for the environment's Python where only make's order matters: it notes the notebook's number instead of executing it.
+# Stands for the environment's Python where only make's order matters:
+# it notes the notebook's number instead of executing it.
 STUB = """#!/bin/sh
 if [ "$2" = kdnb.report ]; then touch "$3/report.html"; exit; fi
 if [ -e slow ]; then touch started; sleep 3; fi
@@ -76,7 +77,8 @@ class Study:
         nbformat.write(notebook(name, code), self.folder / "notebooks" / f"{name}.ipynb")
 
     def command(self, *words: str) -> list[str]:
-        # the environment that runs this test is the one the copy uses: READY is a file that exists, so nothing is installed
+        # the environment that runs this test is the one the copy uses:
+        # READY is a file that exists, so nothing is installed
         return ["make", "reproduce", "READY=Makefile", f"PYTHON={sys.executable}", f"PY={self.python}", *words]
 
     def options(self) -> dict:
@@ -111,7 +113,9 @@ def copy(repository: Path, folder: Path, names: list[str], python: str = sys.exe
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(repository / name, folder)
     (folder / "kdnb" / "report.py").write_text(
-        "import sys, pathlib\nif __name__ == '__main__':\n    pathlib.Path(sys.argv[1], 'report.html').write_text('x')\n"
+        "import sys, pathlib\n"
+        "if __name__ == '__main__':\n"
+        "    pathlib.Path(sys.argv[1], 'report.html').write_text('x')\n"
     )
     (folder / "stub").write_text(STUB)
     (folder / "stub").chmod(0o755)
@@ -251,14 +255,15 @@ def test_a_python_that_cannot_be_run_is_a_sentence_without_what_else_was_said(sm
     """pyenv's own python3.12 is there, says three lines and ends where no 3.12 is chosen."""
     shim = tmp_path / "python3.12"
     shim.write_text(
-        "#!/bin/sh\nprintf 'pyenv: python3.12: command not found\\n\\nThe command exists in:\\n  3.12.1\\n' >&2; exit 127\n"
+        "#!/bin/sh\n"
+        "printf 'pyenv: python3.12: command not found\\n\\nThe command exists in:\\n  3.12.1\\n' >&2; exit 127\n"
     )
     shim.chmod(0o755)
     for python in (shim, tmp_path / "none"):
         answer = small.make(f"PYTHON={python}")
         sentences = [line for line in answer.stderr.splitlines() if not line.startswith("make")]
-        expected = f"kdnb: {python} cannot be run here, but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..."
-        assert answer.returncode != 0 and sentences == [expected]
+        expected = "cannot be run here, but the study needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 ..."
+        assert answer.returncode != 0 and sentences == [f"kdnb: {python} {expected}"]
 
 
 def test_a_python_without_the_packages_is_a_sentence(small, tmp_path):
@@ -275,7 +280,8 @@ def test_a_python_without_the_packages_is_a_sentence(small, tmp_path):
 def test_a_known_error_is_one_sentence_and_the_notebook_is_kept(small):
     small.write(
         "03_distillation",
-        "from kdnb.errors import ParameterError\nraise ParameterError('alpha is 7, but it must be a number from 0 to 1.')",
+        "from kdnb.errors import ParameterError\n"
+        "raise ParameterError('alpha is 7, but it must be a number from 0 to 1.')",
     )
     answer = small.make()
     assert answer.returncode != 0
@@ -301,7 +307,8 @@ def test_an_unknown_error_points_at_the_kept_notebook(small):
     small.write("01_data_prep", "1 / 0")
     answer = small.make()
     assert re.search(
-        r"kdnb: 01_data_prep failed with ZeroDivisionError: division by zero \(the whole traceback is in .*failed.ipynb\)",
+        r"kdnb: 01_data_prep failed with ZeroDivisionError: division by zero "
+        r"\(the whole traceback is in .*failed.ipynb\)",
         answer.stderr,
     )
 

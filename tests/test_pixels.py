@@ -1,4 +1,5 @@
-"""Pixels of every kind that people have, against pydicom, nibabel's own volumes, and pictures whose values are known."""
+"""Pixels of every kind that people have, against pydicom, nibabel's own volumes,
+and pictures whose values are known."""
 
 import gzip
 import re
@@ -27,7 +28,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return np.round((values - values.min()) * 255 / (values.max() - values.min())).astype(np.uint8)
 
 
-# -- DICOM ------------------------------------------------------------------------------------------------------------------
+# -- DICOM ----------------------------------------------------------------------------------------------------------
 
 
 def dicom(
@@ -204,7 +205,8 @@ def test_the_middle_frame_of_colours(tmp_path):
 
 
 def lossless_jpeg(values: np.ndarray, bits: int) -> bytes:
-    """A lossless JPEG (ITU T.81 H, each pixel predicted by its left neighbour) with one code of five bits for each size of difference."""
+    """A lossless JPEG (ITU T.81 H, each pixel predicted by its left neighbour) with one code of five bits for each size
+    of difference."""
 
     def segment(mark: int, content: bytes) -> bytes:
         return struct.pack(">HH", mark, len(content) + 2) + content
@@ -275,7 +277,7 @@ def test_packing_without_a_plug_in_is_named_with_its_cure(tmp_path, monkeypatch)
         decode(path)
 
 
-# -- NIfTI ------------------------------------------------------------------------------------------------------------------
+# -- NIfTI ----------------------------------------------------------------------------------------------------------
 
 
 def volume_of(codes: str, shape: tuple[int, int, int] = (12, 14, 10)) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +340,7 @@ def test_a_nifti_that_would_unfold_without_limit_is_refused(tmp_path, monkeypatc
         decode(tmp_path / "x.nii.gz")
 
 
-# -- 16 bits ----------------------------------------------------------------------------------------------------------------
+# -- 16 bits --------------------------------------------------------------------------------------------------------
 
 
 def png16(path: Path, values: np.ndarray, chunk: bytes = b"") -> Path:

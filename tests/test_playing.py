@@ -1,4 +1,5 @@
-"""The page that plays: its numbers are PyTorch's, its drawings the phantom's, and no network is ever asked for anything.
+"""The page that plays: its numbers are PyTorch's, its drawings the phantom's,
+and no network is ever asked for anything.
 
 Node and Chromium run its scripts; where one is not installed, the tests that need it are skipped.
 """
@@ -72,7 +73,7 @@ def said_by_node(script: str, question, answer: str):
     return json.loads(done.stdout)
 
 
-# -- what it computes ---------------------------------------------------------------------------------------------------
+# -- what it computes -----------------------------------------------------------------------------------------------
 
 
 @node
@@ -124,7 +125,7 @@ def test_the_network_is_computed_in_at_most_200_lines():
     assert len((SCRIPTS / "network.js").read_text().splitlines()) <= 200
 
 
-# -- what it draws and reads --------------------------------------------------------------------------------------------
+# -- what it draws and reads ----------------------------------------------------------------------------------------
 
 
 @node
@@ -151,7 +152,8 @@ def test_the_same_numbers_give_the_phantoms_grey_values(made, monkeypatch, scann
         "discs": True,
         "scanner": scanner,
     }
-    answer = "q.heads.map((head, k) => Array.from(Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})))"
+    drawn = "Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})"
+    answer = f"q.heads.map((head, k) => Array.from({drawn}))"
     found = said_by_node(
         "phantom.js", {"heads": made["drawing"]["heads"], "lesions": lesions, "options": options}, answer
     )
@@ -197,7 +199,7 @@ def test_images_are_fitted_as_the_study_fits_them(width, height):
     assert apart.max() <= 1 and (apart > 0).mean() < 0.02
 
 
-# -- in a browser -------------------------------------------------------------------------------------------------------
+# -- in a browser ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -357,10 +359,13 @@ def test_served_it_asks_for_itself_alone_and_its_policy_lets_no_script_ask_for_m
         assert page.inner_text("#checked").startswith("Checked") and refused == []
         tries = """async () => {
           const picture = Object.assign(new Image(), { src: "/b.png" });
-          const seen = new Promise(done => Object.assign(picture, { onload: () => done("came"), onerror: () => done("refused") }));
+          const seen = new Promise(done => {
+            Object.assign(picture, { onload: () => done("came"), onerror: () => done("refused") });
+          });
           const fetched = ["/a", location.href].map(url => fetch(url).then(() => "came", () => "refused"));
           navigator.sendBeacon("/c", "pixels");
-          document.head.append(Object.assign(document.createElement("script"), { textContent: "window.foreign = true" }));
+          const script = Object.assign(document.createElement("script"), { textContent: "window.foreign = true" });
+          document.head.append(script);
           document.body.append(Object.assign(document.createElement("iframe"), { src: "/d" }));
           document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/e.css" }));
           return [await seen, ...await Promise.all(fetched), String(window.foreign)];
@@ -386,8 +391,8 @@ def test_it_fits_the_width_and_all_of_it_has_names(page, width):
         "canvas:not([aria-hidden])", "all => all.map(one => [one.getAttribute('role'), one.ariaLabel])"
     )
     assert len(pictures) == 1 + 5 + 4 and all(role == "img" and words for role, words in pictures)
-    names = "all => all.map(one => one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join())"
-    assert all(page.eval_on_selector_all("input, button", names))
+    name = "one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join()"
+    assert all(page.eval_on_selector_all("input, button", f"all => all.map(one => {name})"))
     heights = page.eval_on_selector_all("label, button", "all => all.map(one => one.getBoundingClientRect().height)")
     assert min(heights) >= 40, "too low to be touched"
 
@@ -454,7 +459,7 @@ def test_images_that_nobody_draws_leave_the_drawing_out(browser, players, tmp_pa
     page.close()
 
 
-# -- where it comes from ------------------------------------------------------------------------------------------------
+# -- where it comes from --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

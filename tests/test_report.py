@@ -163,7 +163,8 @@ def test_several_seeds_are_told_once_and_claims_with_their_verdict():
     said = verdicts({"classification": seeds, "claims": claims})
     assert said["Claims of the paper and questions of ours"] == ["The student keeps up: not reproduced."]
     assert len(said["Accuracy"]) == 2 and said["Accuracy"][1] == (
-        "student_kd classifies 92.0% of 400 test images correctly on average over 2 seeds (seed 0: 94.0%, 95% interval 91.0% to 96.0%)."
+        "student_kd classifies 92.0% of 400 test images correctly on average over 2 seeds "
+        "(seed 0: 94.0%, 95% interval 91.0% to 96.0%)."
     ), "of seeds that differ the mean comes first, and the interval is said to be one seed's"
 
 

@@ -1,7 +1,8 @@
-"""The study's metrics beside those of Quantus and captum: equal where the definition is one, and the difference said where it is not.
+"""The study's metrics beside those of Quantus and captum:
+equal where the definition is one, and the difference said where it is not.
 
-Quantus's answers are kept in ``second_opinion.json`` (see ``second_opinion.py``); captum is a dependency and is asked here and in
-``test_fidelity.py``.
+Quantus's answers are kept in ``second_opinion.json`` (see ``second_opinion.py``);
+captum is a dependency and is asked here and in ``test_fidelity.py``.
 """
 
 import json
@@ -91,14 +92,15 @@ def test_every_metric_is_confirmed_or_said_to_be_without_a_counterpart(model, ca
     assert {found[0] for found in of_metric.values()} == set(CONFIRMED)
 
 
-# -- faithfulness -----------------------------------------------------------------------------------------------------------
+# -- faithfulness ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fill", asked.FILLS)
 @pytest.mark.parametrize("name", ["lesion", "random"])
 def test_deletion_and_insertion_are_pixel_flipping(model, case, name, fill):
-    """The curve is theirs point by point. The area is read differently: Quantus's sum leaves out the whole image and counts 20 points with
-    a width of 1 each; here it is the integral over the share of the area, from 0 to 1, read at the eight points of ``SHARES``."""
+    """The curve is theirs point by point. The area is read differently: Quantus's sum leaves out the whole image and
+    counts 20 points with a width of 1 each; here it is the integral over the share of the area, from 0 to 1, read at
+    the eight points of ``SHARES``."""
     images, targets, maps, _ = case
     rank, empty = fidelity.relevance_rank(maps[name]), asked.FILLS[fill](images)
     areas = fidelity.deletion_insertion(model, images, targets, rank, [fill])
@@ -125,7 +127,8 @@ def test_eight_points_of_a_curve_compare_maps_as_twenty_do(kind, fill):
 
 @pytest.mark.parametrize("name", ["lesion", "random"])
 def test_agreement_is_roads_share_of_kept_predictions(model, case, name, monkeypatch):
-    """ROAD counts images that keep their class. Given the emptied image to begin with, it counts those to which it comes back."""
+    """ROAD counts images that keep their class. Given the emptied image to begin with,
+    it counts those to which it comes back."""
     monkeypatch.setattr(perturb, "ROAD_NOISE", 0.0)
     images, targets, maps, _ = case
     rank = fidelity.relevance_rank(maps[name])
@@ -139,8 +142,9 @@ def test_agreement_is_roads_share_of_kept_predictions(model, case, name, monkeyp
 @pytest.mark.parametrize("end", ["most_first", "least_first"])
 @pytest.mark.parametrize("name", ["lesion", "random"])
 def test_road_is_that_of_the_exact_imputation(model, case, name, end, monkeypatch):
-    """Quantus solves the linear system exactly, here it is solved from coarse to fine. It counts classes that stay at each share; here p of
-    the target is averaged over the shares, which tells more of few images. The noise, which each draws for itself, is left out."""
+    """Quantus solves the linear system exactly, here it is solved from coarse to fine. It counts classes that stay at
+    each share; here p of the target is averaged over the shares, which tells more of few images. The noise, which each
+    draws for itself, is left out."""
     monkeypatch.setattr(perturb, "ROAD_NOISE", 0.0)
     images, targets, maps, _ = case
     rank = fidelity.relevance_rank(maps[name])
@@ -162,7 +166,7 @@ def test_sensitivity_is_quantus_s_for_the_same_noise(model, case):
     np.testing.assert_allclose(found, said("sensitivity_max"), rtol=1e-4)
 
 
-# -- localisation -----------------------------------------------------------------------------------------------------------
+# -- localisation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["lesion", "random"])
@@ -194,13 +198,14 @@ def test_localisation_of_tied_maps_is_quantus_s_but_for_what_a_tie_is_worth(case
     shares = mass_ratio(tied, masks) * masks.mean(axis=(1, 2))
     np.testing.assert_allclose(shares, said("localisation", f"{name} tied RelevanceMassAccuracy")[:-1], rtol=1e-5)
     np.testing.assert_allclose(pixel_auc(tied, masks), said("localisation", f"{name} tied AUC")[:-1], rtol=1e-5)
-    # A map whose highest value is shared by many pixels is a hit of Quantus's if one of them is in the mask; here it is the share of them.
+    # A map whose highest value is shared by many pixels is a hit of Quantus's if one of them is in the mask;
+    # here it is the share of them.
     ours, theirs = pointing_game(tied, masks), said("localisation", f"{name} tied PointingGame")[:-1]
     np.testing.assert_array_equal(ours > 0, theirs == 1)
     assert (ours < 1).all() == (name == "random")
 
 
-# -- sanity -----------------------------------------------------------------------------------------------------------------
+# -- sanity ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", asked.EXPLANATIONS)
@@ -224,7 +229,8 @@ def test_the_rise_of_complexity_is_quantus_s(model, case, name):
 
 @pytest.mark.parametrize("name", ["lesion", "random"])
 def test_complexity_is_quantus_s_discrete_entropy(case, name):
-    """Of a histogram of values, as eMPRT has it; Quantus's metric called Complexity is the entropy of a map's shares over the places."""
+    """Of a histogram of values, as eMPRT has it; Quantus's metric called Complexity is the entropy of a map's shares
+    over the places."""
     _, _, maps, _ = case
     np.testing.assert_allclose(fidelity.complexity(asked.tied(maps[name]).numpy()), said("complexity", name), rtol=1e-6)
 
@@ -239,8 +245,8 @@ def test_class_sensitivity_is_quantus_s_random_logit_where_there_are_two_classes
 
 
 def test_smoothed_maps_are_captums_smoothgrad(model, case, monkeypatch):
-    """The mean over noisy copies, of many. Quantus's SmoothMPRT counts the image itself as one of the copies, and takes 50 with noise of a
-    tenth of the image's range, where eight with a fixed noise serve here."""
+    """The mean over noisy copies, of many. Quantus's SmoothMPRT counts the image itself as one of the copies,
+    and takes 50 with noise of a tenth of the image's range, where eight with a fixed noise serve here."""
     from captum.attr import InputXGradient, NoiseTunnel
 
     images, targets, _, _ = case

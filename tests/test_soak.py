@@ -11,7 +11,8 @@ WARM_UP, RUNS, MOST_MIB = 10, 50, 20
 
 
 def benchmark(student, data) -> int:
-    """Draw a sample, explain it by every kind of method, judge the maps, compare; the number of rows that came of it."""
+    """Draw a sample, explain it by every kind of method, judge the maps, compare;
+    the number of rows that came of it."""
     from kdnb import explain, fidelity
     from kdnb.datasets import to_tensor
 

@@ -32,7 +32,8 @@ def test_a_stack_of_three_equals_three_alone(monkeypatch):
             alone = training.fit(student, train, validation, recipe, loss, seed=seed, bank=bank)
             assert set(found.last) == set(alone.last)
             for name, value in alone.last.items():
-                # Adam divides by the root of the squared gradient: a gradient that rounding makes of nothing counts like any other.
+                # Adam divides by the root of the squared gradient:
+                # a gradient that rounding makes of nothing counts like any other.
                 torch.testing.assert_close(found.last[name], value, atol=2e-3, rtol=2e-3, msg=name)
             np.testing.assert_allclose(found.history["train_loss"], alone.history["train_loss"], rtol=1e-4)
             assert found.best_epoch == alone.best_epoch

@@ -1,7 +1,8 @@
-"""A full disk, a read-only folder, a missing permission: one sentence, no damaged file, and the work goes on once the cause is gone.
+"""A full disk, a read-only folder, a missing permission:
+one sentence, no damaged file, and the work goes on once the cause is gone.
 
-The causes are real. Each is brought about in a process of its own: a small file system in memory that only this process sees, a limit
-on the size of files, or a process without the superuser's right to write everywhere.
+The causes are real. Each is brought about in a process of its own: a small file system in memory that only this process
+sees, a limit on the size of files, or a process without the superuser's right to write everywhere.
 """
 
 import json
@@ -132,7 +133,7 @@ def linear(value: float) -> torch.nn.Linear:
 def told(write: Callable[[], object]) -> list[str]:
     try:
         write()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - which error it is, is what the test asks
         return [type(error).__name__, str(error)]
     return []
 
@@ -159,7 +160,7 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     left = [
         path.name
         for path in folder.rglob("*")
-        if path.suffix == ".part" or path.parent == cache.FOLDER and path.suffix != ".lock"
+        if path.suffix == ".part" or (path.parent == cache.FOLDER and path.suffix != ".lock")
     ]
     after = {name: told(write) for name, write in writes(run, images).items()}
     end = [run.load_table("audit").equals(NEW), run.load_model("student", linear(0), "new").weight.mean().item()]

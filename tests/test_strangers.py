@@ -1,4 +1,5 @@
-"""Files, names and parameters from strangers: nothing in them is executed, unfolds without limit or leaves its folder."""
+"""Files, names and parameters from strangers: nothing in them is executed,
+unfolds without limit or leaves its folder."""
 
 import ast
 import io
@@ -430,8 +431,8 @@ def test_any_bytes_are_an_image_or_refused_in_a_few_words(content, suffix):
     if isinstance(content, tuple):
         content, edits = bytearray(content[0]), content[1]
         for at, what, more in edits:
-            at %= len(content) + 1
-            content[at : at + (0 if what == "add" else len(more))] = b"" if what == "cut" else more
+            start = at % (len(content) + 1)
+            content[start : start + (0 if what == "add" else len(more))] = b"" if what == "cut" else more
     path = Path(tempfile.gettempdir()) / f"kdnb-fuzz-{os.getpid()}{suffix}"
     path.write_bytes(content)
     try:

@@ -158,9 +158,8 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
     )
     threads = torch.get_num_threads()
     interrupt = threading.Timer(3.0, _thread.interrupt_main)
-    handler = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # what a shell starts in the background ignores it
+    # What a shell starts in the background ignores it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         interrupt.start()
         with pytest.raises(KeyboardInterrupt):
@@ -182,7 +181,8 @@ def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, exp
 
 
 def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, experiment):
-    """A real scheduler and two real workers on localhost; one worker is killed while it trains; the table is the same."""
+    """A real scheduler and two real workers on localhost; one worker is killed while it trains;
+    the table is the same."""
     dask = [
         sys.executable,
         "-m",
@@ -243,7 +243,7 @@ def _kill_when_one_is_stored(process, folder):
     return thread
 
 
-# -- few images ---------------------------------------------------------------------------------------------------------
+# -- few images -----------------------------------------------------------------------------------------------------
 
 
 def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(experiment, tmp_path):
@@ -358,7 +358,7 @@ def test_scores_have_a_row_for_each_network_on_the_images_asked_for(experiment, 
     assert comparison.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
 
 
-# -- statistics on tables with a known answer ---------------------------------------------------------------------------
+# -- statistics on tables with a known answer -----------------------------------------------------------------------
 
 
 def table_with(effect_of_temperature: float, luck: float, seed: int = 0) -> pd.DataFrame:

@@ -1,4 +1,5 @@
-"""Tables as public sets have them: columns by their usual names, text that stays text, images wherever they lie, persons, splits."""
+"""Tables as public sets have them: columns by their usual names, text that stays text, images wherever they lie,
+persons, splits."""
 
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 FOUR = [f"{k}.png" for k in range(4)]
 AB = "0.png,a\n1.png,b\n2.png,a\n3.png,b\n"
+CHESTS = "0.png,a,0,7\n1.png,b,0,8\n2.png,a,1,7\n3.png,b,1,8\n9.png,a|b,0,9\n"
+EYES = "".join(f"{k // 2},60,0.png,1,0,['{'ab'[k % 2]}'],{k}.png\n" for k in range(4))
 
 UNDERSTOOD = {  # header and rows, images -> labels by id
     "plain": ("image,label\n" + AB, FOUR),
@@ -43,12 +46,11 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
         [f"ISIC_Training_Input/{name}" for name in FOUR],
     ),
     "ChestX-ray14": (
-        "Image Index,Finding Labels,Follow-up #,Patient ID\n0.png,a,0,7\n1.png,b,0,8\n2.png,a,1,7\n3.png,b,1,8\n9.png,a|b,0,9\n",
+        "Image Index,Finding Labels,Follow-up #,Patient ID\n" + CHESTS,
         [f"images_00{k}/images/{k}.png" for k in range(4)] + ["images_009/images/9.png"],
     ),
     "ODIR": (
-        "ID,Patient Age,Left-Fundus,N,D,labels,filename\n"
-        "0,60,0.png,1,0,['a'],0.png\n0,60,0.png,1,0,['b'],1.png\n1,60,0.png,1,0,['a'],2.png\n1,60,0.png,1,0,['b'],3.png\n",
+        "ID,Patient Age,Left-Fundus,N,D,labels,filename\n" + EYES,
         [f"preprocessed_images/{name}" for name in FOUR],
     ),
     "Kaggle's retinopathy": ("image,level\n" + AB.replace(".png", ""), [f"train/{k}.jpeg" for k in range(4)]),

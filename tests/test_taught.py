@@ -119,7 +119,8 @@ def test_fine_maps_are_kept_at_so_many_cells_at_most(teacher):
 
 
 class Quiet(nn.Module):
-    """Two blocks, the last of which dark images do not excite; it adds filters to the first one's, which every image excites."""
+    """Two blocks, the last of which dark images do not excite;
+    it adds filters to the first one's, which every image excites."""
 
     feature_layers = ("first", "last")
 
@@ -136,7 +137,8 @@ class Quiet(nn.Module):
 
 
 def test_one_silent_image_chooses_no_other_block_for_its_batch():
-    """The first image of each later batch is black: alone it would have chosen the first block, with another meaning in the same row."""
+    """The first image of each later batch is black: alone it would have chosen the first block,
+    with another meaning in the same row."""
     torch.manual_seed(0)
     network, images = Quiet().eval(), pictures(4, 8)
     images[2] = 0
@@ -161,9 +163,8 @@ def test_a_student_in_training_shows_its_average_maps_and_its_evidence():
         student(images)
         found = shows()
     maps = average_feature_maps(student, images)
-    for mine, depth in zip(
-        found.attention, (1, 2, 4), strict=True
-    ):  # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3
+    # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3.
+    for mine, depth in zip(found.attention, (1, 2, 4), strict=True):
         torch.testing.assert_close(mine, maps[depth])
     torch.testing.assert_close(found.evidence, class_evidence(student, images).maps)
     assert found.evidence.requires_grad
@@ -180,7 +181,8 @@ def test_a_student_whose_classifier_reads_all_layers_is_refused():
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_student_learns_the_lesson(lesson):
-    """With the lesson alone to learn, its maps come nearer to the teacher's on the very images: far below those of its start."""
+    """With the lesson alone to learn, its maps come nearer to the teacher's on the very images:
+    far below those of its start."""
     teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0).eval()
     images = (pictures(32, 48).permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
     bank, layout = explanation_bank(teacher, images, views=1)

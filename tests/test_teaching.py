@@ -54,7 +54,8 @@ def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
 
 
 def rows(better_by: float = 0.2, wrong: int = 0) -> pd.DataFrame:
-    """With T² is better than the labels alone by each metric, in 40 images and 3 seeds; ``wrong`` images are misread by one seed of it."""
+    """With T² is better than the labels alone by each metric, in 40 images and 3 seeds;
+    ``wrong`` images are misread by one seed of it."""
     rng, found = np.random.default_rng(0), []
     noise = rng.normal(0, 0.02, (3, 40))
     for way, gain in (("labels alone", 0.0), ("with T²", better_by), ("attention too", better_by)):

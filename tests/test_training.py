@@ -1,5 +1,6 @@
 """The loop: learns, repeats itself to the byte, resumes to the byte, stops on divergence."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -53,8 +54,8 @@ def test_learning_rate_rises_then_falls_to_zero():
     recipe = training.Recipe(epochs=1, learning_rate=1.0, warmup=0.2)
     rates = [training.learning_rate(step, 100, recipe) for step in range(101)]
     assert rates[19] == 1.0 and max(rates) == 1.0
-    assert all(a < b for a, b in zip(rates[:19], rates[1:20], strict=True))
-    assert all(a >= b for a, b in zip(rates[20:-1], rates[21:], strict=True))
+    assert all(before < after for before, after in itertools.pairwise(rates[:20]))
+    assert all(before >= after for before, after in itertools.pairwise(rates[20:]))
     assert rates[100] == pytest.approx(0, abs=1e-9)
 
 
@@ -180,7 +181,8 @@ def test_arms_of_one_seed_start_from_the_same_weights():
 
 
 def test_no_step_reads_a_value_back_from_the_device():
-    """On a GPU each read would wait until the device has caught up: an epoch may read its losses once, however many steps it has."""
+    """On a GPU each read would wait until the device has caught up:
+    an epoch may read its losses once, however many steps it has."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Reads(TorchDispatchMode):

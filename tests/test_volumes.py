@@ -1,4 +1,5 @@
-"""Volumes from every source: the phantom's truth, the order of recovered slices, published files, and readers of NIfTI and DICOM."""
+"""Volumes from every source: the phantom's truth, the order of recovered slices, published files,
+and readers of NIfTI and DICOM."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +22,7 @@ def made() -> volume_phantom.VolumePhantom:
     return volume_phantom.generate(300, SIZE)
 
 
-# -- the phantom ------------------------------------------------------------------------------------------------------
+# -- the phantom ----------------------------------------------------------------------------------------------------
 
 
 def test_the_same_volumes_on_every_processor_and_a_prefix_of_a_larger_set(made):
@@ -55,7 +56,8 @@ def test_evidence_is_confined_to_the_mask_and_three_slices_hold_it(made):
 
 
 def test_no_slice_alone_tells_balls_from_a_tube(made):
-    """A slice's disc is as large, as bright and as far from the middle in either class; where discs stand in line only depth shows."""
+    """A slice's disc is as large, as bright and as far from the middle in either class;
+    where discs stand in line only depth shows."""
     axis = (2 * np.arange(SIZE) + 1) / SIZE - 1
     places = {}
     for label, straight in ((1, 0.0), (2, 1.0)):
@@ -104,11 +106,12 @@ def test_a_data_set_without_volumes_gets_the_phantom_s():
     }
 
 
-# -- slices put together ----------------------------------------------------------------------------------------------
+# -- slices put together --------------------------------------------------------------------------------------------
 
 
 def test_levels_follow_the_order_of_the_files():
-    """Two subjects, 64 files: the last fifth of the order stands in front, so file 13 is the first subject's first slice."""
+    """Two subjects, 64 files: the last fifth of the order stands in front,
+    so file 13 is the first subject's first slice."""
     ids = np.array([f"Moderate_Demented/moderate{'' if n == 1 else f'_{n}'}.jpg" for n in (13, 14, 15, 64, 1, 12)])
     assert volumes.levels(ids).tolist() == [0, 0, 1, 25, 26, 31]
 
@@ -145,7 +148,7 @@ def test_recovered_subjects_become_volumes(monkeypatch):
     assert smaller.volumes.shape == (2, 32, 16, 16) and (smaller.volumes[:, :, 8, 8] == np.arange(32)).all()
 
 
-# -- MedMNIST ---------------------------------------------------------------------------------------------------------
+# -- MedMNIST -------------------------------------------------------------------------------------------------------
 
 
 def medmnist_file(folder: Path, flag: str = "nodulemnist3d") -> Path:
@@ -179,7 +182,7 @@ def test_an_unknown_flag_names_those_there_are():
         volumes.load("medmnist:nonsense3d", 28)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_nifti_volume_is_turned_upright(tmp_path):
