@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 # The same examples every time: what a search finds is written down as an @example.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,6 +41,25 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+class Clock:
+    """Stands for ``time.perf_counter``: goes on as it is told to, and a little whenever it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdnb import bench
-from kdnb.bench import Row, default_run, main, measure, median_interval, ratios, rows
-from kdnb.bench.memory import peak_of
+from kdnb.bench import Row, default_run, main, measure, median_interval, memory, ratios, rows
 from kdnb.errors import KdnbError
 
 CONTRACT = {
@@ -49,10 +48,10 @@ def test_both_sides_run_in_turn_and_the_first_one_alternates():
     assert "".join(calls) == "abbaabba"
 
 
-def test_a_ratio_of_times_is_measured():
-    slow, quick = (lambda: time.sleep(0.2)), (lambda: time.sleep(0.05))
-    value, lo, hi = median_interval(ratios(slow, quick, repeats=5, warm_up=True))
-    assert 2 < value < 5 and lo <= value <= hi
+def test_a_ratio_of_times_is_measured(clock, monkeypatch):
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=clock))
+    measured = ratios(lambda: clock.wait(0.2), lambda: clock.wait(0.05), repeats=5, warm_up=True)
+    assert measured.tolist() == pytest.approx([4] * 5, rel=1e-3)
 
 
 def test_a_side_may_tell_its_own_seconds():
@@ -87,10 +86,26 @@ def test_one_row_is_measured_and_the_others_stay(tmp_path, monkeypatch, capsys):
     assert "ONLY is 'c', but it must be one of: a, b." in capsys.readouterr().err
 
 
-def test_peak_memory_counts_the_children():
-    child = "x = bytearray(200_000_000); import time; time.sleep(0.6)"
+def test_peak_memory_counts_the_children(tmp_path, monkeypatch):
+    """The child holds its memory until it has been counted; a minute at most, should nobody count it."""
+    seen, in_use = tmp_path / "seen", memory._in_use
+
+    def count(process):
+        total = in_use(process)
+        if total > 0.19 * 2**30:
+            seen.touch()
+        return total
+
+    monkeypatch.setattr(memory, "_in_use", count)
+    child = f"""
+import pathlib, time
+held = bytearray(200_000_000)
+for _ in range(1200):
+    if not pathlib.Path({str(seen)!r}).exists():
+        time.sleep(0.05)
+"""
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert 0.19 < peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
+    assert 0.19 < memory.peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
 
 
 def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):

@@ -1,16 +1,13 @@
 """Teachers and explanations on a real Dask cluster on localhost, one of whose workers is killed."""
 
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from dask_cluster import cluster_of_two
 
 from kdnb import cluster, explain, models, networks, teacher_training, training
 from kdnb.datasets import phantom
@@ -25,49 +22,6 @@ def build(num_classes):
     body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 """
-
-
-@contextmanager
-def cluster_of_two(folder, *options):
-    """The address of a scheduler, and its two workers."""
-    command = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--no-dashboard",
-    ]
-    processes = [subprocess.Popen([*command, "--scheduler-file", str(folder / "s.json")], stderr=subprocess.DEVNULL)]
-    try:
-        deadline = time.monotonic() + 60
-        while not (folder / "s.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        address = json.loads((folder / "s.json").read_text())["address"]
-        command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            address,
-            "--nthreads",
-            "1",
-            "--nworkers",
-            "1",
-            "--no-nanny",
-        ]
-        processes += [
-            subprocess.Popen([*command, "--no-dashboard", *options], stderr=subprocess.DEVNULL, cwd=folder)
-            for _ in range(2)
-        ]
-        with cluster.client(address) as client:
-            client.wait_for_workers(2, timeout=90)
-        yield address, processes[1:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

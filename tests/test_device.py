@@ -224,13 +224,17 @@ def methods_of(background: torch.Tensor) -> dict:
     return explain.methods(background, training=background, shap_samples=4)
 
 
+def explained_on_device(*names: str) -> tuple:
+    """A small student, a sample of images, the methods of these names, and their maps."""
+    model = device.place(small()).eval()
+    sample = fidelity.draw_sample(model, data(48), 2)
+    chosen = {name: methods_of(sample.images)[name] for name in names}
+    return model, sample, chosen, explain.explain_all(chosen, model, sample.images, sample.targets)
+
+
 def test_fidelity_works_on_the_device():
-    whole = data(48)
     with second_device():
-        model = device.place(small()).eval()
-        sample = fidelity.draw_sample(model, whole, 2)
-        chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "random")}
-        maps = explain.explain_all(chosen, model, sample.images, sample.targets)
+        model, sample, chosen, maps = explained_on_device("feature_maps_mean", "grad_cam", "random")
         rows = [
             tables.fidelity_rows(model, "student", sample, maps),
             tables.captum_rows(model, "student", sample, maps, chosen),
@@ -240,12 +244,8 @@ def test_fidelity_works_on_the_device():
 
 
 def test_sanity_checks_and_times_work_on_the_device():
-    whole = data(48)
     with second_device():
-        model = device.place(small()).eval()
-        sample = fidelity.draw_sample(model, whole, 2)
-        chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "sobel")}
-        maps = explain.explain_all(chosen, model, sample.images, sample.targets)
+        model, sample, chosen, maps = explained_on_device("feature_maps_mean", "grad_cam", "sobel")
         fallen = fidelity.cascade(model, sample.images, sample.targets, chosen, ("classifier", "features.4"), [1, 2])
         blind = fidelity.class_sensitivity(model, sample.images, chosen["feature_maps_mean"])
         beside = fidelity.side_by_side(model, sample, {name: maps[name] for name in ("feature_maps_mean", "grad_cam")})

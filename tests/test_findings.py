@@ -1,13 +1,13 @@
 """README, FINDINGS.md and their figure: exactly what the recorded runs say,
 in words that no other record could make false."""
 
-import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from records import record_folder
 
 from kdnb import findings
 from kdnb.claims import FAILS, HOLDS, NO_EFFECT, UNDECIDED
@@ -21,17 +21,8 @@ def records(tmp_path):
     """A folder of records, and a function that adds a run to it."""
 
     def add(dataset="brain_tumor", split="official", accuracy=0.9, verdict=HOLDS, measured=0.05):
-        folder = tmp_path / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
-        folder.mkdir()
-        run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-        provenance = {
-            "run": run,
-            "data": {},
-            "teacher": {"weights": "scratch"},
-            "environment": {"device": "cpu"},
-            "date": "2026-11-30",
-        }
-        (folder / "provenance.json").write_text(json.dumps(provenance | {"budget": {"image_size": 64}}))
+        provenance = {"teacher": {"weights": "scratch"}, "budget": {"image_size": 64}}
+        folder = record_folder(tmp_path, dataset, split, **provenance)
         scores = {"model": ["teacher", "student_kd", "student_ce"], "n": 100, "accuracy": accuracy}
         scores |= {"accuracy_lo": accuracy - 0.05, "accuracy_hi": accuracy + 0.05, "f1_macro": accuracy}
         pd.DataFrame(scores).to_csv(folder / "classification.csv", index=False)

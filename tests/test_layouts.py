@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from PIL import Image
 
 from kdnb.datasets import cache, describe, fetch, load
@@ -393,23 +394,12 @@ def test_fellow_eyes_are_on_one_side(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("placeholder", "groups"), [("", 12), ("ANON", 24)])
 def test_dicom_patients_are_on_one_side(placeholder, groups, tmp_path, monkeypatch):
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     for k in range(24):
-        file = Dataset()
-        file.file_meta = FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
-        file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
-        file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 8, 8, 1, "MONOCHROME2"
-        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 8, 8, 7, 0
-        file.PatientID = placeholder or f"P{k // 2}"
-        file.PixelData = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8).tobytes()
+        pixels = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)
         path = tmp_path / "set" / ("AD" if k < 12 else "CN") / f"IM{k}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file.save_as(path, enforce_file_format=True)
+        dicom(path, pixels, 8, PatientID=placeholder or f"P{k // 2}")
     data = load(f"folder:{tmp_path / 'set'}", 32, split_protocol="leak_free")
     assert len(set(data.groups)) == groups
     assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))

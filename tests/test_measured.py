@@ -6,6 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from records import record_folder
 from scipy import stats
 
 from kdnb.claims import FAILS, HOLDS, NOT_TESTABLE
@@ -327,18 +328,7 @@ def with_volumes(
     measured, dataset: str, split: str = "official", student: float = 0.8, verdict: str = HOLDS, lesion: bool = False
 ) -> None:
     """A recorded run of a data set whose claims on volumes all have this verdict."""
-    folder = measured / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
-    folder.mkdir()
-    run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-    provenance = {
-        "run": run,
-        "data": {},
-        "teacher": {},
-        "environment": {"device": "cpu"},
-        "budget": {},
-        "date": "2026-11-30",
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance))
+    folder = record_folder(measured, dataset, split)
     SCORES.to_csv(folder / "classification.csv", index=False)
     ways = ["teacher", CONSTANT, PAPER, PAPER, SLICES_ALONE]
     accuracy = [0.9, 0.5, student - 0.01, student + 0.01, 0.6]

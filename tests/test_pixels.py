@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom, dicom_without_preamble
 from PIL import Image, PngImagePlugin
 
 from kdnb.datasets import reading
@@ -29,37 +30,6 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 # -- DICOM ----------------------------------------------------------------------------------------------------------
-
-
-def dicom(
-    path: Path, values: np.ndarray, bits: int = 12, preamble: bool = True, implicit: bool = False, **elements
-) -> Path:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    file = Dataset()
-    file.SOPClassUID, file.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    file.Rows, file.Columns = values.shape[-3:-1] if values.shape[-1] == 3 else values.shape[-2:]
-    file.SamplesPerPixel, file.PhotometricInterpretation = (3, "RGB") if values.shape[-1] == 3 else (1, "MONOCHROME2")
-    if values.shape[-1] == 3:
-        file.PlanarConfiguration = 0
-    file.BitsAllocated, file.BitsStored, file.HighBit = 8 * values.itemsize, bits, bits - 1
-    file.PixelRepresentation = int(values.dtype.kind == "i")
-    file.PixelData = values.tobytes()
-    for name, value in elements.items():
-        setattr(file, name, value)
-    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    if preamble:
-        file.file_meta = FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = syntax
-        file.file_meta.MediaStorageSOPClassUID, file.file_meta.MediaStorageSOPInstanceUID = (
-            file.SOPClassUID,
-            file.SOPInstanceUID,
-        )
-        file.save_as(path, enforce_file_format=True)
-    else:
-        file.save_as(path, implicit_vr=implicit, little_endian=True)
-    return path
 
 
 WINDOWS = {  # what the header says of the grey values
@@ -132,7 +102,7 @@ def test_colours_are_scaled_by_the_bits_that_are_used(bits, tmp_path):
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("name", ["x.dcm", "IM0001", "1.2.840.1"])
 def test_dicom_without_its_first_part_is_read_whatever_it_is_called(implicit, name, tmp_path):
-    path = dicom(tmp_path / name, GREY, preamble=False, implicit=implicit)
+    path = dicom_without_preamble(tmp_path / name, GREY, implicit)
     assert path.read_bytes()[128:132] != b"DICM" and reading.is_dicom(path)
     assert np.array_equal(pixels(path), stretched(GREY))
 

@@ -104,16 +104,8 @@ def writes(run, images: Path) -> dict[str, Callable[[], object]]:
     def train() -> None:
         student = models.initialised(models.StudentCNN, 2, (4, 8, 8), seed=0)
         recipe = training.Recipe(epochs=2, batch_size=16, views=1)
-        training.fit(
-            student,
-            examples,
-            examples,
-            recipe,
-            lambda z, _, y: F.cross_entropy(z, y),
-            seed=0,
-            checkpoint=checkpoint,
-            key="k",
-        )
+        options = {"seed": 0, "checkpoint": checkpoint, "key": "k"}
+        training.fit(student, examples, examples, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
 
     return {
         "table": lambda: run.save_table("audit", NEW),

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import dicoms
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_datasets_reading import dicom
+from test_datasets_reading import half_white
 
 from kdnb import experiments, models, specs, sweep, training
 from kdnb.datasets import cache, fetch, load, phantom, reading
@@ -256,18 +257,10 @@ def test_a_parameter_of_a_notebook_is_a_value_whatever_it_says(text):
 
 def deflated_dicom(path: Path) -> None:
     """A hundred megabytes of zeros in a hundred kilobytes."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    file = Dataset()
-    file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
-    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
-    file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file = dicoms.dataset(np.zeros((4, 4), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
     file.add_new(0x00091001, "OB", bytes(100_000_000))
-    file.PixelData = bytes(32)
     file.save_as(path, enforce_file_format=True)
 
 
@@ -410,7 +403,7 @@ def encoded() -> list[bytes]:
         Image.fromarray(deep).save(buffer, "TIFF")
         files.append(buffer.getvalue())
     with tempfile.TemporaryDirectory() as folder:
-        dicom(Path(folder) / "x.dcm")
+        half_white(Path(folder) / "x.dcm")
         files.append((Path(folder) / "x.dcm").read_bytes())
     return files
 

@@ -2,10 +2,7 @@
 
 import _thread
 import itertools
-import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, replace
@@ -14,8 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dask_cluster import cluster_of_two
 
-from kdnb import comparison, evaluation, experiments, models, specs, store, sweep, teacher_training, training, views
+from kdnb import (
+    comparison,
+    evaluation,
+    experiments,
+    losses,
+    models,
+    specs,
+    store,
+    sweep,
+    teacher_training,
+    training,
+    views,
+)
 from kdnb.datasets import phantom
 from kdnb.errors import ArtefactError, ParameterError
 from kdnb.runs import Run
@@ -152,25 +162,39 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, e
         store.trained_student(run_at(tmp_path / "c"), small_grid()[0], experiment)
 
 
-def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment):
-    endless = experiments.Experiment(
-        **{**vars(experiment), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)}
-    )
+def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment, monkeypatch):
+    endless = replace(experiment, recipe=training.Recipe(epochs=1_000_000, batch_size=16, views=2))
+    begun, ended, interrupted = set(), [], threading.Event()
+    train_student, arm_loss = sweep.train_student, losses.arm_loss
+
+    def train_and_note(*arguments):
+        try:
+            return train_student(*arguments)
+        finally:
+            ended.append(threading.get_ident())
+
+    def interrupt_once_both_train(*arguments, **options):
+        begun.add(threading.get_ident())
+        if len(begun) == 2 and not interrupted.is_set():
+            interrupted.set()
+            _thread.interrupt_main()
+        return arm_loss(*arguments, **options)
+
+    monkeypatch.setattr(sweep, "train_student", train_and_note)
+    monkeypatch.setattr(losses, "arm_loss", interrupt_once_both_train)
     threads = torch.get_num_threads()
-    interrupt = threading.Timer(3.0, _thread.interrupt_main)
     # What a shell starts in the background ignores it.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        interrupt.start()
         with pytest.raises(KeyboardInterrupt):
             sweep.train(run_at(tmp_path), small_grid(), endless, jobs=2)
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert interrupt.finished.is_set() and torch.get_num_threads() == threads
-    time.sleep(1.0)
-    before = time.process_time()
-    time.sleep(1.0)
-    assert time.process_time() - before < 0.5, "a student trains on for nobody"
+    assert interrupted.is_set() and torch.get_num_threads() == threads
+    deadline = time.monotonic() + 60
+    while set(ended) != begun:
+        assert time.monotonic() < deadline, "a student trains on for nobody"
+        time.sleep(0.01)
 
 
 def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, experiment):
@@ -183,53 +207,18 @@ def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, exp
 def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, experiment):
     """A real scheduler and two real workers on localhost; one worker is killed while it trains;
     the table is the same."""
-    dask = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--no-dashboard",
-    ]
-    address_file = tmp_path / "scheduler.json"
-    processes = [subprocess.Popen([*dask, "--scheduler-file", str(address_file)], stderr=subprocess.DEVNULL)]
-    try:
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        address = json.loads(address_file.read_text())["address"]
-        worker = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            address,
-            "--nthreads",
-            "1",
-            "--nworkers",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-        ]
-        processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=tmp_path) for _ in range(2)]
-        cells = narrow(specs.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
-        longer = experiments.Experiment(
-            **{**vars(experiment), "recipe": training.Recipe(epochs=20, batch_size=16, views=2)}
-        )
-        killer = _kill_when_one_is_stored(processes[2], tmp_path / "dask" / "cells")
-        found = sweep.train(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
+    cells = narrow(specs.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
+    longer = replace(experiment, recipe=training.Recipe(epochs=20, batch_size=16, views=2))
+    with cluster_of_two(tmp_path) as (address, workers):
+        killer = _kill_when_one_is_stored(workers[1], tmp_path / "dask" / "cells")
+        on_dask = sweep.train(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
         killer.join()
-        assert processes[2].poll() is not None  # it really died
-        here = sweep.train(run_at(tmp_path / "here"), cells, longer, jobs=2)
-        columns = [name for name in comparison.sweep_table(here, longer).columns if name != "seconds"]
-        pd.testing.assert_frame_equal(
-            comparison.sweep_table(found, longer)[columns], comparison.sweep_table(here, longer)[columns]
-        )
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        workers[1].wait(timeout=60)  # it really died
+    here = sweep.train(run_at(tmp_path / "here"), cells, longer, jobs=2)
+    columns = [name for name in comparison.sweep_table(here, longer).columns if name != "seconds"]
+    pd.testing.assert_frame_equal(
+        comparison.sweep_table(on_dask, longer)[columns], comparison.sweep_table(here, longer)[columns]
+    )
 
 
 def _kill_when_one_is_stored(process, folder):

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from dicoms import dicom
+from pydicom.uid import CTImageStorage
 
 from kdnb.datasets import volume_files, volume_phantom, volumes
 from kdnb.errors import DataError, DataNotFoundError, ParameterError
@@ -197,22 +196,21 @@ def test_a_nifti_volume_is_turned_upright(tmp_path):
 
 
 def dicom_slice(path: Path, number: int, height: float, value: int, series: str = "1.2.3") -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, f"1.2.3.{number + 1}"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    one = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID, one.PatientID = (
-        CTImageStorage,
-        f"1.2.3.{number + 1}",
-        series,
-        "P7",
+    dicom(
+        path,
+        np.full((6, 8), value, np.uint16),
+        bits=16,
+        SOPClassUID=CTImageStorage,
+        SOPInstanceUID=f"1.2.3.{number + 1}",
+        SeriesInstanceUID=series,
+        PatientID="P7",
+        ImagePositionPatient=[0, 0, height],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[0.5, 0.5],
+        RescaleSlope=1,
+        RescaleIntercept=-1000,
+        InstanceNumber=number,
     )
-    one.Rows, one.Columns, one.BitsAllocated, one.BitsStored, one.HighBit = 6, 8, 16, 16, 15
-    one.SamplesPerPixel, one.PixelRepresentation, one.PhotometricInterpretation = 1, 0, "MONOCHROME2"
-    one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, height], [1, 0, 0, 0, 1, 0]
-    one.PixelSpacing, one.RescaleSlope, one.RescaleIntercept, one.InstanceNumber = [0.5, 0.5], 1, -1000, number
-    one.PixelData = np.full((6, 8), value, np.uint16).tobytes()
-    pydicom.dcmwrite(path, one, enforce_file_format=True)
 
 
 def series_in(folder: Path, heights: tuple[float, ...]) -> Path:
