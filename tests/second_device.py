@@ -128,39 +128,40 @@ def compute(func, args, kwargs, watch):
     """``func`` on the values, its result on the side where its tensors are."""
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     inside = [isinstance(value, OnDevice) for value in tensors]
-    asked = None if func in BY_CORE else kwargs.get("device")
-    asked = None if asked is None else torch.device(asked)
+    target = None if func in BY_CORE else kwargs.get("device")
+    target = None if target is None else torch.device(target)
     if func in MAY_MIX:
         inside = inside[:1]
     # A GPU takes a single number of the host beside its own tensors, and an index, which it waits for.
     elif func is aten.index.Tensor and inside[0] and not all(inside):
-        sent = sum(not here and value.ndim > 0 for here, value in zip(inside, tensors, strict=True))
+        sent = sum(not on_device and value.ndim > 0 for on_device, value in zip(inside, tensors, strict=True))
         inside = inside[:1]
         if watch is not None:
             watch.copies_to_device += sent
     elif (
         not _made_by_core(func)
         and any(inside)
-        and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True))
+        and any(not on_device and value.ndim for on_device, value in zip(inside, tensors, strict=True))
     ):
         sides = [
-            ("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)
+            ("device" if on_device else "host", tuple(value.shape))
+            for on_device, value in zip(inside, tensors, strict=True)
         ]
         raise MixedDevicesError(f"{func} got tensors of both devices: {sides}")
-    there = any(inside) if asked is None else asked.type == DEVICE.type
+    result_on_device = any(inside) if target is None else target.type == DEVICE.type
     if watch is not None and any(inside):
         watch.values_read += func is aten._local_scalar_dense.default
-        watch.copies_to_host += func is aten._to_copy.default and not there
+        watch.copies_to_host += func is aten._to_copy.default and not result_on_device
         watch.sizes_read += _sized_by_values(func, args)
         watch.launches += not func.is_view
-    if watch is not None and not any(inside) and there and func is aten._to_copy.default:
+    if watch is not None and not any(inside) and result_on_device and func is aten._to_copy.default:
         watch.copies_to_device += not kwargs.get("non_blocking", False)
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     kwargs.pop("pin_memory", None)
     plain_args, plain_kwargs = tree_map_only(OnDevice, lambda value: value.elem, (args, kwargs))
     result = func(*plain_args, **plain_kwargs)
-    if not there:
+    if not result_on_device:
         return result
     wrapped = tree_map_only(Tensor, lambda value: value if isinstance(value, OnDevice) else OnDevice(value), result)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if any(inside) else wrapped

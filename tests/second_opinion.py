@@ -114,7 +114,7 @@ def answers() -> dict[str, object]:
 
     plain = {"abs": False, "normalise": False, "disable_warnings": True}
     model, (images, targets, maps, masks) = network(), inputs()
-    asked = {"model": model, "x_batch": images.numpy(), "y_batch": targets.numpy(), "channel_first": True}
+    arguments = {"model": model, "x_batch": images.numpy(), "y_batch": targets.numpy(), "channel_first": True}
 
     def curve(of_map: Tensor, start: Tensor, end: Tensor) -> np.ndarray:
         """p of the target as pixels of ``end`` take the place of those of ``start``, ``(N, STEPS)``."""
@@ -126,7 +126,9 @@ def answers() -> dict[str, object]:
             return changed
 
         flipping = quantus.PixelFlipping(features_in_step=SIZE**2 // STEPS, perturb_func=replace, **plain)
-        return np.array(flipping(**asked | {"x_batch": start.numpy()}, a_batch=of_map[:, None].numpy(), softmax=True))
+        return np.array(
+            flipping(**arguments | {"x_batch": start.numpy()}, a_batch=of_map[:, None].numpy(), softmax=True)
+        )
 
     def kept(of_map: Tensor, percentages: tuple[int, ...], start: Tensor | None = None) -> list[float]:
         """ROAD: the share of images of which the prediction stays with so many percent imputed,
@@ -141,7 +143,7 @@ def answers() -> dict[str, object]:
         how = {} if start is None else {"perturb_func": restore}
         shown = images if start is None else start
         found = quantus.ROAD(list(percentages), noise=0.0, **how, **plain)(
-            **asked | {"x_batch": shown.numpy()}, a_batch=of_map[:, None].numpy()
+            **arguments | {"x_batch": shown.numpy()}, a_batch=of_map[:, None].numpy()
         )
         return list(found.values())
 
@@ -149,7 +151,8 @@ def answers() -> dict[str, object]:
         """p of the target with the ``percent`` of an image imputed where the map is highest, ``(N,)``."""
         order = (-of_map).flatten(1).argsort(dim=1)[:, : SIZE**2 * percent // 100].numpy()
         filled = [
-            noisy_linear_imputation(one, indices, noise=0.0) for one, indices in zip(images.numpy(), order, strict=True)
+            noisy_linear_imputation(image, indices, noise=0.0)
+            for image, indices in zip(images.numpy(), order, strict=True)
         ]
         with torch.no_grad():
             p = model(torch.from_numpy(np.stack(filled)).float()).softmax(dim=1)
@@ -169,7 +172,7 @@ def answers() -> dict[str, object]:
         measured = quantus.MaxSensitivity(
             nr_samples=SENSITIVITY_SAMPLES, perturb_func=lambda arr, **_: arr + next(draws), **plain
         )
-        return measured(**asked, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
+        return measured(**arguments, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
 
     found: dict[str, object] = {
         "curves": {},
@@ -198,22 +201,22 @@ def answers() -> dict[str, object]:
                 quantus.RelevanceRankAccuracy,
                 quantus.AUC,
             ):
-                scores = metric(**plain)(**asked, a_batch=shifted, s_batch=masks[:, None])
+                scores = metric(**plain)(**arguments, a_batch=shifted, s_batch=masks[:, None])
                 found["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
     found["sensitivity_max"] = steadiness()
     found["class_sensitivity"] = {}
     for name in EXPLANATIONS:
         logit = quantus.RandomLogit(similarity_func=correlation_spearman, num_classes=2, **plain)
-        found["class_sensitivity"][name] = logit(**asked, explain_func=partial(explain, name))
+        found["class_sensitivity"][name] = logit(**arguments, explain_func=partial(explain, name))
     found["cascade"], found["complexity_rise"] = {}, {}
     for name in EXPLANATIONS:
         broken = quantus.MPRT(similarity_func=correlation_spearman, layer_order="top_down", **plain)
-        stages = broken(**asked, explain_func=partial(explain, name))
+        stages = broken(**arguments, explain_func=partial(explain, name))
         found["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
         rises = quantus.EfficientMPRT(
             complexity_func=discrete_entropy, layer_order="top_down", skip_layers=True, **plain
         )
-        found["complexity_rise"][name] = rises(**asked, explain_func=partial(explain, name))
+        found["complexity_rise"][name] = rises(**arguments, explain_func=partial(explain, name))
     told = json.dumps(found, default=_numbers)
     return json.loads(told, parse_float=lambda text: float(f"{float(text):.7g}"), parse_constant=lambda _: None)
 

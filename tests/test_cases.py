@@ -293,7 +293,7 @@ def png16(content: bytes) -> np.ndarray:
     for y, (kind, *line) in enumerate(lines.tolist(), 1):
         for x, value in enumerate(line, 6):
             left, above, corner = rows[y, x - 6], rows[y - 1, x], rows[y - 1, x - 6]
-            nearest = min((left, above, corner), key=lambda one: abs(left + above - corner - one))
+            nearest = min((left, above, corner), key=lambda neighbour: abs(left + above - corner - neighbour))
             rows[y, x] = (value + (0, left, above, (left + above) // 2, nearest)[kind]) % 256
     return rows[1:, 6:].astype(np.uint8).view(">u2").reshape(height, width, 3).astype(np.uint16)
 

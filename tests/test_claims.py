@@ -105,10 +105,10 @@ def finished_run(folder, gain: float) -> Run:
         "accuracy": [0.85, 0.92, 0.9],
     }
     run.save_table("lengths", pd.DataFrame(lengths | {"learned_from": "training"}))
-    parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
+    known_and_new = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
     run.save_table(
         "known_and_new",
-        pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}),
+        pd.DataFrame(known_and_new | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}),
     )
     gains = {
         "part": ["become known", "stay new", "stay new minus become known"],
@@ -390,7 +390,7 @@ def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
     rows = explained({"shap": 0.0, "random": 0.1}, images=24)
     others = explained({"random": -0.4}, images=76).assign(
-        image_id=lambda one: one["image_id"] + 100, group=lambda one: one["group"] + 100
+        image_id=lambda rows_before: rows_before["image_id"] + 100, group=lambda rows_before: rows_before["group"] + 100
     )
     run.save_table("fidelity", pd.concat([rows, others], ignore_index=True))
     change_rows(run, "shap", (0.1, 0.05, 0.15))  # less than the .3 by which average maps beat random ones
@@ -478,7 +478,7 @@ def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").query("a == 'feature_maps_mean'"))
     judged = claims.judge(run).set_index("claim")["verdict"]
-    asked = [
+    questions = [
         "student_against_teacher",
         "distillation_adds",
         "few_labels",
@@ -487,7 +487,7 @@ def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
         "oracle_adds",
         "five_layers",
     ]
-    assert judged[asked].eq(claims.NOT_TESTABLE).all()
+    assert judged[questions].eq(claims.NOT_TESTABLE).all()
 
 
 def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
@@ -593,20 +593,20 @@ def evidence_run(folder, **changed) -> Run:
         | {"metric": "accuracy", "n": 90}
     ]
     for few, gain in (("?", changed.get("gain", 0.02)), (", 5 labels a class?", 0.0)):
-        one = comparison(
+        row = comparison(
             f"teacher: does it add more to the smaller field{few}",
             "gain of transparent by kd_t2",
             "gain of plain by kd_t2",
             gain,
             0.01,
         )
-        rows.append(one | {"metric": "accuracy", "n": 90})
+        rows.append(row | {"metric": "accuracy", "n": 90})
     for kind, metrics in claims.EVIDENCE_METRICS.items():
         for metric in metrics:
             for rival in ("grad_cam", "random"):
                 better = changed.get(f"{rival} {metric}", 0.1) * claims.FAMILIES.get(metric, 1)
-                one = comparison(f"{kind}: is it better?", "transparent class_evidence", f"plain {rival}", better, 0.05)
-                rows.append(one | {"metric": metric, "n": 40})
+                row = comparison(f"{kind}: is it better?", "transparent class_evidence", f"plain {rival}", better, 0.05)
+                rows.append(row | {"metric": metric, "n": 40})
     run.save_table("tests_evidence", pd.DataFrame(rows))
     run.save_table(
         "evidence_cost",
@@ -816,7 +816,7 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
     """A run whose comparisons on volumes all differ by so much, for the better,
     with intervals of three points either way."""
     run = Run(replace(resolve(profile="smoke", run_dir=folder), dataset=dataset), "test")
-    asked = [
+    questions = [
         ("all labels: is anything learned?", "teacher", "always the most frequent class", "accuracy"),
         ("all labels: does the student keep up?", "paper's loss", "teacher", "accuracy"),
         ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
@@ -830,7 +830,7 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
         ),
     ]
     rows = []
-    for question, a, b, metric in asked:
+    for question, a, b, metric in questions:
         sign = -1 if metric == "deletion_blur" else 1
         rows.append({**comparison(question, a, b, sign * difference, 0.03), "metric": metric, "n": 50})
     run.save_table("tests_volumes", pd.DataFrame(rows))

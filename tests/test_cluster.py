@@ -54,15 +54,15 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
     methods = explain.methods(images[:8], shap_samples=200, depth=2)
     chosen = {name: methods[name] for name in ("feature_maps_layer1", "grad_cam", "shap")}
     threading.Timer(2.0, workers[0].kill).start()
-    there = explain_on(address, chosen, teacher.eval(), images, targets)
+    maps_on_dask = explain_on(address, chosen, teacher.eval(), images, targets)
     workers[0].wait(timeout=60)  # it really died
-    here = explain_on(
+    maps_here = explain_on(
         "", {name: chosen[name] for name in ("feature_maps_layer1", "grad_cam")}, teacher, images, targets
     )
-    for name, maps in here.items():
-        assert torch.allclose(there[name], maps, atol=1e-5), name
+    for name, maps in maps_here.items():
+        assert torch.allclose(maps_on_dask[name], maps, atol=1e-5), name
     some = chosen["shap"](teacher, images[:2], targets[:2])
-    assert np.allclose(there["shap"][:2], some, atol=1e-4) and there["shap"].shape == (80, 32, 32)
+    assert np.allclose(maps_on_dask["shap"][:2], some, atol=1e-4) and maps_on_dask["shap"].shape == (80, 32, 32)
 
 
 COUNTING = """

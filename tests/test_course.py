@@ -28,8 +28,8 @@ def prose(path: Path) -> str:
 def paragraphs(text: str) -> list[str]:
     """Paragraphs and the items of lists; tables, code, formulas and headings are none."""
     text = re.sub(r"```.*?```|\$\$.*?\$\$", "", text, flags=re.DOTALL)
-    parts = re.split(r"\n\s*\n|\n(?=(?:\d+\.|-) )", text)
-    return [part for part in parts if part.strip() and not part.lstrip().startswith(("|", "#"))]
+    blocks = re.split(r"\n\s*\n|\n(?=(?:\d+\.|-) )", text)
+    return [part for part in blocks if part.strip() and not part.lstrip().startswith(("|", "#"))]
 
 
 def windows(path: Path) -> list[tuple[int, str]]:
@@ -92,8 +92,8 @@ def rows(page: str) -> list[str]:
 def test_the_glossary_is_in_order_and_has_each_word_once():
     words = [word for word in rows("glossary") if not word.startswith("---")]
     assert words == sorted(set(words), key=str.casefold)
-    asked = ["arm", "bank", "view", "cell", "known, new", "leak", "group", "control", "margin", "undecided"]
-    assert set(asked) <= set(words)
+    required = ["arm", "bank", "view", "cell", "known, new", "leak", "group", "control", "margin", "undecided"]
+    assert set(required) <= set(words)
 
 
 def test_every_source_that_a_chapter_links_is_in_the_bibliography():

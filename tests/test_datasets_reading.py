@@ -152,8 +152,8 @@ def test_skipped_and_counted(case, tmp_path):
     build(folder / "cat")
     data = load(f"folder:{folder}", SIZE)
     assert len(data) == 8
-    (given,) = data.notes["skipped"].values()
-    assert reason in given and str(tmp_path) not in given and "\n" not in given
+    (message,) = data.notes["skipped"].values()
+    assert reason in message and str(tmp_path) not in message and "\n" not in message
 
 
 @pytest.mark.parametrize("case", IGNORED)

@@ -67,8 +67,8 @@ def test_by_groups_moves_whole_groups_in_proportion(seed):
     split = splits.by_groups(labels, names, {"test": 0.2, "val": 0.1})
     assert all(len(set(split[names == name])) == 1 for name in set(names))
     for label in range(4):
-        here = split[labels == label]
-        assert abs((here == "test").mean() - 0.2) < 0.03 and abs((here == "val").mean() - 0.1) < 0.03
+        class_split = split[labels == label]
+        assert abs((class_split == "test").mean() - 0.2) < 0.03 and abs((class_split == "val").mean() - 0.1) < 0.03
 
 
 def test_by_groups_does_not_depend_on_the_order_of_images():
@@ -92,14 +92,14 @@ def test_phantom_split_under_every_protocol(protocol):
 
 
 def test_subset_keeps_classes_splits_and_groups():
-    whole = datasets.load("phantom:certain", 32)
+    full = datasets.load("phantom:certain", 32)
     part = datasets.load("phantom:certain", 32, max_images=600)
-    assert 540 <= len(part) <= 660 and part.data_hash != whole.data_hash
+    assert 540 <= len(part) <= 660 and part.data_hash != full.data_hash
     for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
         counts = np.bincount(part.labels[part.index(split)], minlength=4)
         assert counts.min() > 0 and abs(counts.sum() / len(part) - share) < 0.03
-    where = np.searchsorted(whole.ids, part.ids, sorter=np.argsort(whole.ids))
-    assert (whole.split[np.argsort(whole.ids)[where]] == part.split).all(), (
+    where = np.searchsorted(full.ids, part.ids, sorter=np.argsort(full.ids))
+    assert (full.split[np.argsort(full.ids)[where]] == part.split).all(), (
         "a subset must not move images to another split"
     )
 
@@ -144,7 +144,7 @@ def test_leak_free_splits_anew_where_less_than_half_of_a_class_would_be_left(sha
     split, anew = splits.split_by("leak_free", labels, whose, published)
     official, kept = splits.split_by("official", labels, whose, published)
     assert (official == published).all() and kept is None and anew == splits.too_little(labels, whose, published)
-    assert all(len(set(split[whose == one]) - {""}) == 1 for one in whose)
+    assert all(len(set(split[whose == person]) - {""}) == 1 for person in whose)
     if shared == 5:
         assert splits.too_little(labels, whose, published) is None
         assert (split[split != ""] == published[split != ""]).all() and (split == "").sum() == 10
@@ -178,8 +178,8 @@ def test_a_set_that_is_split_anew_says_why(tmp_path, own_cache):
     make_set(tmp_path / "set" / "train")
     make_set(tmp_path / "set" / "test")  # the same pictures
     data = datasets.load(f"folder:{tmp_path / 'set'}", 64, None, "leak_free")
-    said = "split anew by persons and copies, because of 12 published test images of cat only 0 would be left"
-    assert said in datasets.describe(data) and audit.leaks(data, audit.twins(data))["test_images"].sum() == 0
+    reason = "split anew by persons and copies, because of 12 published test images of cat only 0 would be left"
+    assert reason in datasets.describe(data) and audit.leaks(data, audit.twins(data))["test_images"].sum() == 0
 
 
 # -- groups ---------------------------------------------------------------------------------------------------------
@@ -333,8 +333,8 @@ def test_a_damaged_cache_is_built_again(damage, tmp_path, own_cache):
     wanted, images = before.data_hash, before.images.copy()
     (cached,) = [path for path in own_cache.iterdir() if path.is_dir()]
     os.truncate(cached / damage, (cached / damage).stat().st_size // 2)
-    again = datasets.load(f"folder:{folder}", 32)
-    assert again.data_hash == wanted and (again.images == images).all()
+    rebuilt = datasets.load(f"folder:{folder}", 32)
+    assert rebuilt.data_hash == wanted and (rebuilt.images == images).all()
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
@@ -357,8 +357,8 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(kagglehub, "dataset_download", offline)
     assert fetch.main(["--dataset", "brain_tumor", "--data-dir", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "by hand" in said and "Training" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "by hand" in message and "Training" in message and message.count("\n") == 1
     assert not (tmp_path / "brain-tumor-mri-dataset").exists()
 
 
@@ -496,7 +496,7 @@ def test_brain_mri_is_split_anew_by_person_in_about_the_published_sizes():
     assert "of 300 published test images of glioma only 0 would be left" in datasets.describe(data)
     assert audit.of_persons(data).set_index("class").loc["all", "persons_also_in_training"] == 0
     for part in ("test", "val"):
-        sizes = [np.bincount(one.labels[one.index(part)]) for one in (data, official)]
+        sizes = [np.bincount(dataset.labels[dataset.index(part)]) for dataset in (data, official)]
         assert (np.abs(sizes[0] / sizes[1] - 1) < 0.25).all() and abs(sizes[0].sum() / sizes[1].sum() - 1) < 0.06
     known = np.char.startswith(data.groups, "person_")
     assert known.sum() == 4750 and len(set(data.groups[known])) == 209, (

@@ -121,15 +121,15 @@ def test_average_maps_are_the_mean_over_filters(network, volumes):
         by_hand = network.features[0](network.standardise(volumes)[:, None]).mean(dim=1)
     maps = explain.feature_maps(network, volumes)
     assert torch.allclose(maps[0], by_hand, atol=1e-5) and len(maps) == 5
-    whole = explain.feature_maps(network, volumes, average=False)
-    assert all(torch.allclose(a.mean(dim=1), b, atol=1e-5) for a, b in zip(whole, maps, strict=True))
-    one = explain.one_filter(network, volumes, None, layer=1, number=2)
-    assert torch.allclose(one, explain.upsampled(whole[0][:, 2], SHAPE), atol=1e-6)
+    all_filters = explain.feature_maps(network, volumes, average=False)
+    assert all(torch.allclose(a.mean(dim=1), b, atol=1e-5) for a, b in zip(all_filters, maps, strict=True))
+    single_filter = explain.one_filter(network, volumes, None, layer=1, number=2)
+    assert torch.allclose(single_filter, explain.upsampled(all_filters[0][:, 2], SHAPE), atol=1e-6)
 
 
 def test_every_method_and_control_gives_a_map_of_the_volume_s_size(network, volumes):
     targets = torch.tensor([0, 1, 2])
-    every = explain.methods(5) | {name: one for drawn in explain.controls(0) for name, one in drawn.items()}
+    every = explain.methods(5) | {name: control for drawn in explain.controls(0) for name, control in drawn.items()}
     every["shap"] = explain.shap_of(volumes[:2], samples=4)
     assert set(explain.CONTROLS) < set(every)
     for name, method in every.items():
@@ -159,9 +159,9 @@ def test_integrated_gradients_add_up_to_what_the_blur_in_depth_changes(network, 
 
 
 def test_a_random_map_hangs_on_the_volume_and_the_draw_alone(network, volumes):
-    whole = explain.random_map(network, volumes, None)
-    assert torch.equal(whole[1:2], explain.random_map(network, volumes[1:2], None))
-    assert not torch.allclose(whole, explain.random_map(network, volumes, None, seed=1))
+    maps = explain.random_map(network, volumes, None)
+    assert torch.equal(maps[1:2], explain.random_map(network, volumes[1:2], None))
+    assert not torch.allclose(maps, explain.random_map(network, volumes, None, seed=1))
 
 
 # -- chapter 09 -----------------------------------------------------------------------------------------------------
@@ -271,23 +271,27 @@ def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():
 
 
 def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
-    asked = []
+    taught_images = []
 
     def bank(teacher, images, views, batch_size):
-        asked.append(images)
+        taught_images.append(images)
         return np.zeros((views, len(images), 3))
 
     monkeypatch.setattr(third_dimension.views, "teacher_bank", bank)
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 8), np.uint8)
     part = Examples(images, labels)
-    whole = Experiment(
+    experiment = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12)
     )
-    few = third_dimension.with_few(whole, None, 4)
+    few = third_dimension.with_few(experiment, None, 4)
     numbers, shown = few.train.images[:, 0, 0, 0], np.bincount(few.train.labels)
     assert len(few.train) == third_dimension.FEW_SEEN and len(np.unique(numbers)) == 12 and np.ptp(shown) <= 4
-    assert (labels[numbers] == few.train.labels).all() and (asked[0] == few.train.images).all() and few.key != whole.key
+    assert (
+        (labels[numbers] == few.train.labels).all()
+        and (taught_images[0] == few.train.images).all()
+        and few.key != experiment.key
+    )
 
 
 def test_cost_grows_with_the_number_of_voxels(network):
@@ -299,9 +303,9 @@ def test_cost_grows_with_the_number_of_voxels(network):
 
 
 def test_what_training_keeps_is_counted_once(network, volumes):
-    one, three = (third_dimension.kept_bytes(network, some) for some in (volumes[:1], volumes))
-    assert one > 4 * 4 * volumes[0].numel(), "at least the first layer's four maps"
-    assert 2.5 < three / one < 3.5
+    bytes_of_one, bytes_of_three = (third_dimension.kept_bytes(network, some) for some in (volumes[:1], volumes))
+    assert bytes_of_one > 4 * 4 * volumes[0].numel(), "at least the first layer's four maps"
+    assert 2.5 < bytes_of_three / bytes_of_one < 3.5
 
 
 def test_the_best_filter_is_chosen_where_masks_are_known(network):
@@ -384,7 +388,7 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, experiment)
     logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
     results = {
-        way: {one: TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way}
+        way: {spec: TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0) for spec in of_way}
         for way, of_way in ways.items()
     }
     hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}

@@ -19,17 +19,17 @@ def case(seed: int = 0, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def test_scores_agree_with_scikit_learn():
     labels, logits = case()
-    said = logits.argmax(1)
+    predicted = logits.argmax(1)
     scores = evaluation.classification_scores(labels, logits)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, said))
-    assert scores["f1_macro"] == pytest.approx(f1_score(labels, said, average="macro"))
-    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, said))
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert scores["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert scores["accuracy_lo"] < scores["accuracy"] < scores["accuracy_hi"]
     table = evaluation.per_class_scores(labels, logits, list("abcd"))
-    np.testing.assert_allclose(table["precision"], precision_score(labels, said, average=None))
-    np.testing.assert_allclose(table["recall"], recall_score(labels, said, average=None))
-    np.testing.assert_allclose(table["f1"], f1_score(labels, said, average=None))
-    np.testing.assert_allclose(table["specificity"], [recall_score(labels != k, said != k) for k in range(4)])
+    np.testing.assert_allclose(table["precision"], precision_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["recall"], recall_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["f1"], f1_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["specificity"], [recall_score(labels != k, predicted != k) for k in range(4)])
 
 
 def test_brier_and_calibration_by_hand():
@@ -114,22 +114,22 @@ def test_near_ties_do_not_decide_at_the_margin(images):
     # One network alone is wrong on 5% of the images, the other never:
     # how often is it said to be less than five points behind?
     worse = np.random.default_rng(3).random((400, images)) < 0.05
-    one = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
+    of_one_seed = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
     right = np.ones((3, images))
     seeds = [
         evaluation.compare_over_seeds("q", "a", "b", right - draw, right, np.arange(images))["lo"] > -0.05
         for draw in worse[:, None]
     ]
     # 2.5% promised, 5 at most of so few differences; it was 12% of 64.
-    assert np.mean(one) < 0.06 and np.mean(seeds) < 0.06
+    assert np.mean(of_one_seed) < 0.06 and np.mean(seeds) < 0.06
 
 
 def test_no_resample_lacks_a_class_that_has_few_persons():
     # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class:
     # F1 of the last is always 0.
     labels, persons = np.repeat([0] * 12 + [1] * 12 + [2] * 2, 4), np.repeat(np.arange(26), 4)
-    said = np.where((labels == 2) | (persons == 12), 0, labels)
-    scores = evaluation.classification_scores(labels, np.eye(3)[said], persons)
+    predicted = np.where((labels == 2) | (persons == 12), 0, labels)
+    scores = evaluation.classification_scores(labels, np.eye(3)[predicted], persons)
     assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, (
         "of resamples without the class it could be 1"
     )
@@ -186,7 +186,7 @@ def test_holm_by_hand_and_with_undefined_tests():
 
 def test_holm_of_many_families_at_once_is_that_of_statsmodels():
     p = np.random.default_rng(0).random((20, 6)) ** 3
-    np.testing.assert_allclose(evaluation.holm(p), [multipletests(one, method="holm")[1] for one in p])
+    np.testing.assert_allclose(evaluation.holm(p), [multipletests(family, method="holm")[1] for family in p])
     assert evaluation.holm([]).shape == (0,) and np.isnan(evaluation.holm([np.nan])).all()
 
 

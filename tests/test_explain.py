@@ -199,11 +199,11 @@ def test_every_method_gives_a_finite_map_of_the_images_size_and_leaves_no_trace(
         parameter.grad = torch.ones_like(parameter)
     before = _state(model)
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    given = images.clone(memory_format=torch.preserve_format)
-    maps = QUICK[name](model, given, targets)
+    images_before = images.clone(memory_format=torch.preserve_format)
+    maps = QUICK[name](model, images_before, targets)
     assert maps.shape == (4, 64, 64) and maps.dtype == torch.float32 and torch.isfinite(maps).all()
-    assert not maps.requires_grad and not given.requires_grad and given.grad is None
-    assert torch.equal(given, images)
+    assert not maps.requires_grad and not images_before.requires_grad and images_before.grad is None
+    assert torch.equal(images_before, images)
     _assert_same(before, _state(model))
     assert (numpy_before == np.random.get_state()[1]).all() and torch.equal(torch_before, torch.get_rng_state())  # noqa: NPY002
 
@@ -267,28 +267,28 @@ def test_every_map_of_one_attribution_costs_no_second_run(student, images, targe
     """Magnitude, sign and the coarse twin of both methods, each method asked once."""
     passes = []
     hook = student.register_forward_hook(lambda *_: passes.append(1))
-    whole = explain.explain_all(explain.attributions(QUICK), student, images, targets)
+    at_once = explain.explain_all(explain.attributions(QUICK), student, images, targets)
     once = len(passes)
     cells = [(32, 32), (16, 16), (8, 8), (4, 4), (4, 4)]
-    maps = explain.joined(whole, cells)
+    maps = explain.joined(at_once, cells)
     assert len(passes) == once
     hook.remove()
-    assert [tuple(values.shape) for values in whole.values()] == [(4, 3, 64, 64)] * 2
+    assert [tuple(values.shape) for values in at_once.values()] == [(4, 3, 64, 64)] * 2
     for name in ("integrated_gradients", "shap"):
-        assert whole[name].min() < 0 < whole[name].max()
-        torch.testing.assert_close(maps[name], whole[name].abs().sum(dim=1))
-        torch.testing.assert_close(maps[f"{name}_signed"], whole[name].sum(dim=1))
+        assert at_once[name].min() < 0 < at_once[name].max()
+        torch.testing.assert_close(maps[name], at_once[name].abs().sum(dim=1))
+        torch.testing.assert_close(maps[f"{name}_signed"], at_once[name].sum(dim=1))
         for made in (name, f"{name}_signed"):
             torch.testing.assert_close(maps[made], QUICK[made](student, images, targets))
-    assert set(maps) == {f"{name}{end}" for name in whole for end in ("", "_signed", "_coarse")}
+    assert set(maps) == {f"{name}{end}" for name in at_once for end in ("", "_signed", "_coarse")}
 
 
 def test_a_coarse_twin_has_the_average_maps_cells_and_a_smooth_map_hardly_changes():
     spike = torch.zeros(1, 64, 64)
     spike[0, 9, 9] = 1
-    one = explain.coarsened(spike, [(4, 4)])
-    torch.testing.assert_close(one, explain.rescaled(explain.upsampled(F.adaptive_avg_pool2d(spike, 4), (64, 64))))
-    assert one[0, 0, 0] == one.max() == 1  # as much as any place of the cell
+    coarse = explain.coarsened(spike, [(4, 4)])
+    torch.testing.assert_close(coarse, explain.rescaled(explain.upsampled(F.adaptive_avg_pool2d(spike, 4), (64, 64))))
+    assert coarse[0, 0, 0] == coarse.max() == 1  # as much as any place of the cell
     two = explain.coarsened(torch.cat([spike, 5 * spike.flip(2)]), [(8, 8), (4, 4)])
     torch.testing.assert_close(two[1], two[0].flip(1))
     ramp = torch.linspace(0, 1, 64).expand(1, 64, 64)
@@ -306,9 +306,9 @@ def test_a_constant_baseline_would_explain_nothing(student, images):
 
 
 def test_shap_explains_the_class_it_is_asked_for(student, images):
-    one = QUICK["shap"](student, images, torch.tensor([0, 0, 0, 0]))
+    of_first_class = QUICK["shap"](student, images, torch.tensor([0, 0, 0, 0]))
     other = QUICK["shap"](student, images, torch.tensor([1, 0, 0, 0]))
-    assert not torch.allclose(one[0], other[0])
+    assert not torch.allclose(of_first_class[0], other[0])
     torch.testing.assert_close(QUICK["shap"](student, images[:1], torch.tensor([1])), other[:1])
 
 
@@ -338,10 +338,10 @@ def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
 
 
 def test_random_maps_follow_the_image_and_not_the_batch(student, images, targets):
-    whole = METHODS["random"](student, images, targets)
-    torch.testing.assert_close(whole[2:3], METHODS["random"](student, images[2:3], targets[2:3]))
-    assert not torch.allclose(whole[0], whole[1])
-    assert not torch.allclose(whole, methods(seed=1)["random"](student, images, targets))
+    maps = METHODS["random"](student, images, targets)
+    torch.testing.assert_close(maps[2:3], METHODS["random"](student, images[2:3], targets[2:3]))
+    assert not torch.allclose(maps[0], maps[1])
+    assert not torch.allclose(maps, methods(seed=1)["random"](student, images, targets))
 
 
 def test_the_untrained_control_does_not_depend_on_the_weights(student, images, targets):
@@ -398,15 +398,15 @@ def test_captums_gradient_shap_agrees_with_shap():
     draw = torch.Generator().manual_seed(0)
     images, background = (torch.rand(count, 3, 16, 16, generator=draw) for count in (2, 4))
     model, targets = initialised(StudentCNN, 4, (4, 8), seed=0).eval(), torch.tensor([0, 2])
-    theirs = shap(model, images, targets, background=background, samples=400)
+    shaps = shap(model, images, targets, background=background, samples=400)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     ours = gradient_shap(model, images, targets, background=background, samples=400)
     assert torch.equal(ours, gradient_shap(model, images, targets, background=background, samples=400)), (
         "the seed decides"
     )
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-    for one, other in zip(ours, theirs, strict=True):
-        assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
+    for own_map, captums_map in zip(ours, shaps, strict=True):
+        assert spearmanr(own_map.flatten(), captums_map.flatten()).statistic > 0.8
 
 
 # -- controls that hang on a draw -----------------------------------------------------------------------------------

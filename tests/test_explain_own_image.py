@@ -79,7 +79,7 @@ def test_paths_arrays_and_pillow_images_are_explained_alike_wherever_one_stands(
     pixels = data.images[data.index("test")[0]]
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     monkeypatch.chdir(tmp_path)
-    answers = [explain_image(run.folder, one) for one in ("mine.png", pixels, Image.fromarray(pixels))]
+    answers = [explain_image(run.folder, image) for image in ("mine.png", pixels, Image.fromarray(pixels))]
     for answer in answers:
         assert np.array_equal(answer.image, pixels) and answer.probabilities.equals(answers[0].probabilities)
     assert np.array_equal(explain_image(run, pixels[..., 0]).image[..., 1], pixels[..., 0])
@@ -192,9 +192,9 @@ def brain(tmp_path, monkeypatch):
     name = "brain_tumor-cpu-seed0-leak_free"
     shutil.copytree(students.MEASURED / "phantom-quick-seed0", tmp_path / "measured" / name)
     path = tmp_path / "measured" / name / "provenance.json"
-    told = json.loads(path.read_text())
-    told["run"] = {"dataset": "brain_tumor", "profile": "cpu", "seed": 0, "split_protocol": "leak_free"}
-    path.write_text(json.dumps(told))
+    provenance = json.loads(path.read_text())
+    provenance["run"] = {"dataset": "brain_tumor", "profile": "cpu", "seed": 0, "split_protocol": "leak_free"}
+    path.write_text(json.dumps(provenance))
     monkeypatch.setattr(students, "MEASURED", tmp_path / "measured")
     monkeypatch.setattr(one_image, "MEASURED", tmp_path / "measured")
     return name
@@ -240,8 +240,8 @@ def test_what_cannot_become_a_page_is_one_sentence(run, words, said, capsys):
     from kdnb.one_image import main
 
     assert main(["--", *(word.format(run=run.folder) for word in words)]) == 2
-    told = capsys.readouterr().err
-    assert said in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
 
 
 def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):

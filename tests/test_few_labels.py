@@ -14,13 +14,13 @@ from kdnb.evaluation import expected_hits
 @pytest.fixture(scope="module")
 def experiment():
     made = phantom.generate(192, 32, "drawn")
-    parts = [
+    splits = [
         training.Examples(made.images[cut], made.labels[cut], made.posterior[cut])
         for cut in (slice(96), slice(96, 128), slice(128, 192))
     ]
     bank = np.log(np.maximum(made.posterior[:96], 1e-3))[None].astype(np.float32)
     return experiments.Experiment(
-        *parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8)
+        *splits, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8)
     )
 
 
@@ -75,17 +75,17 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
     assert taught.scores["images_per_class"].eq(3).all() and taught.scores["divergence"].gt(0).all()
     rows = few_labels.comparisons(taught, groups)
-    asked = {(row["question"], row["a"], row["b"]) for row in rows}
-    assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in asked
+    questions = {(row["question"], row["a"], row["b"]) for row in rows}
+    assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in questions
     for name in teachers.WITHOUT_KNOWLEDGE:
-        assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in asked
+        assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in questions
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
     assert (
         "few labels, 3 a class: is the ensemble better than its members?",
         few_labels.ENSEMBLE,
         "one student",
-    ) in asked
-    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in asked
+    ) in questions
+    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in questions
     members = [
         sweep.train(run, [specs.spec("ce", s, 1, 1)], experiments.with_few_images(run, experiment, teacher, 3))
         for s in (0, 1)

@@ -52,11 +52,11 @@ def case():
 def rows(case):
     sample, maps = case
     constant = {"reversed": METHODS["uniform"]}
-    parts = [
+    tables = [
         fidelity.fidelity_rows(Patch(), "patch", sample, maps, batch_size=7),
         fidelity.captum_rows(Patch(), "patch", sample, maps, constant),
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 # -- fidelity -------------------------------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, ro
     sample, maps = case
     assert list(rows.columns[:6]) == ["image_id", "class", "model", "method", "metric", "value"]
     assert not rows.duplicated(["image_id", "method", "metric"]).any() and rows["value"].notna().all()
-    whole = fidelity.fidelity_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, batch_size=24)
+    one_batch = fidelity.fidelity_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, batch_size=24)
     same = rows[(rows["method"] == "oracle") & rows["metric"].str.match("deletion|insertion|agreement|average")]
-    both = same.merge(whole, on=["image_id", "method", "metric"])
+    both = same.merge(one_batch, on=["image_id", "method", "metric"])
     assert len(both) == len(same)
     np.testing.assert_allclose(both["value_x"], both["value_y"], atol=1e-5)
 
@@ -171,9 +171,9 @@ def test_average_drop_and_increase_by_hand():
         patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))
     ]
     evidence[1] += corner
-    whole, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
-    assert lowered < whole < raised
-    np.testing.assert_allclose(found["average_drop"], [(whole - lowered) / whole, 0], atol=1e-5)
+    untouched, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
+    assert lowered < untouched < raised
+    np.testing.assert_allclose(found["average_drop"], [(untouched - lowered) / untouched, 0], atol=1e-5)
     assert found["average_increase"].tolist() == [0, 1]
 
 
@@ -249,20 +249,20 @@ def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
 
     for name in ("oracle", "random"):
         phi = maps[name][:, None].expand(-1, 3, -1, -1).contiguous()
-        theirs = captum_infidelity(
+        captums = captum_infidelity(
             Patch(), squares, sample.images, phi, target=sample.targets, n_perturb_samples=draws, normalize=True
         )
-        torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), theirs, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), captums, rtol=1e-3, atol=1e-6)
 
 
 def test_infidelity_of_a_hundred_squares_is_nearly_that_of_another_hundred(case):
     """With ten the free factor fits part of the luck of the draw: a tenth of the value."""
     sample, maps = case
     drawn = [fidelity.square_changes(Patch(), sample.images, sample.targets, seed) for seed in range(5)]
-    many = [float(fidelity.infidelity(maps["random"], *one).mean()) for one in drawn]
+    many = [float(fidelity.infidelity(maps["random"], *changes).mean()) for changes in drawn]
     few = [
-        float(fidelity.infidelity(maps["random"], *(part[:, k : k + 10] for part in one)).mean())
-        for one in drawn
+        float(fidelity.infidelity(maps["random"], *(part[:, k : k + 10] for part in changes)).mean())
+        for changes in drawn
         for k in range(0, 100, 10)
     ]
     assert max(many) < 1.25 * min(many) and np.mean(few) < 0.97 * np.mean(many)
@@ -657,13 +657,13 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
 def test_a_control_of_many_draws_has_the_mean_infidelity_of_its_draws(case):
     sample, maps = case
     drawn = [{"random": maps["random"]}, {"random": maps["oracle"]}]
-    whole = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(
+    table = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(
         ["image_id", "method"]
     )["value"]
     changes = fidelity.square_changes(Patch(), sample.images, sample.targets)
-    expected = torch.stack([fidelity.infidelity(one["random"], *changes) for one in drawn]).mean(dim=0)
-    np.testing.assert_allclose(whole.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
-    assert len(whole) == 48
+    expected = torch.stack([fidelity.infidelity(draw["random"], *changes) for draw in drawn]).mean(dim=0)
+    np.testing.assert_allclose(table.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
+    assert len(table) == 48
 
 
 def test_a_control_of_many_draws_scores_their_mean_image_by_image():

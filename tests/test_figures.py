@@ -74,8 +74,8 @@ def test_time_against_fidelity_leaves_out_what_was_measured_on_no_image():
 def test_by_method_gives_each_metric_a_panel_three_a_row():
     summary = _tables(np.random.default_rng(0))[1]
     metrics = ["agreement_10", "agreement_30", "insertion_blur", "deletion_blur"]
-    whole = pd.concat([summary.assign(metric=metric) for metric in metrics])
-    axes = explain.by_method(whole, metrics, model="student_kd").axes
+    table = pd.concat([summary.assign(metric=metric) for metric in metrics])
+    axes = explain.by_method(table, metrics, model="student_kd").axes
     assert [axis.get_xlabel().split(",")[0].split(" AUC")[0] for axis in axes if axis.axison] == [
         "agreement",
         "agreement",

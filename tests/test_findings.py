@@ -51,10 +51,10 @@ def test_readme_and_findings_show_exactly_what_is_recorded():
 
 def test_the_figure_is_of_the_recorded_numbers_and_drawn_alike(tmp_path):
     findings.draw(tmp_path / "again.png")
-    with Image.open(findings.PICTURE) as committed, Image.open(tmp_path / "again.png") as again:
+    with Image.open(findings.PICTURE) as committed, Image.open(tmp_path / "again.png") as redrawn:
         assert committed.text["Description"] == findings.drawn_from(), "python -m kdnb.findings draws it anew"
-        assert committed.size == again.size
-        apart = np.abs(np.asarray(committed.convert("L"), float) - np.asarray(again.convert("L"), float))
+        assert committed.size == redrawn.size
+        apart = np.abs(np.asarray(committed.convert("L"), float) - np.asarray(redrawn.convert("L"), float))
     assert apart.mean() < 1.0, "fonts may differ by a pixel between machines, panels not"
 
 
@@ -98,11 +98,11 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
         records(dataset, accuracy=0.9)
         records(dataset, "leak_free" if dataset == "alzheimer" else "regrouped", accuracy=after)
     records("eye_disease", accuracy=0.9)
-    said = findings.findings(records.folder)
+    text = findings.findings(records.folder)
     assert (
         "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); "
         "0.850 instead of 0.900 on Alzheimer MRI."
-    ) in said
+    ) in text
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
@@ -156,11 +156,11 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
         "centre (control)",
         "Grad-CAM",
     ]
-    said = (
+    sentence = (
         "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; "
         "Grad-CAM in 20% (time: 2)."
     )
-    assert said in findings.findings(records.folder)
+    assert sentence in findings.findings(records.folder)
 
 
 def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):

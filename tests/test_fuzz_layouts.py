@@ -101,13 +101,13 @@ def test_a_folder_is_understood_with_nothing_lost_or_refused(tree):
             return
         check(found, root)
         assert scan(root) == found, "the same again"
-        there = 0
-        for here, folders, names in os.walk(root):
+        images_on_disk = 0
+        for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if not is_system(name)]
-            there += sum(is_image(Path(here, name)) and not is_system(name) for name in names)
+            images_on_disk += sum(is_image(Path(folder, name)) and not is_system(name) for name in names)
         masks = {path for of_image in found.masks for path in of_image}
         counted = len(found.files) + len(masks) + sum(found.left_out.values())
-        assert there <= counted, (there, found)
+        assert images_on_disk <= counted, (images_on_disk, found)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=6) | st.sampled_from(

@@ -81,7 +81,8 @@ class Reproduce:
             (path.stem, path.stat()) for path in (self.folder / "notebooks").glob("*.ipynb") if "." not in path.stem
         ]
         return {
-            name: (state.st_ino, state.st_mtime_ns) for name, state in sorted(found, key=lambda one: one[1].st_mtime_ns)
+            name: (state.st_ino, state.st_mtime_ns)
+            for name, state in sorted(found, key=lambda name_and_state: name_and_state[1].st_mtime_ns)
         }
 
     def wait_for_start_of(self, name: str, process: subprocess.Popen) -> None:
@@ -121,12 +122,12 @@ def whole(repository, tmp_path_factory):
 
 
 def test_of_two_at_once_one_waits_and_finds_nothing_to_do(whole, repository):
-    said = whole.log()
-    assert said.count("another make reproduce is at work in") == 1
-    assert said.count("the run is complete") == 2
+    log = whole.log()
+    assert log.count("another make reproduce is at work in") == 1
+    assert log.count("the run is complete") == 2
     assert len(whole.finished()) == len(list((repository / "notebooks").glob("*.ipynb")))
     for name in whole.finished():
-        assert said.count(f"{name} done in") == 1, name
+        assert log.count(f"{name} done in") == 1, name
 
 
 def test_a_kill_in_every_chapter_loses_nothing_repeats_nothing_and_changes_nothing(whole, repository, tmp_path):
@@ -222,7 +223,7 @@ def start_training(folder: Path) -> multiprocessing.Process:
 def cells(folder: Path) -> dict[str, dict[str, bytes]]:
     """Every student's weights and logits; its file also holds the seconds that it took."""
     found = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
-    return {name: {part: value.numpy().tobytes() for part, value in parts.items()} for name, parts in found.items()}
+    return {name: {part: value.numpy().tobytes() for part, value in tensors.items()} for name, tensors in found.items()}
 
 
 def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):

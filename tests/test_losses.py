@@ -132,8 +132,8 @@ def test_attention_transfer_by_hand():
     # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25;
     # the second pair is one direction at two scales: 0.
     ours = [torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])]
-    theirs = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
-    assert losses.attention_transfer(ours, theirs).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)
+    teachers = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
+    assert losses.attention_transfer(ours, teachers).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)
 
 
 def test_maps_of_two_sizes_are_averaged_to_the_coarser():

@@ -74,18 +74,18 @@ def test_masks_are_the_truth_of_their_images_and_no_samples(tmp_path):
 
 def test_they_go_with_their_images_through_subset_take_and_sample(tmp_path):
     fill(tmp_path / "set", 12)
-    whole = load(f"folder:{tmp_path / 'set'}", 32)
+    data = load(f"folder:{tmp_path / 'set'}", 32)
     part = load(f"folder:{tmp_path / 'set'}", 32, max_images=8)
-    assert len(part) < len(whole) and np.array_equal(part.masks.any(axis=(1, 2)), np.char.startswith(part.ids, "ill"))
-    assert np.array_equal(subset(whole, 8).masks, part.masks)
-    assert np.array_equal(take(whole, np.array([3, 1])).masks, whole.masks[[3, 1]])
+    assert len(part) < len(data) and np.array_equal(part.masks.any(axis=(1, 2)), np.char.startswith(part.ids, "ill"))
+    assert np.array_equal(subset(data, 8).masks, part.masks)
+    assert np.array_equal(take(data, np.array([3, 1])).masks, data.masks[[3, 1]])
     import torch
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
-    sample = fidelity.draw_sample(model, whole, 3)
-    place = {name: k for k, name in enumerate(whole.ids)}
+    sample = fidelity.draw_sample(model, data, 3)
+    place = {name: k for k, name in enumerate(data.ids)}
     assert all(
-        np.array_equal(mask, whole.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True)
+        np.array_equal(mask, data.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True)
     )
     rows = fidelity.localisation_rows("patch", sample, {"truth": torch.from_numpy(sample.masks.astype(np.float32))})
     assert rows[rows["class"] == "well"]["value"].isna().all(), "where there is no lesion there is nothing to find"
@@ -95,8 +95,8 @@ def test_they_go_with_their_images_through_subset_take_and_sample(tmp_path):
 def test_a_changed_mask_changes_the_data_and_is_read_again(tmp_path):
     fill(tmp_path / "set")
     first = load(f"folder:{tmp_path / 'set'}", 32)
-    again = load(f"folder:{tmp_path / 'set'}", 32)
-    assert first.data_hash == again.data_hash and np.array_equal(first.masks, again.masks)
+    reread = load(f"folder:{tmp_path / 'set'}", 32)
+    assert first.data_hash == reread.data_hash and np.array_equal(first.masks, reread.masks)
     lesion(tmp_path / "set" / "ill" / "i3x_mask.png", (slice(0, 20), slice(0, 20)))
     changed = load(f"folder:{tmp_path / 'set'}", 32)
     assert changed.data_hash != first.data_hash and changed.split_hash == first.split_hash
@@ -357,6 +357,6 @@ def test_borrowed_masks_lie_where_the_slices_agree():
         name, mirrored = known[data.ids[k]]
         slice_, mask = source.images[place[name], ..., 0], source.masks[place[name]]
         same, other = (slice_[:, ::-1], slice_) if mirrored else (slice_, slice_[:, ::-1])
-        likeness = [np.corrcoef(data.images[k, ..., 0].ravel(), one.ravel())[0, 1] for one in (same, other)]
+        likeness = [np.corrcoef(data.images[k, ..., 0].ravel(), images.ravel())[0, 1] for images in (same, other)]
         assert likeness[0] > 0.999 > 0.985 > likeness[1], data.ids[k]
         assert np.array_equal(data.masks[k], mask[:, ::-1] if mirrored else mask)

@@ -58,8 +58,8 @@ def finished(tmp_path):
 
 
 def test_where_nothing_is_recorded_the_answers_say_so(tmp_path):
-    said = "No full run is recorded yet (`make record RUN=runs/...`)."
-    assert answer(tmp_path) == readme_table(tmp_path) == said and "in 0 of 0;" in in_brief(tmp_path)
+    sentence = "No full run is recorded yet (`make record RUN=runs/...`)."
+    assert answer(tmp_path) == readme_table(tmp_path) == sentence and "in 0 of 0;" in in_brief(tmp_path)
 
 
 def test_every_summary_follows_from_the_recorded_tables():

@@ -126,9 +126,9 @@ def test_grad_cam_equals_captums_on_a_chain():
 
     student = models.initialised(models.StudentCNN, 3, (8, 8, 16), seed=1).eval()
     layer = models.last_conv(student)
-    theirs = LayerGradCam(student, layer).attribute(IMAGES, target=TARGETS, relu_attributions=True)[:, 0]
+    captums = LayerGradCam(student, layer).attribute(IMAGES, target=TARGETS, relu_attributions=True)[:, 0]
     assert torch.allclose(
-        explain.METHODS["grad_cam"](student, IMAGES, TARGETS), explain.upsampled(theirs, (64, 64)).detach(), atol=1e-6
+        explain.METHODS["grad_cam"](student, IMAGES, TARGETS), explain.upsampled(captums, (64, 64)).detach(), atol=1e-6
     )
 
 
@@ -269,8 +269,8 @@ def test_what_goes_with_densenet_only_is_refused_for_others(weights, head):
 
 def test_a_run_of_other_networks_has_a_folder_of_its_own(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = ["--profile", "smoke", "--runs", "runs", "--teacher", "resnet18", "--student", "my net.py:build"]
-    settings, folder = from_command_line(asked)
+    words = ["--profile", "smoke", "--runs", "runs", "--teacher", "resnet18", "--student", "my net.py:build"]
+    settings, folder = from_command_line(words)
     assert settings.teacher == "resnet18" and settings.student == f"{file}:build"
     assert folder.name.startswith("phantom-smoke-seed0-teacher_resnet18-student_")
     assert check_network("student", "plain") == "plain"
@@ -281,18 +281,20 @@ def test_students_from_a_file_are_trained_stored_and_loaded(file, tmp_path):
     run = Run(resolve(profile="smoke", run_dir=tmp_path / "run"), "test")
     run.record("networks", {"student": f"{file}:build"})
     made = phantom.generate(64, 32)
-    parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
+    splits = [
+        training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))
+    ]
     recipe = training.Recipe(epochs=1, batch_size=16, views=1)
     experiment = experiments.Experiment(
-        *parts, np.zeros((1, 32, 4), np.float32), recipe, 4, "data", student=f"{file}:build"
+        *splits, np.zeros((1, 32, 4), np.float32), recipe, 4, "data", student=f"{file}:build"
     )
-    one = specs.spec("kd", 0, 0.4, 5.0)
-    (trained,) = sweep.train(run, [one], experiment, jobs=1).values()
-    run.save_model("student_kd", store.trained_student(run, one, experiment), "k")
+    spec = specs.spec("kd", 0, 0.4, 5.0)
+    (trained,) = sweep.train(run, [spec], experiment, jobs=1).values()
+    run.save_model("student_kd", store.trained_student(run, spec, experiment), "k")
     loaded = networks.load_student(run, "student_kd", 4)
-    assert np.allclose(evaluation.predict(loaded, parts[2].images), trained.test_logits, atol=1e-5)
+    assert np.allclose(evaluation.predict(loaded, splits[2].images), trained.test_logits, atol=1e-5)
     assert len(models.feature_layers(loaded)) == 2
-    drawn = [specs.student(one, experiment).state_dict()["network.head.weight"] for _ in range(2)]
+    drawn = [specs.student(spec, experiment).state_dict()["network.head.weight"] for _ in range(2)]
     assert torch.equal(*drawn), "the seed alone decides the start"
 
 

@@ -221,10 +221,10 @@ def _cell(text="1 + 1", outputs=(), **more):
 
 
 def test_compared_counts_only_what_nbval_compares():
-    said = {"output_type": "stream", "name": "stdout", "text": "3\n"}
+    printed = {"output_type": "stream", "name": "stdout", "text": "3\n"}
     picture = {"output_type": "display_data", "data": {"image/png": "x"}, "metadata": {}}
-    assert compared([_cell(outputs=[said])]) == 1
-    assert compared([_cell(outputs=[said], tags=["nbval-ignore-output"])]) == 0
+    assert compared([_cell(outputs=[printed])]) == 1
+    assert compared([_cell(outputs=[printed], tags=["nbval-ignore-output"])]) == 0
     assert compared([_cell(outputs=[picture])]) == 0
     assert compared([_cell(outputs=[picture | {"data": {"image/png": "x", "text/plain": "alt"}}])]) == 1
     assert compared([_cell()]) == 0

@@ -46,10 +46,10 @@ def test_every_size_and_variant(size, variant):
 
 @pytest.mark.parametrize("variant", ["", "shortcut", "fundus", "volume"])
 def test_evidence_is_confined_to_the_mask(variant):
-    whole, bare = (phantom.generate(64, SIZE, variant, lesions=shown) for shown in (True, False))
-    differs = (whole.images != bare.images).any(axis=3)
-    assert not (differs & ~whole.masks).any()
-    assert (differs.any(axis=(1, 2)) == (whole.labels > 0)).all()
+    with_lesions, bare = (phantom.generate(64, SIZE, variant, lesions=shown) for shown in (True, False))
+    differs = (with_lesions.images != bare.images).any(axis=3)
+    assert not (differs & ~with_lesions.masks).any()
+    assert (differs.any(axis=(1, 2)) == (with_lesions.labels > 0)).all()
 
 
 def test_lesions_differ_more_with_contrast():

@@ -28,9 +28,9 @@ def test_labels_follow_the_posterior_they_were_drawn_from():
     for c in range(4):
         tenth = np.minimum((p[:, c] * 10).astype(int), 9)
         for k in np.unique(tenth):
-            here = tenth == k
-            chance = np.sqrt((p[here, c] * (1 - p[here, c])).sum()) / here.sum()
-            assert abs(drawn[here, c].mean() - p[here, c].mean()) <= 4 * chance + 1e-9, (c, k)
+            in_tenth = tenth == k
+            chance = np.sqrt((p[in_tenth, c] * (1 - p[in_tenth, c])).sum()) / in_tenth.sum()
+            assert abs(drawn[in_tenth, c].mean() - p[in_tenth, c].mean()) <= 4 * chance + 1e-9, (c, k)
     assert np.allclose(p.mean(axis=0), [0.3, 0.233, 0.233, 0.233], atol=0.02)
 
 
@@ -51,10 +51,10 @@ def test_same_images_at_every_call_and_prefix_of_a_larger_set():
 
 
 def test_evidence_is_confined_to_the_mask():
-    whole, bare = (phantom.generate(128, SIZE, "drawn", lesions=shown) for shown in (True, False))
-    differs = (whole.images != bare.images).any(axis=3)
-    assert not (differs & ~whole.masks).any() and differs.any(axis=(1, 2)).mean() > 0.95
-    assert np.array_equal(whole.posterior, bare.posterior)
+    with_lesions, bare = (phantom.generate(128, SIZE, "drawn", lesions=shown) for shown in (True, False))
+    differs = (with_lesions.images != bare.images).any(axis=3)
+    assert not (differs & ~with_lesions.masks).any() and differs.any(axis=(1, 2)).mean() > 0.95
+    assert np.array_equal(with_lesions.posterior, bare.posterior)
 
 
 def test_one_subject_shows_one_lesion_and_has_one_label():

@@ -102,9 +102,9 @@ class Study:
     def ran(self) -> list[str]:
         """The notebooks that ran since the last call, in order."""
         log = self.run / "log"
-        found = log.read_text().split() if log.exists() else []
+        numbers = log.read_text().split() if log.exists() else []
         log.unlink(missing_ok=True)
-        return found
+        return numbers
 
 
 def copy(repository: Path, folder: Path, names: list[str], python: str = sys.executable) -> Study:
@@ -188,8 +188,8 @@ def test_another_budget_runs_all_again(finished):
 def test_seed_and_protocol_have_folders_of_their_own(finished):
     assert finished.make("SEED=3", "SPLIT=leak_free").returncode == 0
     folder = finished.folder / "runs" / "phantom-quick-seed3-leak_free"
-    asked = json.loads((folder / ".stamps" / "settings.json").read_text())["parameters"]
-    assert (asked["seed"], asked["split_protocol"], asked["run_dir"]) == (3, "leak_free", str(folder))
+    parameters = json.loads((folder / ".stamps" / "settings.json").read_text())["parameters"]
+    assert (parameters["seed"], parameters["split_protocol"], parameters["run_dir"]) == (3, "leak_free", str(folder))
     assert (folder / "report.html").exists() and finished.ran() == []
 
 

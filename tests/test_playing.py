@@ -163,9 +163,11 @@ def test_the_same_numbers_give_the_phantoms_grey_values(made, monkeypatch, scann
 
 @node
 def test_noise_has_its_standard_deviation_and_comes_again():
-    one, again, other = said_by_node("phantom.js", [1, 1, 2], "q.map((seed) => Array.from(Phantom.noise(seed, 20000)))")
-    assert one == again and abs(np.corrcoef(one, other)[0, 1]) < 0.03
-    assert abs(np.mean(one)) < 0.03 and abs(np.std(one) - 1) < 0.03
+    first, same_seed, other_seed = said_by_node(
+        "phantom.js", [1, 1, 2], "q.map((seed) => Array.from(Phantom.noise(seed, 20000)))"
+    )
+    assert first == same_seed and abs(np.corrcoef(first, other_seed)[0, 1]) < 0.03
+    assert abs(np.mean(first)) < 0.03 and abs(np.std(first) - 1) < 0.03
 
 
 @node
@@ -491,7 +493,7 @@ def test_the_book_of_a_run_has_the_page_of_its_students_among_the_chapters(run):
     assert playing.TITLE in (book / "searchindex.js").read_text()
     made = json.loads(re.search(r'id="data">(.*)</script>', html)[1])
     assert made["run"] == "phantom, profile smoke, seed 0" and made["size"] == 32 and made["temperature"] == 5
-    assert [one["layers"][3]["kernel"] for one in made["students"]] == [3, 1]
+    assert [student["layers"][3]["kernel"] for student in made["students"]] == [3, 1]
 
 
 def test_without_students_of_the_studys_own_shapes_a_book_has_no_such_page(run, tmp_path):

@@ -77,9 +77,9 @@ def test_every_command_passes_the_check_of_parameters(guide, tmp_path, capsys, m
         (tmp_path / name).touch()
     for folder in ("Training", "Testing", "dataset", "Dataset"):
         (tmp_path / folder).mkdir()
-    asked = [command for command in commands(guide) if command[0] == "reproduce"]
-    assert len(asked) >= 3
-    for _, *variables in asked:
+    runs = [command for command in commands(guide) if command[0] == "reproduce"]
+    assert len(runs) >= 3
+    for _, *variables in runs:
         values = dict(variable.split("=", 1) for variable in variables)
         if values.get("DATASET", "").startswith("folder:"):
             values["DATASET"] = f"folder:{tmp_path}"

@@ -79,12 +79,12 @@ def test_every_metric_is_confirmed_or_said_to_be_without_a_counterpart(model, ca
     images, targets, maps, masks = case
     names = np.array(["first", "second"])
     sample = fidelity.Sample(images[:2], targets[:2], names, names, names, np.ones(2, bool), masks[:2])
-    one = {"random": maps["random"][:2]}
+    two_maps = {"random": maps["random"][:2]}
     rows = [
-        fidelity.fidelity_rows(model, "student", sample, one),
-        fidelity.captum_rows(model, "student", sample, one, {"random": METHODS["uniform"]}),
-        fidelity.judged_rows(model, "student", sample, one),
-        fidelity.localisation_rows("student", sample, one),
+        fidelity.fidelity_rows(model, "student", sample, two_maps),
+        fidelity.captum_rows(model, "student", sample, two_maps, {"random": METHODS["uniform"]}),
+        fidelity.judged_rows(model, "student", sample, two_maps),
+        fidelity.localisation_rows("student", sample, two_maps),
     ]
     metrics = pd.concat(rows)["metric"].unique()
     of_metric = {metric: [start for start in CONFIRMED if metric.startswith(start)] for metric in metrics}
@@ -105,11 +105,11 @@ def test_deletion_and_insertion_are_pixel_flipping(model, case, name, fill):
     rank, empty = fidelity.relevance_rank(maps[name]), asked.FILLS[fill](images)
     areas = fidelity.deletion_insertion(model, images, targets, rank, [fill])
     for kind, front, back in (("insertion", images, empty), ("deletion", empty, images)):
-        ends = tuple(perturb.probabilities(model, one) for one in (back, front))
+        ends = tuple(perturb.probabilities(model, images_at_end) for images_at_end in (back, front))
         ours = perturb.of_target(perturb.curves(model, front, back, rank, ends), targets).numpy()
-        theirs = said("curves", f"{name} {kind}_{fill}")[:, AT]
-        np.testing.assert_allclose(ours[:, 1:], theirs, atol=5e-5)
-        area = np.trapezoid(np.c_[ends[0].numpy()[np.arange(len(targets)), targets], theirs], perturb.SHARES, axis=1)
+        quantus = said("curves", f"{name} {kind}_{fill}")[:, AT]
+        np.testing.assert_allclose(ours[:, 1:], quantus, atol=5e-5)
+        area = np.trapezoid(np.c_[ends[0].numpy()[np.arange(len(targets)), targets], quantus], perturb.SHARES, axis=1)
         np.testing.assert_allclose(areas[f"{kind}_{fill}"], area, atol=5e-5)
 
 
@@ -156,7 +156,7 @@ def test_road_is_that_of_the_exact_imputation(model, case, name, end, monkeypatc
         for share in perturb.ROAD_SHARES
     ]
     np.testing.assert_allclose(
-        [float(one.float().mean()) for one in stays], said("road_hits", f"{name} {end}"), atol=1e-6
+        [float(stay.float().mean()) for stay in stays], said("road_hits", f"{name} {end}"), atol=1e-6
     )
 
 
@@ -172,8 +172,8 @@ def test_sensitivity_is_quantus_s_for_the_same_noise(model, case):
 @pytest.mark.parametrize("name", ["lesion", "random"])
 def test_localisation_is_quantus_s(case, name):
     _, _, maps, masks = case
-    shown, there = maps[name].numpy(), masks.any(axis=(1, 2))
-    assert there.sum() == len(masks) - 1
+    shown, has_mask = maps[name].numpy(), masks.any(axis=(1, 2))
+    assert has_mask.sum() == len(masks) - 1
     ranks = fidelity.relevance_rank(maps[name]).numpy()
     for metric, ours in (
         ("PointingGame", pointing_game(shown, masks)),
@@ -184,11 +184,11 @@ def test_localisation_is_quantus_s(case, name):
         ("RelevanceRankAccuracy", rank_accuracy(ranks, masks)),
         ("AUC", pixel_auc(shown, masks)),
     ):
-        theirs = said("localisation", f"{name} {metric}")
-        np.testing.assert_allclose(ours[there], theirs[there], rtol=1e-4, err_msg=metric)
-        assert np.isnan(ours[~there]).all(), "nothing can be said where there is no lesion"
+        quantus = said("localisation", f"{name} {metric}")
+        np.testing.assert_allclose(ours[has_mask], quantus[has_mask], rtol=1e-4, err_msg=metric)
+        assert np.isnan(ours[~has_mask]).all(), "nothing can be said where there is no lesion"
         # Quantus means to say so, too; its pointing game keeps hits as booleans, and NaN becomes a hit.
-        assert np.isnan(theirs[~there]).all() or (metric == "PointingGame" and (theirs[~there] == 1).all())
+        assert np.isnan(quantus[~has_mask]).all() or (metric == "PointingGame" and (quantus[~has_mask] == 1).all())
 
 
 @pytest.mark.parametrize("name", ["lesion", "random"])
@@ -200,8 +200,8 @@ def test_localisation_of_tied_maps_is_quantus_s_but_for_what_a_tie_is_worth(case
     np.testing.assert_allclose(pixel_auc(tied, masks), said("localisation", f"{name} tied AUC")[:-1], rtol=1e-5)
     # A map whose highest value is shared by many pixels is a hit of Quantus's if one of them is in the mask;
     # here it is the share of them.
-    ours, theirs = pointing_game(tied, masks), said("localisation", f"{name} tied PointingGame")[:-1]
-    np.testing.assert_array_equal(ours > 0, theirs == 1)
+    ours, quantus = pointing_game(tied, masks), said("localisation", f"{name} tied PointingGame")[:-1]
+    np.testing.assert_array_equal(ours > 0, quantus == 1)
     assert (ours < 1).all() == (name == "random")
 
 
@@ -259,12 +259,12 @@ def test_smoothed_maps_are_captums_smoothgrad(model, case, monkeypatch):
 
     ours = fidelity.smoothed(method)(model, images, targets)
     torch.manual_seed(0)
-    theirs = (
+    captums = (
         NoiseTunnel(gradient)
         .attribute(images, "smoothgrad", nt_samples=400, stdevs=sanity.NOISE, target=targets)
         .sum(dim=1)
         .detach()
     )
     alone = method(model, images.clone(), targets)
-    off = (ours - theirs).flatten(1).norm(dim=1)
+    off = (ours - captums).flatten(1).norm(dim=1)
     assert off < 0.2 * (ours - alone).flatten(1).norm(dim=1), "one image is not its noisy copies"

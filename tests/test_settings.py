@@ -90,10 +90,10 @@ def test_a_wrong_value_names_parameter_value_and_what_is_allowed(values, words):
 def test_missing_data_say_where_to_get_them_and_where_to_put_them(dataset, tmp_path):
     with pytest.raises(DataNotFoundError) as caught:
         resolve(dataset, data_dir=tmp_path)
-    said = str(caught.value)
-    assert table()[dataset]["url"] in said
-    assert str(tmp_path / table()[dataset]["folder"]) in said
-    assert "DATA_DIR" in said
+    message = str(caught.value)
+    assert table()[dataset]["url"] in message
+    assert str(tmp_path / table()[dataset]["folder"]) in message
+    assert "DATA_DIR" in message
 
 
 def test_a_data_set_is_found_by_its_folder_or_directly(tmp_path):

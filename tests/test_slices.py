@@ -22,12 +22,12 @@ def a_set(split: list[str]) -> ImageSet:
 
 
 def test_persons_are_those_of_the_slices_and_the_rest_is_said_to_be_open():
-    found, said = slices.persons(np.array(["a.png", "b.png", "c.png", "d.png"]), KNOWN)
+    found, note = slices.persons(np.array(["a.png", "b.png", "c.png", "d.png"]), KNOWN)
     assert found.tolist() == ["person_p1", "person_p1", "person_p2", "d.png"]
     assert (
-        said.startswith("2 persons of 3 images")
-        and "the other 1 images are nobody knows" in said
-        and "both sides" in said
+        note.startswith("2 persons of 3 images")
+        and "the other 1 images are nobody knows" in note
+        and "both sides" in note
     )
 
 
@@ -55,8 +55,8 @@ def test_slices_are_found_again_mirrored_or_not():
 
 def test_the_tables_of_the_study_fit_each_other():
     known = slices.known("figshare_brain", "brain_tumor_slices.csv")
-    assert len(known) == 4750 and len({one.person for one in known.values()}) == 209
-    ways = [[one.name for one in known.values() if one.mirrored == mirrored] for mirrored in (True, False)]
+    assert len(known) == 4750 and len({slice_.person for slice_ in known.values()}) == 209
+    ways = [[slice_.name for slice_ in known.values() if slice_.mirrored == mirrored] for mirrored in (True, False)]
     assert [(len(way), len(set(way))) for way in ways] == [(3064, 3064), (1686, 1665)]
 
 

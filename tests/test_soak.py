@@ -56,14 +56,14 @@ def soak(told) -> None:
 
 def test_fifty_benchmarks_in_one_process_take_no_more_memory():
     context = multiprocessing.get_context("spawn")  # this process is full of other tests' memory
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=soak, args=(there,))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=soak, args=(sender,))
     process.start()
-    there.close()
+    sender.close()
     memory = []
     try:
         while True:
-            memory.append(here.recv())
+            memory.append(receiver.recv())
     except EOFError:
         process.join()
     assert process.exitcode == 0 and len(memory) == WARM_UP + RUNS

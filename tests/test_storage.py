@@ -144,7 +144,7 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     run.save_table("audit", OLD)
     run.save_model("student", linear(1), key="old")
     with CAUSES[cause](folder):
-        said = {name: told(write) for name, write in writes(run, images).items()}
+        messages = {name: told(write) for name, write in writes(run, images).items()}
         between = [
             run.load_table("audit").equals(OLD),
             run.load_model("student", linear(0), "old").weight.mean().item(),
@@ -157,7 +157,7 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     after = {name: told(write) for name, write in writes(run, images).items()}
     end = [run.load_table("audit").equals(NEW), run.load_model("student", linear(0), "new").weight.mean().item()]
     return {
-        "said": said,
+        "said": messages,
         "between": between,
         "left": left,
         "after": after,
@@ -198,22 +198,22 @@ def images(tmp_path_factory):
     ],
 )
 def test_a_write_that_fails_is_a_sentence_damages_nothing_and_succeeds_later(cause, reason, tmp_path, images):
-    here = f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_storage import *; "
+    imports = f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_storage import *; "
     call = "print(json.dumps(endure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))"
     prefix = ALONE if cause in ("full", "read_only") else NOT_SUPER if cause == "forbidden" else []
-    command = [*prefix, sys.executable, "-c", here + call, cause, str(tmp_path), str(images)]
+    command = [*prefix, sys.executable, "-c", imports + call, cause, str(tmp_path), str(images)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout.splitlines()[-1])
     assert set(found["said"]) == {"table", "model", "provenance", "checkpoint", "cache"}
-    for name, said in found["said"].items():
-        assert said, f"{name} was written in spite of all"
-        kind, sentence = said
-        assert kind == "StorageError", (name, said)
+    for name, messages in found["said"].items():
+        assert messages, f"{name} was written in spite of all"
+        kind, sentence = messages
+        assert kind == "StorageError", (name, messages)
         assert reason in sentence and str(tmp_path) in sentence and sentence.endswith(".") and "\n" not in sentence
     assert found["between"] == [True, 1.0], "the old table and the old model are as they were"
     assert found["left"] == [], "nothing half written is left"
-    assert all(said == [] for said in found["after"].values()), found["after"]
+    assert all(messages == [] for messages in found["after"].values()), found["after"]
     assert found["end"] == [True, 2.0] and found["images"] == IMAGES
 
 

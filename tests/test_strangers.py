@@ -169,9 +169,11 @@ def run(tmp_path):
 
 def small_material() -> experiments.Experiment:
     made = phantom.generate(64, SIZE)
-    parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
+    splits = [
+        training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))
+    ]
     return experiments.Experiment(
-        *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
+        *splits, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
     )
 
 
@@ -188,11 +190,11 @@ def test_a_bomb_in_place_of_a_model_does_not_go_off(form, run, tmp_path):
 
 @FORMS
 def test_a_bomb_in_place_of_a_student_or_its_checkpoint_does_not_go_off(form, run, tmp_path):
-    one, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
+    spec, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
     for folder in ("cells", "cells/unfinished"):
-        form(run.folder / folder / f"{one.name}.safetensors", marker)
-    found = sweep.train(run, [one], small_material(), jobs=1)
-    assert len(found[one].history) == 1, "it was trained"
+        form(run.folder / folder / f"{spec.name}.safetensors", marker)
+    found = sweep.train(run, [spec], small_material(), jobs=1)
+    assert len(found[spec].history) == 1, "it was trained"
     assert not marker.exists()
 
 
@@ -215,8 +217,8 @@ def test_a_bomb_in_place_of_the_cache_does_not_go_off(form, tmp_path):
     assert any(path.suffix == ".npz" for path in stored)
     for path in stored:
         form(path, marker)
-    again = load(f"folder:{folder}", SIZE)
-    assert (again.images == pixels).all() and again.data_hash == first.data_hash
+    reread = load(f"folder:{folder}", SIZE)
+    assert (reread.images == pixels).all() and reread.data_hash == first.data_hash
     assert not marker.exists()
 
 
@@ -286,8 +288,8 @@ def apart():
 @pytest.mark.parametrize("bomb", [deflated_dicom, wide_tiff, sparse_file], ids=lambda bomb: bomb.__name__)
 def test_a_bomb_among_images_is_refused_before_it_unfolds(bomb, tmp_path, apart):
     bomb(tmp_path / "x.png")
-    before, after, said = apart.apply(_memory_of_reading, (tmp_path / "x.png",))
-    assert said and "\n" not in said
+    before, after, message = apart.apply(_memory_of_reading, (tmp_path / "x.png",))
+    assert message and "\n" not in message
     assert after - before < 50, f"{after - before:.0f} MiB"
 
 
@@ -297,12 +299,12 @@ def _memory_of_reading(path: Path) -> tuple[float, float, str]:
     import pydicom.pixels  # noqa: F401
 
     peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-    said = ""
+    message = ""
     try:
         reading.read(path, SIZE)
     except DataError as error:
-        said = str(error)
-    return *peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, said
+        message = str(error)
+    return *peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, message
 
 
 def test_no_image_starts_another_program(tmp_path, monkeypatch):
@@ -423,9 +425,9 @@ EDITS = st.lists(
 def test_any_bytes_are_an_image_or_refused_in_a_few_words(content, suffix):
     if isinstance(content, tuple):
         content, edits = bytearray(content[0]), content[1]
-        for at, what, more in edits:
+        for at, edit, inserted in edits:
             start = at % (len(content) + 1)
-            content[start : start + (0 if what == "add" else len(more))] = b"" if what == "cut" else more
+            content[start : start + (0 if edit == "add" else len(inserted))] = b"" if edit == "cut" else inserted
     path = Path(tempfile.gettempdir()) / f"kdnb-fuzz-{os.getpid()}{suffix}"
     path.write_bytes(content)
     try:
@@ -510,10 +512,10 @@ def test_any_folder_is_a_data_set_or_refused_in_one_sentence(tree, protocol):
 @example([("--data-dir", "~0")])
 def test_any_command_line_is_settings_inside_the_runs_folder_or_refused(words):
     try:
-        asked, folder = from_command_line([f"{name}={value}" for name, value in words])
+        chosen, folder = from_command_line([f"{name}={value}" for name, value in words])
     except KdnbError as error:
         assert str(error)
         return
     runs = dict(words).get("--runs", "runs")
     assert folder.parent == Path(runs) and folder.name not in ("", ".", "..")
-    assert asked.run_dir == folder.absolute()
+    assert chosen.run_dir == folder.absolute()

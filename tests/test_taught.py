@@ -164,8 +164,8 @@ def test_a_student_in_training_shows_its_average_maps_and_its_evidence():
         found = shows()
     maps = average_feature_maps(student, images)
     # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3.
-    for mine, depth in zip(found.attention, (1, 2, 4), strict=True):
-        torch.testing.assert_close(mine, maps[depth])
+    for own_maps, depth in zip(found.attention, (1, 2, 4), strict=True):
+        torch.testing.assert_close(own_maps, maps[depth])
     torch.testing.assert_close(found.evidence, class_evidence(student, images).maps)
     assert found.evidence.requires_grad
     assert not any(module._forward_hooks for module in student.modules())
@@ -204,10 +204,10 @@ def test_a_student_learns_the_lesson(lesson):
 
 def test_the_lesson_of_one_class_is_that_of_the_teachers_answer():
     generator = torch.Generator().manual_seed(0)
-    mine, theirs = (torch.randn(2, CLASSES, 3, 3, generator=generator) for _ in range(2))
+    students_maps, teachers_maps = (torch.randn(2, CLASSES, 3, 3, generator=generator) for _ in range(2))
     from kdnb.explain.taught import Explanations
 
     answers = torch.tensor([2, 0])
-    found = lesson_loss("explanation", Explanations([], mine), Explanations([], theirs), answers)
-    chosen = [torch.stack([maps[0, 2], maps[1, 0]]) for maps in (mine, theirs)]
+    found = lesson_loss("explanation", Explanations([], students_maps), Explanations([], teachers_maps), answers)
+    chosen = [torch.stack([maps[0, 2], maps[1, 0]]) for maps in (students_maps, teachers_maps)]
     torch.testing.assert_close(found, losses.explanation_similarity_loss(*chosen))

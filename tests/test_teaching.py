@@ -31,7 +31,7 @@ def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
         "attention too",
         "explanation too",
     ]
-    assert [one.seed for one in ways["attention too"]] == [0, 1]
+    assert [spec.seed for spec in ways["attention too"]] == [0, 1]
     lesson, without = ways["attention too"][0], ways["with T²"][0]
     assert (lesson.arm, lesson.alpha, lesson.temperature) == (without.arm, without.alpha, without.temperature)
     assert (lesson.lesson, lesson.weight) == ("attention", 3.0) and lesson.name != without.name
@@ -46,7 +46,7 @@ def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
     candidates = teaching.candidates(0, 0.4, 10, (1.0, 10.0))
     assert len(candidates) == 6
     table = teaching.choose_weights(
-        {one: trained(one, right[one.lesson, one.weight]) for one in candidates}, without, validation
+        {spec: trained(spec, right[spec.lesson, spec.weight]) for spec in candidates}, without, validation
     )
     chosen = table[table["chosen"]].set_index("lesson")["weight"].to_dict()
     # attention: both are free; explanation: both cost more, 1 the least; class attention: 10 costs 2.5 points
@@ -92,7 +92,7 @@ def test_truth_is_asked_where_both_students_are_right_with_every_seed():
 def test_what_a_lesson_adds_to_accuracy_is_against_the_same_loss_without_it():
     ways = teaching.cells((0, 1), 0.4, 10, {"attention": 1.0})
     right = {"with T²": 30, "attention too": 34}
-    results = {one: trained(one, right.get(way, 20) + one.seed) for way, of_way in ways.items() for one in of_way}
+    results = {spec: trained(spec, right.get(way, 20) + spec.seed) for way, of_way in ways.items() for spec in of_way}
     test = Examples(np.zeros((40, 8, 8, 3), np.uint8), LABELS)
     row = teaching.accuracy_tests(results, ways, test, np.arange(40).astype(str), "all labels").iloc[0]
     assert (row["a"], row["b"]) == ("attention too", "with T²") and row["difference"] == pytest.approx(0.1)

@@ -33,9 +33,9 @@ def results():
     One more or less from seed to seed."""
     found = {}
     right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
-    for one in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
-        logits = logits_of(np.arange(60) % 20 < right[one.shape, one.arm] + one.seed - 1)
-        found[one] = TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    for spec in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
+        logits = logits_of(np.arange(60) % 20 < right[spec.shape, spec.arm] + spec.seed - 1)
+        found[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
     return found
 
 
