@@ -142,10 +142,10 @@ def answers() -> dict[str, object]:
 
         how = {} if start is None else {"perturb_func": restore}
         shown = images if start is None else start
-        found = quantus.ROAD(list(percentages), noise=0.0, **how, **plain)(
+        shares = quantus.ROAD(list(percentages), noise=0.0, **how, **plain)(
             **arguments | {"x_batch": shown.numpy()}, a_batch=of_map[:, None].numpy()
         )
-        return list(found.values())
+        return list(shares.values())
 
     def without(of_map: Tensor, percent: int) -> np.ndarray:
         """p of the target with the ``percent`` of an image imputed where the map is highest, ``(N,)``."""
@@ -174,7 +174,7 @@ def answers() -> dict[str, object]:
         )
         return measured(**arguments, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
 
-    found: dict[str, object] = {
+    kept_answers: dict[str, object] = {
         "curves": {},
         "agreement": {},
         "road": {},
@@ -184,14 +184,14 @@ def answers() -> dict[str, object]:
     }
     for name, of_map in maps.items():
         for fill, empty in FILLS.items():
-            found["curves"][f"{name} deletion_{fill}"] = curve(of_map, images, empty(images))
-            found["curves"][f"{name} insertion_{fill}"] = curve(of_map, empty(images), images)
-            found["agreement"][f"{name} {fill}"] = kept(of_map, (5, 10, 20, 30), empty(images))
+            kept_answers["curves"][f"{name} deletion_{fill}"] = curve(of_map, images, empty(images))
+            kept_answers["curves"][f"{name} insertion_{fill}"] = curve(of_map, empty(images), images)
+            kept_answers["agreement"][f"{name} {fill}"] = kept(of_map, (5, 10, 20, 30), empty(images))
         for end, order in (("most_first", of_map), ("least_first", -of_map)):
-            found["road"][f"{name} {end}"] = np.mean([without(order, percent) for percent in REMOVED], axis=0)
-            found["road_hits"][f"{name} {end}"] = kept(order, REMOVED)
-        found["agreement"][f"{name} road"] = kept(-of_map, (90,))
-        found["complexity"][name] = [discrete_entropy(one, one) for one in tied(of_map).numpy()]
+            kept_answers["road"][f"{name} {end}"] = np.mean([without(order, percent) for percent in REMOVED], axis=0)
+            kept_answers["road_hits"][f"{name} {end}"] = kept(order, REMOVED)
+        kept_answers["agreement"][f"{name} road"] = kept(-of_map, (90,))
+        kept_answers["complexity"][name] = [discrete_entropy(one, one) for one in tied(of_map).numpy()]
     for name, of_map in maps.items():
         for end, shown in (("", of_map), (" tied", tied(of_map))):
             shifted = (shown - shown.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
@@ -202,22 +202,22 @@ def answers() -> dict[str, object]:
                 quantus.AUC,
             ):
                 scores = metric(**plain)(**arguments, a_batch=shifted, s_batch=masks[:, None])
-                found["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
-    found["sensitivity_max"] = steadiness()
-    found["class_sensitivity"] = {}
+                kept_answers["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
+    kept_answers["sensitivity_max"] = steadiness()
+    kept_answers["class_sensitivity"] = {}
     for name in EXPLANATIONS:
         logit = quantus.RandomLogit(similarity_func=correlation_spearman, num_classes=2, **plain)
-        found["class_sensitivity"][name] = logit(**arguments, explain_func=partial(explain, name))
-    found["cascade"], found["complexity_rise"] = {}, {}
+        kept_answers["class_sensitivity"][name] = logit(**arguments, explain_func=partial(explain, name))
+    kept_answers["cascade"], kept_answers["complexity_rise"] = {}, {}
     for name in EXPLANATIONS:
         broken = quantus.MPRT(similarity_func=correlation_spearman, layer_order="top_down", **plain)
         stages = broken(**arguments, explain_func=partial(explain, name))
-        found["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
+        kept_answers["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
         rises = quantus.EfficientMPRT(
             complexity_func=discrete_entropy, layer_order="top_down", skip_layers=True, **plain
         )
-        found["complexity_rise"][name] = rises(**arguments, explain_func=partial(explain, name))
-    told = json.dumps(found, default=_numbers)
+        kept_answers["complexity_rise"][name] = rises(**arguments, explain_func=partial(explain, name))
+    told = json.dumps(kept_answers, default=_numbers)
     return json.loads(told, parse_float=lambda text: float(f"{float(text):.7g}"), parse_constant=lambda _: None)
 
 

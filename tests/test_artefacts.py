@@ -205,8 +205,8 @@ def test_a_student_that_is_not_this_one_is_trained_again(artefact, trained, expe
     files = [tmp_path / "cells" / f"{student.name}.safetensors" for student in (spec, other)]
     before = [file.stat().st_mtime_ns for file in files]
     FOREIGN[artefact](*files)
-    found = sweep.train(run_at(tmp_path), [spec, other], experiment, jobs=1)
-    assert np.array_equal(found[spec].test_logits, results[spec].test_logits)
+    retrained_students = sweep.train(run_at(tmp_path), [spec, other], experiment, jobs=1)
+    assert np.array_equal(retrained_students[spec].test_logits, results[spec].test_logits)
     expected, retrained = (store.trained_student(run_at(at), spec, experiment) for at in (folder, tmp_path))
     assert all(torch.equal(value, retrained.state_dict()[name]) for name, value in expected.state_dict().items())
     assert [file.stat().st_mtime_ns == time for file, time in zip(files, before, strict=True)] == [False, True]

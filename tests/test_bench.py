@@ -29,8 +29,8 @@ CONTRACT = {
 
 
 def test_the_rows_are_the_contract_s_with_its_goals():
-    found = {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()}
-    assert {name: found.get(name) for name in CONTRACT} == CONTRACT
+    goals = {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()}
+    assert {name: goals.get(name) for name in CONTRACT} == CONTRACT
 
 
 def test_a_default_run_is_timed_with_the_switches_of_a_slower_processor(monkeypatch):

@@ -75,11 +75,13 @@ def test_01_the_unlabelled_test_is_counted_and_one_is_cut_from_train():
 
 def test_02_and_the_table_that_its_refusal_names():
     table = Path(parts(named(refused("02_train_images_test_images_csv")))[1])
-    found = read(table)
+    listing = read(table)
     rows = dict(line.split(",") for line in table.read_text().split()[1:])
-    assert found.classes == ("0", "1", "2", "3", "4") and all(name.startswith("train_images/") for name in found.ids)
-    assert {Path(name).stem: label for name, label in zip(found.ids, found.labels, strict=True)} == rows
-    assert "6 images that the table does not name or label" in found.understood()
+    assert listing.classes == ("0", "1", "2", "3", "4") and all(
+        name.startswith("train_images/") for name in listing.ids
+    )
+    assert {Path(name).stem: label for name, label in zip(listing.ids, listing.labels, strict=True)} == rows
+    assert "6 images that the table does not name or label" in listing.understood()
 
 
 def test_04_and_15b_name_their_tables():
@@ -185,8 +187,8 @@ def test_49e_54_one_person_is_on_one_side(case, how, person):
     data = loaded(case, "leak_free")
     whose = np.array([person(CASES / case / name) for name in data.ids])
     assert len(set(whose)) > 10 and how in describe(data)
-    for one in set(whose):
-        assert len(set(data.split[whose == one])) == 1 and len(set(data.groups[whose == one])) == 1
+    for somebody in set(whose):
+        assert len(set(data.split[whose == somebody])) == 1 and len(set(data.groups[whose == somebody])) == 1
 
 
 # -- names ----------------------------------------------------------------------------------------------------------

@@ -312,10 +312,10 @@ def test_f1_counts_the_luck_of_training(tmp_path, scores, verdict):
         {"model": "student_kd", "f1_macro": f1, "f1_macro_lo": f1 - 0.01, "f1_macro_hi": f1 + 0.008} for f1 in scores
     ]
     run.save_table("classification", pd.DataFrame(rows))
-    found = claims.CLAIMS["student_f1"].measure(run)
-    assert found.verdict == verdict
+    measured = claims.CLAIMS["student_f1"].measure(run)
+    assert measured.verdict == verdict
     if len(scores) > 1:
-        assert found.lo <= found.value - 0.01 and found.hi >= found.value + 0.008, (
+        assert measured.lo <= measured.value - 0.01 and measured.hi >= measured.value + 0.008, (
             "no narrower than that of one student"
         )
 
@@ -367,8 +367,8 @@ def test_maps_no_better_than_random_ones_are_not_as_faithful_as_a_rival_that_is(
     run = finished_run(tmp_path, gain=0.0)
     change_rows(run, "random", (0.0, -0.02, 0.02))
     change_rows(run, "grad_cam", (-0.1, -0.14, -0.08))
-    found = claims.CLAIMS["maps_as_grad_cam"].measure(run)
-    assert found.verdict == claims.FAILS and "average maps are not told from random ones" in found.detail
+    measured = claims.CLAIMS["maps_as_grad_cam"].measure(run)
+    assert measured.verdict == claims.FAILS and "average maps are not told from random ones" in measured.detail
     change_rows(run, "grad_cam", (-0.02, -0.04, 0.0))
     assert claims.CLAIMS["maps_as_grad_cam"].measure(run).verdict == claims.UNDECIDED, "near a rival, and near chance"
 
@@ -394,8 +394,8 @@ def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
     )
     run.save_table("fidelity", pd.concat([rows, others], ignore_index=True))
     change_rows(run, "shap", (0.1, 0.05, 0.15))  # less than the .3 by which average maps beat random ones
-    found = claims.CLAIMS["maps_as_shap"].measure(run)
-    assert found.verdict == claims.NOT_TESTABLE and "no yardstick" in found.detail
+    measured = claims.CLAIMS["maps_as_shap"].measure(run)
+    assert measured.verdict == claims.NOT_TESTABLE and "no yardstick" in measured.detail
 
 
 @pytest.mark.parametrize(
@@ -535,8 +535,8 @@ def test_the_paper_s_cell_cannot_be_the_best_of_a_grid_without_it(tmp_path):
     eye.save_table(
         "sweep", pd.DataFrame({"loss": "kd", "alpha": 0.4, "temperature": [5.0, 10.0], "seed": 0, "val_accuracy": 0.9})
     )
-    found = claims.CLAIMS["best_cell"].measure(eye)
-    assert found.verdict == claims.NOT_TESTABLE and "does not have alpha 0.4, T 15" in found.detail
+    measured = claims.CLAIMS["best_cell"].measure(eye)
+    assert measured.verdict == claims.NOT_TESTABLE and "does not have alpha 0.4, T 15" in measured.detail
 
 
 def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
@@ -670,8 +670,8 @@ def test_better_than_every_rival_is_refuted_by_one_that_is_worse_or_equal(ends, 
     rows = pd.DataFrame(
         [{"b": b, "difference": sum(two) / 2, "lo": two[0], "hi": two[1]} for b, two in zip("ab", ends, strict=True)]
     )
-    found = claims.over_every(rows.assign(p_holm=p), 0.05, "{b}")
-    assert found.verdict == verdict and found.detail.endswith(f"decides: {decides}")
+    measured = claims.over_every(rows.assign(p_holm=p), 0.05, "{b}")
+    assert measured.verdict == verdict and measured.detail.endswith(f"decides: {decides}")
 
 
 def test_a_run_without_transparent_students_cannot_test_them(tmp_path):
@@ -910,9 +910,9 @@ def test_maps_hang_on_what_was_learned_if_no_redrawn_network_has_them(tmp_path, 
         {"check": "reader", "mean": 1.0},
     ]
     run.save_table("sanity", pd.DataFrame([*others, last, first]))
-    found = change(run)
-    assert found.verdict == verdict and (found.value, found.hi) == (mean, highest)
-    assert found.detail == "mean over 10 networks, from the lowest to the highest"
+    measured = change(run)
+    assert measured.verdict == verdict and (measured.value, measured.hi) == (mean, highest)
+    assert measured.detail == "mean over 10 networks, from the lowest to the highest"
     run.save_table("sanity", pd.DataFrame(others))
     assert change(run).verdict == claims.NOT_TESTABLE
 
@@ -922,8 +922,8 @@ def test_a_better_teacher_is_said_with_how_much_better_it_is(tmp_path):
     own = comparison("all labels: is the ensemble better than its members?", ENSEMBLE, "one student", 0.02, 0.01)
     taught = comparison("all labels: does it differ from the labels alone?", ENSEMBLE, "labels alone", 0.03, 0.01)
     run.save_table("tests", pd.DataFrame([own, taught]))
-    found = claims.CLAIMS["better_teacher"].measure(run)
-    assert found.verdict == claims.HOLDS and found.detail.endswith(
+    measured = claims.CLAIMS["better_teacher"].measure(run)
+    assert measured.verdict == claims.HOLDS and measured.detail.endswith(
         "the teacher itself against one student +2.0 points [+1.0, +3.0]"
     )
     run.save_table("tests", pd.DataFrame([own]))

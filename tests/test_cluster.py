@@ -38,7 +38,7 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
     part = training.Examples(made.images, made.labels)
     recipe = training.Recipe(epochs=2, batch_size=16, views=2)
     run = Run(resolve(profile="smoke", run_dir=tmp_path / "run"), "test")
-    found = {}
+    weights = {}
     for where, scheduler in (("there", address), ("here", None)):
         teacher, _ = networks.new_teacher(f"{tmp_path / 'net.py'}:build", 4, 32, "auto", "plain", 0)
         with training.threads(1):
@@ -46,8 +46,8 @@ def test_a_teacher_and_explanations_survive_the_death_of_a_worker(dask, tmp_path
                 run, f"teacher_{where}", teacher, part, part, recipe, "k", 0, scheduler
             )
         assert history["epoch"].tolist() == [1, 2]
-        found[where] = teacher.state_dict()
-    assert all(torch.allclose(value, found["here"][name], atol=1e-4) for name, value in found["there"].items())
+        weights[where] = teacher.state_dict()
+    assert all(torch.allclose(value, weights["here"][name], atol=1e-4) for name, value in weights["there"].items())
 
     images = torch.from_numpy(made.images).permute(0, 3, 1, 2) / 255
     targets = torch.from_numpy(made.labels)

@@ -114,16 +114,16 @@ def test_links_of_the_reference_pages_lead_somewhere(page):
 
 
 def test_the_margin_that_chapters_draw_is_the_claims():
-    found = [
+    margins = [
         float(value)
         for path in TAUGHT
         for _, text in cells(path)
         for value in re.findall(r"\bmargin(?:, grid)? = (0\.\d+)", text)
     ]
-    found += [
+    margins += [
         float(value)
         for path in TAUGHT
         for _, text in cells(path)
         for value in re.findall(r"shown, margin = .*?, (0\.\d+)", text)
     ]
-    assert len(found) >= 2 and set(found) == {MARGIN}
+    assert len(margins) >= 2 and set(margins) == {MARGIN}

@@ -193,8 +193,8 @@ def test_fellow_eyes_and_series_are_one_person():
         "dataset/cataract/_7_55.jpg",
     ]
     ids += ["dataset/cataract/_7_99.jpg", "dataset/glaucoma/_7_1.jpg", "dataset/cataract/cataract_001.png"]
-    found = groups.by_name("eye_disease", ids, [name.split("/")[1] for name in ids])
-    assert found[0] == found[1] != found[2] and found[3] == found[4] != found[5] and found[6] == ids[6]
+    persons = groups.by_name("eye_disease", ids, [name.split("/")[1] for name in ids])
+    assert persons[0] == persons[1] != persons[2] and persons[3] == persons[4] != persons[5] and persons[6] == ids[6]
 
 
 def test_join_is_transitive_and_keeps_the_first_name():
@@ -217,21 +217,21 @@ def find(images: list[Image.Image]) -> duplicates.Twins:
 def test_every_orientation_of_a_copy_is_found(orientation):
     images = [textured(seed) for seed in range(20)]
     images.append(Image.fromarray(np.ascontiguousarray(duplicates.oriented(np.asarray(images[3]), orientation))))
-    found = find(images)
-    assert found.pairs.tolist() == [[3, 20]] and found.similarity[0] > 0.99
-    assert found.exact[0] == (orientation == 0)
-    back = duplicates.oriented(np.asarray(images[20]), int(found.orientation[0]))
+    twins = find(images)
+    assert twins.pairs.tolist() == [[3, 20]] and twins.similarity[0] > 0.99
+    assert twins.exact[0] == (orientation == 0)
+    back = duplicates.oriented(np.asarray(images[20]), int(twins.orientation[0]))
     assert (back == np.asarray(images[3])).all(), "the orientation must turn the second image onto the first"
 
 
 def test_constant_images_are_no_near_copies():
-    found = find([Image.new("L", (64, 64), value) for value in (0, 10, 200)] + [textured(1)])
-    assert len(found.pairs) == 0
+    twins = find([Image.new("L", (64, 64), value) for value in (0, 10, 200)] + [textured(1)])
+    assert len(twins.pairs) == 0
 
 
 def test_no_false_alarm_among_noise():
-    found = find([textured(seed) for seed in range(300)])
-    assert len(found.copies(duplicates.COPIES_FROM)) == 0
+    twins = find([textured(seed) for seed in range(300)])
+    assert len(twins.copies(duplicates.COPIES_FROM)) == 0
 
 
 # -- the cache ------------------------------------------------------------------------------------------------------
@@ -415,8 +415,8 @@ def test_nothing_stands_on_two_sides(name):
     for group, split in zip(data.groups[used], data.split[used], strict=True):
         sides.setdefault(group, set()).add(split)
     assert all(len(split) == 1 for split in sides.values()), "a group on two sides"
-    found = audit.twins(data)
-    pairs = data.split[found.copies(audit.copies_from(data))]
+    twins = audit.twins(data)
+    pairs = data.split[twins.copies(audit.copies_from(data))]
     assert ((pairs[:, 0] == pairs[:, 1]) | (pairs == "").any(axis=1)).all(), "a copy on two sides"
     by_digest = {}
     for digest, split in zip(data.notes["digests"][used], data.split[used], strict=True):
@@ -530,11 +530,11 @@ def test_alzheimer_subjects_agree_with_the_images():
 @needs_real
 def test_file_numbers_alone_name_the_wrong_subjects():
     data = real("alzheimer")
-    found = audit.twins(data)
+    twins = audit.twins(data)
     numbers = np.array([groups.alzheimer_number(name) for name in data.ids])
     subjects = np.array([groups.ALZHEIMER_SUBJECTS[data.classes[label]] for label in data.labels])
     rule = np.char.add(data.labels.astype(str), np.char.add("_", ((numbers - 1) % subjects).astype(str)))
-    alike = found.pairs[found.similarity >= 0.8]
+    alike = twins.pairs[twins.similarity >= 0.8]
     assert (rule[alike[:, 0]] != rule[alike[:, 1]]).sum() > 100, "then the images need not be looked at"
 
 
@@ -544,5 +544,5 @@ def test_files_that_are_missing_do_not_break_the_subjects():
     data = real("alzheimer")
     keep = np.flatnonzero(np.arange(len(data)) % 97 != 5)
     signatures = np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((64, 64))) for image in data.images[keep]])
-    found, _ = groups.alzheimer_subjects(data.ids[keep], signatures)
-    assert len({(a, b) for a, b in zip(found, data.groups[keep], strict=True)}) <= 210
+    subjects, _ = groups.alzheimer_subjects(data.ids[keep], signatures)
+    assert len({(a, b) for a, b in zip(subjects, data.groups[keep], strict=True)}) <= 210

@@ -48,8 +48,8 @@ def judged(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
-    found = judged(lesion().astype(float), lesion())
-    assert found == {
+    scores = judged(lesion().astype(float), lesion())
+    assert scores == {
         "pointing_game": 1,
         "rank_accuracy": 1,
         "pixel_auc": 1,
@@ -61,14 +61,16 @@ def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
 
 def test_the_right_place_in_the_wrong_slices_is_found_out():
     moved = np.roll(lesion(), 4, axis=1).astype(float)
-    found = judged(moved, lesion())
-    assert found["pointing_game"] == found["slice_pointing"] == 0 and found["slice_auc"] < 0.5 and found["hidden"] == 1
+    scores = judged(moved, lesion())
+    assert (
+        scores["pointing_game"] == scores["slice_pointing"] == 0 and scores["slice_auc"] < 0.5 and scores["hidden"] == 1
+    )
     assert judged(lesion().any(axis=1, keepdims=True).repeat(8, axis=1).astype(float), lesion())["slice_auc"] == 0.5
 
 
 def test_a_constant_map_is_at_chance_and_no_lesion_is_undefined():
-    found = judged(np.ones((2, *SHAPE)), lesion())
-    assert found["pixel_auc"] == found["slice_auc"] == 0.5 and found["slice_pointing"] == 0.25
+    scores = judged(np.ones((2, *SHAPE)), lesion())
+    assert scores["pixel_auc"] == scores["slice_auc"] == 0.5 and scores["slice_pointing"] == 0.25
     empty = np.zeros((2, *SHAPE), bool)
     ranks = depth.rank_of(torch.ones(2, *SHAPE)).numpy()
     assert all(np.isnan(values).all() for values in depth.truth(np.ones((2, *SHAPE)), ranks, empty).values())
@@ -209,8 +211,8 @@ def test_accuracies_are_paired_as_the_questions_say():
     tests = third_dimension.accuracy_tests(
         taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2
     )
-    found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
-    assert found == {
+    differences = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
+    assert differences == {
         ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
         ("all labels: does the student keep up?", TAUGHT, "teacher"): -0.1,
         ("all labels: what does the teacher add?", PAPER, ALONE): 0.1,

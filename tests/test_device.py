@@ -153,10 +153,10 @@ def test_no_loss_waits_for_the_device(arm):
     with second_device() as watch:
         on_device = [part.to(DEVICE) for part in (logits, teacher, targets)]
         watch.copies_to_device = 0
-        found = losses.arm_loss(arm, on_device[0].requires_grad_(), *on_device[1:], alpha=0.4, temperature=4.0)
-        found.backward()
+        loss = losses.arm_loss(arm, on_device[0].requires_grad_(), *on_device[1:], alpha=0.4, temperature=4.0)
+        loss.backward()
         assert watch.waits == 0
-        assert found.item() == losses.arm_loss(arm, logits, teacher, targets, alpha=0.4, temperature=4.0).item()
+        assert loss.item() == losses.arm_loss(arm, logits, teacher, targets, alpha=0.4, temperature=4.0).item()
 
 
 def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fitted], int]:
@@ -166,12 +166,12 @@ def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fit
     bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
     with training.threads(1), second_device() as watch:
         students = [models.initialised(models.StudentCNN, 4, (4, 8), seed=seed) for seed in range(count)]
-        found = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
+        fitted = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
         assert (
             all(device.device_of(student) == DEVICE for student in students)
             and watch.values_read == watch.sizes_read == 0
         )
-    return found, watch.launches
+    return fitted, watch.launches
 
 
 def test_many_students_at_once_launch_hardly_more_a_step_than_one(monkeypatch):
@@ -215,9 +215,9 @@ def test_every_explanation_works_on_the_device():
         moved = device.place(small()).eval()
         on_device, classes = pixels.to(DEVICE), targets.to(DEVICE)
         for name, method in methods_of(on_device).items():
-            found = method(moved, on_device, classes)
-            assert found.device == DEVICE, name
-            np.testing.assert_allclose(found.cpu().numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
+            attribution = method(moved, on_device, classes)
+            assert attribution.device == DEVICE, name
+            np.testing.assert_allclose(attribution.cpu().numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
 
 
 def methods_of(background: torch.Tensor) -> dict:
@@ -299,13 +299,13 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
         learned = sweep.train(run, lessons, explained)
         model = store.trained_student(run, lessons[0], explained)
         alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
-        found = teaching.detectors({("a", 0): model}, images, dataset.masks[:4])
+        detectors = teaching.detectors({("a", 0): model}, images, dataset.masks[:4])
     assert (
         len(taught.scores) == len(ways)
         and len(prices) == 4
         and len(apart) == 4
         and len(shares) == 4
-        and len(price) == len(found) == 1
+        and len(price) == len(detectors) == 1
     )
     assert rows["value"].notna().any() and len(learned) == 3 and np.isfinite(list(alike.values())).all()
 

@@ -179,9 +179,9 @@ def test_flipping_groups_by_hand():
 
 def test_holm_by_hand_and_with_undefined_tests():
     np.testing.assert_allclose(evaluation.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
-    found = evaluation.holm([0.01, np.nan, 0.04])
-    np.testing.assert_allclose(found[[0, 2]], [0.02, 0.04])
-    assert np.isnan(found[1])
+    adjusted = evaluation.holm([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(adjusted[[0, 2]], [0.02, 0.04])
+    assert np.isnan(adjusted[1])
 
 
 def test_holm_of_many_families_at_once_is_that_of_statsmodels():
@@ -275,8 +275,8 @@ def test_predict_keeps_the_mode_and_needs_no_gradient():
     assert all(parameter.grad is None for parameter in model.parameters())
     with torch.no_grad():
         model.eval()
-        whole = evaluation.predict(model, images, batch_size=5)
-    np.testing.assert_allclose(logits, whole, atol=1e-6)
+        in_batches = evaluation.predict(model, images, batch_size=5)
+    np.testing.assert_allclose(logits, in_batches, atol=1e-6)
 
 
 def test_known_images_are_those_whose_group_is_in_training():

@@ -44,8 +44,8 @@ def test_there_are_exercises_with_solutions_apart():
 def test_each_blank_has_a_solution_of_its_name_and_a_check_behind_it(name):
     kinds = [kind(cell) for cell in cells(name)]
     blanks = [source(cell) for cell in cells(name) if kind(cell) == "blank"]
-    asked = {found: arguments for code in blanks for found, arguments in functions(code).items()}
-    assert asked == functions(solutions(name))
+    asked_for = {function: arguments for code in blanks for function, arguments in functions(code).items()}
+    assert asked_for == functions(solutions(name))
     assert all("..." in code for code in blanks), "a blank is blank"
     behind = [after for before, after in itertools.pairwise(kinds) if before == "blank"]
     assert behind == ["check"] * len(blanks)

@@ -77,17 +77,17 @@ def test_five_maps_of_the_student_are_the_means_over_filters(student, images):
     assert [tuple(m.shape) for m in maps] == [(4, s, s) for s in (32, 16, 8, 4, 4)]
     with torch.no_grad():
         features = student.standardise(images)
-        for block, found in zip(student.features, maps, strict=True):
+        for block, average_map in zip(student.features, maps, strict=True):
             features = block(features)
-            torch.testing.assert_close(found, features.mean(dim=1))
+            torch.testing.assert_close(average_map, features.mean(dim=1))
 
 
 def test_maps_agree_with_captum(student, teacher, images):
     for model in (student, teacher):
         maps = explain.average_feature_maps(model, images)
-        for layer, found in zip(feature_layers(model).values(), maps, strict=True):
+        for layer, average_map in zip(feature_layers(model).values(), maps, strict=True):
             torch.testing.assert_close(
-                found, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5
+                average_map, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5
             )
 
 
@@ -236,9 +236,9 @@ def _assert_same(a, b):
 
 
 def test_grad_cam_is_captums_with_bilinear_upsampling(student, images, targets):
-    found = METHODS["grad_cam"](student, images, targets)
+    own_map = METHODS["grad_cam"](student, images, targets)
     heat = LayerGradCam(student, student.features[4]).attribute(images, targets, relu_attributions=True).detach()
-    torch.testing.assert_close(found, F.interpolate(heat, 64, mode="bilinear", align_corners=False)[:, 0])
+    torch.testing.assert_close(own_map, F.interpolate(heat, 64, mode="bilinear", align_corners=False)[:, 0])
 
 
 def test_grad_cam_with_equal_weights_is_the_average_feature_map(student, images, targets):
@@ -323,9 +323,9 @@ def test_shap_of_a_linear_model_is_weight_times_distance_from_the_background():
 
     torch.manual_seed(0)
     model, images, background = Linear(), torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8)
-    found = methods(background, shap_samples=5)["shap"](model, images, torch.tensor([0, 1]))
+    attribution = methods(background, shap_samples=5)["shap"](model, images, torch.tensor([0, 1]))
     weights = model.dense.weight.detach().view(2, 3, 8, 8)
-    torch.testing.assert_close(found, (weights * (images - background)).abs().sum(dim=1))
+    torch.testing.assert_close(attribution, (weights * (images - background)).abs().sum(dim=1))
 
 
 def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
@@ -358,10 +358,10 @@ def test_the_untrained_control_does_not_depend_on_the_weights(student, images, t
 
 def test_the_data_set_mean_is_the_mean_map_of_the_training_images_for_every_image(student, images, targets):
     training = images.flip(3)
-    found = methods(training=training)["data_set_mean"](student, images[:2], targets[:2])
+    mean_maps = methods(training=training)["data_set_mean"](student, images[:2], targets[:2])
     expected = METHODS["feature_maps_mean"](student, training, targets).mean(dim=0)
-    torch.testing.assert_close(found, torch.stack([expected, expected]))
-    assert not torch.allclose(METHODS["data_set_mean"](student, images, targets)[:2], found)
+    torch.testing.assert_close(mean_maps, torch.stack([expected, expected]))
+    assert not torch.allclose(METHODS["data_set_mean"](student, images, targets)[:2], mean_maps)
 
 
 @pytest.mark.parametrize("cells", [1, 3])

@@ -97,8 +97,8 @@ def test_evidence_adds_up_to_the_logits(student, data):
     sums = evidence_maps(student, images).sum(dim=(2, 3))
     assert torch.allclose(sums + student.classifier.bias, logits, atol=1e-4)
     table = explain_arrays(student, data, data.images[:1], background=2, samples=2)[0].probabilities
-    parts = table[["evidence_for", "evidence_against", "rest"]].sum(axis=1)
-    assert np.allclose(parts, table["logit"], atol=1e-4)
+    added = table[["evidence_for", "evidence_against", "rest"]].sum(axis=1)
+    assert np.allclose(added, table["logit"], atol=1e-4)
 
 
 def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero():
@@ -109,8 +109,8 @@ def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero(
     assert (logits.argmax(1) == labels).all() and temperature > 0.3
     sure = np.exp(logits / temperature)
     assert (sure.max(1) / sure.sum(1)).mean() == pytest.approx(51 / 54, abs=0.02), "as sure as 50 right of 50 allow"
-    found = calibrated(logits, labels)
-    assert found["validation_images"] == 200 and 0 <= found["ece"] < 0.1
+    fitted = calibrated(logits, labels)
+    assert fitted["validation_images"] == 200 and 0 <= fitted["ece"] < 0.1
 
 
 @pytest.mark.parametrize(

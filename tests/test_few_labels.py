@@ -27,12 +27,12 @@ def experiment():
 def test_without_a_label_only_the_teacher_speaks():
     logits, teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(4, 3)
     targets = torch.tensor([0, losses.UNLABELLED, 2, losses.UNLABELLED])
-    found = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
-    assert torch.isclose(found.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), (
+    loss = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
+    assert torch.isclose(loss.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), (
         "the mean over all images of the batch"
     )
     every = losses.distillation_loss(logits, teacher, torch.zeros(4, dtype=torch.long), alpha=0.4, temperature=2.0)
-    assert torch.equal(found.soft, every.soft)
+    assert torch.equal(loss.soft, every.soft)
     nobody = losses.distillation_loss(logits, teacher, torch.full((4,), losses.UNLABELLED), alpha=0.4, temperature=2.0)
     assert nobody.hard == 0 and torch.isclose(nobody.total, 0.6 * nobody.soft)
 
@@ -90,7 +90,9 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
         sweep.train(run, [specs.spec("ce", s, 1, 1)], experiments.with_few_images(run, experiment, teacher, 3))
         for s in (0, 1)
     ]
-    chances = np.mean([softmax(found.test_logits, axis=1) for one in members for found in one.values()], axis=0)
+    chances = np.mean(
+        [softmax(student.test_logits, axis=1) for of_way in members for student in of_way.values()], axis=0
+    )
     assert np.array_equal(taught.together, expected_hits(chances, experiment.test.labels, experiment.test.posterior))
     folders = {path.name for path in run.folder.glob("cells*")}
     assert {

@@ -89,7 +89,7 @@ def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
 def test_random_maps_do_as_the_mean_over_random_orders(case):
     """Chance by another route: pixels deleted at random, all images at every share."""
     sample, maps = case
-    found = fidelity.deletion_insertion(
+    scores = fidelity.deletion_insertion(
         Patch(), sample.images, sample.targets, fidelity.relevance_rank(maps["random"])
     )["deletion_mean"]
     generator, expected = torch.Generator().manual_seed(9), []
@@ -98,7 +98,7 @@ def test_random_maps_do_as_the_mean_over_random_orders(case):
         mixed = torch.where(gone, sample.images.mean(dim=(2, 3), keepdim=True), sample.images)
         expected.append(Patch()(mixed).softmax(dim=1)[:, 1])
     by_hand = np.trapezoid(torch.stack(expected).numpy(), perturb.SHARES, axis=0)
-    _, lo, hi = bootstrap_mean(found.numpy() - by_hand)
+    _, lo, hi = bootstrap_mean(scores.numpy() - by_hand)
     assert lo - 0.005 <= 0 <= hi + 0.005
 
 
@@ -122,18 +122,18 @@ def test_agreement_starts_with_nothing_kept_and_counts_only_what_was_lost(case):
     targets = Patch()(images).argmax(dim=1)
     assert targets.tolist() == [0, 1] * 12
     rows = {name: fidelity.relevance_rank(maps[name]) for name in ("oracle", "reversed")}
-    found = {
+    by_ranking = {
         name: fidelity.deletion_insertion(Patch(), images, targets, r) | fidelity.road(Patch(), images, targets, r)
         for name, r in rows.items()
     }
     for end, shares in (("", ("05", "10")), ("_mean", ("05", "10")), ("_road", ("10",))):
-        for one in found.values():
-            assert one[f"agreement_00{end}"].tolist() == [1, 0] * 12
-            assert one[f"recovered_00{end}"][1::2].max() == 0 and one[f"recovered_00{end}"][::2].isnan().all()
+        for scores in by_ranking.values():
+            assert scores[f"agreement_00{end}"].tolist() == [1, 0] * 12
+            assert scores[f"recovered_00{end}"][1::2].max() == 0 and scores[f"recovered_00{end}"][::2].isnan().all()
         for share in shares:
-            assert found["reversed"][f"agreement_{share}{end}"].mean() == 0.5  # for nothing
-            assert found["reversed"][f"recovered_{share}{end}"].nanmean() == 0
-    assert found["oracle"]["recovered_10"].nanmean() == found["oracle"]["recovered_10_mean"].nanmean() == 1
+            assert by_ranking["reversed"][f"agreement_{share}{end}"].mean() == 0.5  # for nothing
+            assert by_ranking["reversed"][f"recovered_{share}{end}"].nanmean() == 0
+    assert by_ranking["oracle"]["recovered_10"].nanmean() == by_ranking["oracle"]["recovered_10_mean"].nanmean() == 1
 
 
 def test_ranks_are_a_permutation_and_ties_are_broken_at_random():
@@ -154,8 +154,8 @@ def test_keeping_and_removing_half_of_the_area_by_hand():
 
 def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_there(case):
     sample, _ = case
-    found = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
-    assert found["average_drop"].max() == 0 and found["average_increase"].max() == 0
+    scores = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
+    assert scores["average_drop"].max() == 0 and scores["average_increase"].max() == 0
 
 
 def test_average_drop_and_increase_by_hand():
@@ -165,7 +165,7 @@ def test_average_drop_and_increase_by_hand():
     images[:, :, 4:12, 4:12] = 0.8
     maps = torch.stack([torch.full((SIZE, SIZE), 3.0), torch.full((SIZE, SIZE), -1.0)])
     maps[0, 4:12, 4:12], maps[1, 4:12, 4:12], maps[0, 0, 0] = 2.0, 1.0, 1.0
-    found = fidelity.drop_increase(Patch(), images, targets, maps)
+    scores = fidelity.drop_increase(Patch(), images, targets, maps)
     share, corner = 64 / SIZE**2, 0.2 / SIZE**2  # the map's lowest pixel, which only the first image loses
     evidence = [
         patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))
@@ -173,8 +173,8 @@ def test_average_drop_and_increase_by_hand():
     evidence[1] += corner
     untouched, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
     assert lowered < untouched < raised
-    np.testing.assert_allclose(found["average_drop"], [(untouched - lowered) / untouched, 0], atol=1e-5)
-    assert found["average_increase"].tolist() == [0, 1]
+    np.testing.assert_allclose(scores["average_drop"], [(untouched - lowered) / untouched, 0], atol=1e-5)
+    assert scores["average_increase"].tolist() == [0, 1]
 
 
 def test_imputation_solves_the_linear_system():
@@ -183,8 +183,8 @@ def test_imputation_solves_the_linear_system():
     missing = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     missing[0, 5:26, 3:27] = True  # one large hole
     missing[1] = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1)) < 0.8  # scattered
-    found = fidelity.imputed(images, missing)
-    for image, hole, filled in zip(images, missing, found, strict=True):
+    imputed = fidelity.imputed(images, missing)
+    for image, hole, filled in zip(images, missing, imputed, strict=True):
         error = (filled - _exact(image, hole)).abs()
         assert error[:, ~hole].max() == 0
         assert error[:, hole].mean() < 0.02 and error[:, hole].max() < 0.1
@@ -271,14 +271,18 @@ def test_infidelity_of_a_hundred_squares_is_nearly_that_of_another_hundred(case)
 def test_sensitivity_is_zero_for_a_constant_map_and_bounded_by_the_noise_for_the_image_itself(case):
     sample, _ = case
     assert fidelity.sensitivity_max(Patch(), sample.images, sample.targets, METHODS["uniform"]).max() == 0
-    found = fidelity.sensitivity_max(Patch(), sample.images, sample.targets, lambda m, images, t: images.mean(dim=1))
+    sensitivity = fidelity.sensitivity_max(
+        Patch(), sample.images, sample.targets, lambda m, images, t: images.mean(dim=1)
+    )
     bound = perturb.SENSITIVITY_RADIUS * SIZE / sample.images.mean(dim=1).flatten(1).norm(dim=1)
-    assert (found > 0).all() and (found < bound).all()
+    assert (sensitivity > 0).all() and (sensitivity < bound).all()
 
 
 def test_teacher_student_agreement_counts_equal_predictions():
-    found = fidelity.teacher_student_agreement(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]]))
-    assert found.tolist() == [1.0, 0.0]
+    agreement = fidelity.teacher_student_agreement(
+        np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]])
+    )
+    assert agreement.tolist() == [1.0, 0.0]
 
 
 # -- a judge that knows holes ---------------------------------------------------------------------------------------
@@ -300,12 +304,12 @@ def test_f_fidelity_by_hand():
     rank = torch.ones(1, 32, 32)
     rank[:, 4:12, 4:12] = 0  # the first 6 % of the area, within every share
     targets = torch.ones(1, dtype=torch.int64)
-    found = fidelity.f_fidelity(Patch(), images, targets, rank)
+    scores = fidelity.f_fidelity(Patch(), images, targets, rank)
     drawn = fidelity.holes(1, 32, 32, torch.full((1,), 0.5), torch.Generator().manual_seed(0))
     without = fidelity.holed(images, drawn & (rank < 0.1))
     fall = Patch()(images).softmax(1)[0, 1] - Patch()(without).softmax(1)[0, 1]
-    torch.testing.assert_close(found["ffid_plus"][0], fall)
-    assert fall > 0.2 and found["ffid_minus"].abs() < fall / 4
+    torch.testing.assert_close(scores["ffid_plus"][0], fall)
+    assert fall > 0.2 and scores["ffid_minus"].abs() < fall / 4
 
 
 def test_f_fidelity_orders_oracle_random_and_reverse(case):
@@ -669,7 +673,7 @@ def test_a_control_of_many_draws_has_the_mean_infidelity_of_its_draws(case):
 def test_a_control_of_many_draws_scores_their_mean_image_by_image():
     rows = pd.DataFrame({"image_id": ["a", "b"], "metric": "m", "method": "random", "value": [0.0, np.nan]})
     other = rows.assign(value=[1.0, 3.0])
-    found = fidelity.over_draws([rows, other])
+    means = fidelity.over_draws([rows, other])
     assert (
-        list(found) == list(rows) and found["image_id"].tolist() == ["a", "b"] and found["value"].tolist() == [0.5, 3.0]
+        list(means) == list(rows) and means["image_id"].tolist() == ["a", "b"] and means["value"].tolist() == [0.5, 3.0]
     )

@@ -148,8 +148,8 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
         "forward_equivalents": [1000.0, 2.0],
     }
     pd.DataFrame(timed).to_csv(folder / "met.csv", index=False)
-    found = findings.marks(records.folder)
-    assert found["name"].tolist() == [
+    marks = findings.marks(records.folder)
+    assert marks["name"].tolist() == [
         "SHAP",
         "average map, layer 2",
         "average map, all layers",

@@ -95,19 +95,19 @@ def test_a_folder_is_understood_with_nothing_lost_or_refused(tree):
         root = Path(place) / "set"
         plant(root, tree)
         try:
-            found = scan(root)
+            listing = scan(root)
         except DataError as error:
             assert one_sentence(error), error
             return
-        check(found, root)
-        assert scan(root) == found, "the same again"
+        check(listing, root)
+        assert scan(root) == listing, "the same again"
         images_on_disk = 0
         for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if not is_system(name)]
             images_on_disk += sum(is_image(Path(folder, name)) and not is_system(name) for name in names)
-        masks = {path for of_image in found.masks for path in of_image}
-        counted = len(found.files) + len(masks) + sum(found.left_out.values())
-        assert images_on_disk <= counted, (images_on_disk, found)
+        masks = {path for of_image in listing.masks for path in of_image}
+        counted = len(listing.files) + len(masks) + sum(listing.left_out.values())
+        assert images_on_disk <= counted, (images_on_disk, listing)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=6) | st.sampled_from(
@@ -192,9 +192,11 @@ def test_a_table_says_what_its_writer_wrote(written):
             (Path(place) / "img" / f"i{k}x.png").write_bytes(b"x")
         table = Path(place) / "t.csv"
         table.write_bytes(content)
-        found = read(table)
-        check(found, Path(place))
-        assert found.ids == [f"img/i{k}x.png" for k in range(6)] and found.labels == labels and found.split == split
+        listing = read(table)
+        check(listing, Path(place))
+        assert (
+            listing.ids == [f"img/i{k}x.png" for k in range(6)] and listing.labels == labels and listing.split == split
+        )
 
 
 CELLS = st.sampled_from(
@@ -239,11 +241,11 @@ def test_no_table_is_a_traceback(names, rows, mark):
         table = Path(place) / "t.csv"
         table.write_text("\n".join(mark.join(row) for row in (names, *rows)), encoding="utf-8")
         try:
-            found = read(table)
+            listing = read(table)
         except DataError as error:
             assert one_sentence(error), error
             return
-        check(found, Path(place))
+        check(listing, Path(place))
 
 
 @given(st.binary(max_size=200))

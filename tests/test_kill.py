@@ -25,7 +25,7 @@ CLOCKED_COLUMN = "seconds"
 
 def results(folder: Path) -> dict[str, object]:
     """All tables as they were written, without what a clock measured, and the bytes of all models."""
-    found: dict[str, object] = {
+    stored: dict[str, object] = {
         path.name: path.read_bytes() for path in sorted((folder / "models").glob("*.safetensors"))
     }
     for path in sorted((folder / "results").glob("*.csv")):
@@ -33,8 +33,8 @@ def results(folder: Path) -> dict[str, object]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
             if path.stem == "claims":
                 table = table[~table["claim"].isin(CLOCKED_CLAIMS)]
-            found[path.name] = table.drop(columns=CLOCKED_COLUMN, errors="ignore").to_csv()
-    return found
+            stored[path.name] = table.drop(columns=CLOCKED_COLUMN, errors="ignore").to_csv()
+    return stored
 
 
 def assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:
@@ -77,12 +77,12 @@ class Reproduce:
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """Finished notebooks as they followed each other, each with what would change if it were written again."""
-        found = [
+        notebooks = [
             (path.stem, path.stat()) for path in (self.folder / "notebooks").glob("*.ipynb") if "." not in path.stem
         ]
         return {
             name: (state.st_ino, state.st_mtime_ns)
-            for name, state in sorted(found, key=lambda name_and_state: name_and_state[1].st_mtime_ns)
+            for name, state in sorted(notebooks, key=lambda name_and_state: name_and_state[1].st_mtime_ns)
         }
 
     def wait_for_start_of(self, name: str, process: subprocess.Popen) -> None:
@@ -202,8 +202,8 @@ def train(folder: Path) -> None:
         learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data"
     )
     cells = [specs.spec(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
-    found = sweep.train(run, cells, experiment, jobs=1)
-    run.save_table("sweep", comparison.sweep_table(found, experiment))
+    students = sweep.train(run, cells, experiment, jobs=1)
+    run.save_table("sweep", comparison.sweep_table(students, experiment))
 
 
 def start_training(folder: Path) -> multiprocessing.Process:
@@ -222,8 +222,8 @@ def start_training(folder: Path) -> multiprocessing.Process:
 
 def cells(folder: Path) -> dict[str, dict[str, bytes]]:
     """Every student's weights and logits; its file also holds the seconds that it took."""
-    found = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
-    return {name: {part: value.numpy().tobytes() for part, value in tensors.items()} for name, tensors in found.items()}
+    files = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
+    return {name: {part: value.numpy().tobytes() for part, value in tensors.items()} for name, tensors in files.items()}
 
 
 def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):

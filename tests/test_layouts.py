@@ -61,17 +61,17 @@ def test_published_splits_in_any_usual_spelling(case, tmp_path):
     put(tmp_path, *pairs(train), count=3)
     put(tmp_path, *pairs(val), count=1)
     put(tmp_path, *pairs(test), count=2)
-    found = scan(tmp_path)
-    assert found.classes == ("cat", "dog")
-    assert {split: found.split.count(split) for split in set(found.split)} == {"train": 6, "val": 2, "test": 4}
-    assert "published split (train 6, val 2, test 4)" in found.understood()
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog")
+    assert {split: listing.split.count(split) for split in set(listing.split)} == {"train": 6, "val": 2, "test": 4}
+    assert "published split (train 6, val 2, test 4)" in listing.understood()
 
 
 def test_a_split_inside_every_class_is_the_published_one(tmp_path):
     put(tmp_path, "cat/train", "dog/train", count=3)
     put(tmp_path, "cat/test", "dog/test")
-    found = scan(tmp_path)
-    assert found.classes == ("cat", "dog") and found.split.count("train") == 6 and found.split.count("test") == 4
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog") and listing.split.count("train") == 6 and listing.split.count("test") == 4
 
 
 UNDERSTOOD = {  # what is built -> number of images and what is said to be left out
@@ -221,11 +221,11 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
 def test_understood_and_said(case, tmp_path):
     build, count, words = UNDERSTOOD[case]
     build(tmp_path)
-    found = scan(tmp_path)
-    assert len(found.files) == count, found.ids
+    listing = scan(tmp_path)
+    assert len(listing.files) == count, listing.ids
     nothing_lost = words.startswith(("masks", "a mask", "not read")) or not words
-    assert words in found.understood() and ("left out" in found.understood()) == (not nothing_lost)
-    assert "\n" not in found.understood()
+    assert words in listing.understood() and ("left out" in listing.understood()) == (not nothing_lost)
+    assert "\n" not in listing.understood()
 
 
 REFUSED = {  # what is built -> what the sentence must name
@@ -304,10 +304,10 @@ def test_refused_with_what_to_give(case, tmp_path):
 @pytest.mark.parametrize("names", [("fold_1", "fold_2", "fold_3"), ("Fold0", "Fold1", "Fold2"), ("cv1", "cv2", "cv3")])
 def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
     put(tmp_path / "set", *pairs(*names))
-    found = scan(tmp_path / "set", names[1])
-    assert found.classes == ("cat", "dog") and len(found.files) == 12
+    listing = scan(tmp_path / "set", names[1])
+    assert listing.classes == ("cat", "dog") and len(listing.files) == 12
     assert {
-        identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"
+        identity.split("/")[0] for identity, split in zip(listing.ids, listing.split, strict=True) if split == "test"
     } == {names[1]}
     with pytest.raises(DataError, match="no fold 'other'"):
         scan(tmp_path / "set", "other")
@@ -319,9 +319,9 @@ def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
 def test_the_same_letters_are_one_class(tmp_path):
     put(tmp_path, f"train/{unicodedata.normalize('NFC', 'Kératite')}", "train/normal")
     put(tmp_path, f"test/{unicodedata.normalize('NFD', 'Kératite')}", "test/normal")
-    found = scan(tmp_path)
-    assert found.classes == (unicodedata.normalize("NFC", "Kératite"), "normal")
-    assert found.split.count("test") == 4
+    listing = scan(tmp_path)
+    assert listing.classes == (unicodedata.normalize("NFC", "Kératite"), "normal")
+    assert listing.split.count("test") == 4
 
 
 def test_an_unread_format_among_images_is_skipped_by_name(tmp_path):
@@ -374,8 +374,8 @@ PERSONS = {  # file names -> which of them are one person's
 def test_persons_by_the_stated_rule(case):
     names, persons = PERSONS[case]
     ids = [f"{'ab'[k % 2]}/{name}.png" for k, name in enumerate(names)]  # fellow images lie in two classes
-    found, how = persons_by_name(ids, [name[0] for name in ids])
-    assert np.array_equal(found[:, None] == found, np.equal.outer(persons, persons)), found
+    recognised, how = persons_by_name(ids, [name[0] for name in ids])
+    assert np.array_equal(recognised[:, None] == recognised, np.equal.outer(persons, persons)), recognised
     assert bool(how) == (len(set(persons)) < len(persons))
 
 

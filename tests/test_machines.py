@@ -162,8 +162,8 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
     assert run.has_model("student", "k") and not run.has_model("student", "other")
     loaded = run.load_model("student", models.StudentCNN(3, (4, 8, 8)), "k")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-    found, facts = tensors.load(tmp_path / "t", "k")
-    assert found["a"].tolist() == [0, 1, 2] and facts == {"b": 1}
+    read_back, facts = tensors.load(tmp_path / "t", "k")
+    assert read_back["a"].tolist() == [0, 1, 2] and facts == {"b": 1}
     assert tensors.load(tmp_path / "t", "other") is None
     (tmp_path / "t").write_bytes(b"damaged")
     assert tensors.load(tmp_path / "t", "k") is None

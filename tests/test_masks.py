@@ -191,13 +191,13 @@ def test_a_mask_belongs_to_the_image_of_its_name(case, tmp_path):
     for path in inside:
         lesion(tmp_path / path, HERE)
     around = [(tmp_path / folder).parent for folder in folders]
-    found, lost = pair(
+    pairs, lost = pair(
         [tmp_path / path for path in images],
         [tmp_path / path for path in beside],
         [(outer, tmp_path / folder) for outer, folder in zip(around, folders, strict=True)],
     )
     assert {
-        k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(found) if masks
+        k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(pairs) if masks
     } == expected
     assert lost == len(beside + inside) - sum(map(len, expected.values()))
 
@@ -215,9 +215,9 @@ def test_a_table_names_masks_or_they_lie_beside(tmp_path):
     named[7] = "masks/gone.png"
     table = tmp_path / "t.csv"
     table.write_text("image,label,mask\n" + "\n".join(f"{row},{mask}" for row, mask in zip(rows, named, strict=True)))
-    found = read(table)
-    assert [len(masks) for masks in found.masks] == [2, 0, 1, 0, 1, 0, 1, 0]
-    assert found.left_out == {"masks that are not there": 1}, "a mask is no image that the table forgot"
+    listing = read(table)
+    assert [len(masks) for masks in listing.masks] == [2, 0, 1, 0, 1, 0, 1, 0]
+    assert listing.left_out == {"masks that are not there": 1}, "a mask is no image that the table forgot"
     data = load(f"table:{table}", 32)
     assert data.masks.any(axis=(1, 2)).tolist() == [True, False] * 4 and data.masks[0].sum() > data.masks[2].sum()
     assert load(f"table:{table}:mask=off", 32).masks is None
@@ -233,8 +233,10 @@ def test_masks_of_a_folder_beside_the_classes(tmp_path):
         target = tmp_path / "set" / "masks" / "ill" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    found = scan(tmp_path / "set")
-    assert found.classes == ("ill", "well") and [len(masks) for masks in found.masks] == [2, 1, 1, 1, 1, 1] + 6 * [0]
+    listing = scan(tmp_path / "set")
+    assert listing.classes == ("ill", "well") and [len(masks) for masks in listing.masks] == [2, 1, 1, 1, 1, 1] + 6 * [
+        0
+    ]
 
 
 # -- the brain set with masks ---------------------------------------------------------------------------------------

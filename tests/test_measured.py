@@ -155,11 +155,11 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
         finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped"
     )
     _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
-    found = effects("distillation_adds", measured)
-    assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
-    assert found["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
+    table = effects("distillation_adds", measured)
+    assert table["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
+    assert table["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
     half = stats.t.ppf(0.975, 1) * 2 / NORMAL / 2**0.5
-    assert found["hi"].iloc[-1] == pytest.approx(half)
+    assert table["hi"].iloc[-1] == pytest.approx(half)
     _records(finished, measured, "phantom-quick-seed0", 30, dataset="phantom")
     assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), (
         "generated images weigh nothing"
@@ -292,10 +292,10 @@ def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path):
 
 def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):
     record(finished, tmp_path / "measured")
-    found = tables_of("classification", tmp_path / "measured")
+    tables = tables_of("classification", tmp_path / "measured")
     assert (
-        list(found) == ["brain_tumor-cpu-seed0"]
-        and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
+        list(tables) == ["brain_tumor-cpu-seed0"]
+        and tables["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
     )
     assert tables_of("sweep", tmp_path / "measured") == {}
 

@@ -99,8 +99,12 @@ def test_every_method_explains_networks_of_any_answer_and_precision(form, precis
     logits = networks.logits_of(model, IMAGES)
     assert logits.shape == (2, 2)
     maps = explain.explain_all({name: methods[name] for name in names}, model, IMAGES, TARGETS)
-    for name, found in maps.items():
-        assert found.shape == (2, 64, 64) and torch.isfinite(found).all() and found.dtype == torch.float32, name
+    for name, attribution in maps.items():
+        assert (
+            attribution.shape == (2, 64, 64)
+            and torch.isfinite(attribution).all()
+            and attribution.dtype == torch.float32
+        ), name
     assert maps["integrated_gradients"].sum() > 0 and maps["feature_maps_mean"].sum() != 0
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -161,8 +165,8 @@ def test_transformers_are_explained(build):
     assert 1 < len(layers) <= 5
     methods = explain.methods(depth=len(layers))
     for name in (f"feature_maps_layer{len(layers)}", "feature_maps_mean", "grad_cam", "data_set_mean"):
-        found = methods[name](model, IMAGES, TARGETS)
-        assert found.shape == (2, 64, 64) and torch.isfinite(found).all(), name
+        attribution = methods[name](model, IMAGES, TARGETS)
+        assert attribution.shape == (2, 64, 64) and torch.isfinite(attribution).all(), name
     fields = explain.receptive_fields(model, image_size=64)
     assert list(fields) == list(layers) and 4 <= max(fields.values()) <= 64
     assert build is swin or list(fields.values())[-1] == 64, "attention sees the whole image"
@@ -188,8 +192,10 @@ def test_a_network_without_a_form_for_small_images_is_one_sentence(name, size):
 
 
 def test_layers_are_found_by_the_size_of_their_maps_or_named():
-    found = networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64)
-    assert found.feature_layers == tuple(f"network.{name}" for name in ("relu", "layer1", "layer2", "layer3", "layer4"))
+    network = networks.Network(torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64)
+    assert network.feature_layers == tuple(
+        f"network.{name}" for name in ("relu", "layer1", "layer2", "layer3", "layer4")
+    )
     named = networks.Network(
         torchvision.models.resnet18(num_classes=3), 3, standardise=True, image_size=64, layers=["layer2"]
     )

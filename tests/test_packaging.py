@@ -54,10 +54,10 @@ def test_every_dependency_is_locked_within_its_range(project, lock, environment)
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
     for requirement in map(Requirement, wanted):
-        found = pinned.get(canonicalize_name(requirement.name))
-        assert found is not None, f"{requirement.name} is not in requirements.lock: make lock"
-        version = str(found.specifier).removeprefix("==")
-        assert requirement.specifier.contains(version), f"{found} is outside {requirement}"
+        locked = pinned.get(canonicalize_name(requirement.name))
+        assert locked is not None, f"{requirement.name} is not in requirements.lock: make lock"
+        version = str(locked.specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{locked} is outside {requirement}"
 
 
 def test_the_lock_is_exact_and_names_no_host_or_path(repository, lock):

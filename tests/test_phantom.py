@@ -109,8 +109,8 @@ def test_pixels_alone_do_not_solve_it(data):
 
 
 def test_no_copies_across_subjects(data):
-    found = audit.twins(data)
-    assert len(found.copies(audit.copies_from(data))) == 0
+    twins = audit.twins(data)
+    assert len(twins.copies(audit.copies_from(data))) == 0
 
 
 def test_to_tensor_keeps_values_and_layout(data):

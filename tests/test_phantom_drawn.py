@@ -35,8 +35,10 @@ def test_labels_follow_the_posterior_they_were_drawn_from():
 
 
 def test_posterior_by_hand():
-    found = phantom.posterior(np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 1.0, 0.5]), np.array([2, 2, 3, 2]))
-    assert np.allclose(found, [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
+    posterior = phantom.posterior(
+        np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 1.0, 0.5]), np.array([2, 2, 3, 2])
+    )
+    assert np.allclose(posterior, [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
 
 
 def test_bayes_rule_by_hand():

@@ -394,7 +394,7 @@ def _module(name: str) -> set[Path]:
 
 def _imports(code: str) -> set[Path]:
     """The files below kdnb that a piece of code imports directly."""
-    found = set()
+    files = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -402,8 +402,8 @@ def _imports(code: str) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        found |= {file for name in names if name.startswith("kdnb.") for file in _module(name.removeprefix("kdnb."))}
-    return found
+        files |= {file for name in names if name.startswith("kdnb.") for file in _module(name.removeprefix("kdnb."))}
+    return files
 
 
 # Floor 0 holds no number of the study: budgets reach make through the stamp of the settings.

@@ -95,8 +95,8 @@ def test_colours_are_scaled_by_the_bits_that_are_used(bits, tmp_path):
     ramp = np.repeat(
         np.linspace(0, 2**bits - 1, 48).astype(np.uint16 if bits > 8 else np.uint8)[None, :, None], 3, axis=2
     )
-    found = pixels(dicom(tmp_path / "x.dcm", np.repeat(ramp, 4, axis=0), bits))
-    assert found.shape == (4, 48, 3) and np.abs(found[0, :, 0] - np.linspace(0, 255, 48)).max() <= 1
+    shown = pixels(dicom(tmp_path / "x.dcm", np.repeat(ramp, 4, axis=0), bits))
+    assert shown.shape == (4, 48, 3) and np.abs(shown[0, :, 0] - np.linspace(0, 255, 48)).max() <= 1
 
 
 @pytest.mark.parametrize("implicit", [False, True])

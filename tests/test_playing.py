@@ -154,10 +154,10 @@ def test_the_same_numbers_give_the_phantoms_grey_values(made, monkeypatch, scann
     }
     drawn = "Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})"
     answer = f"q.heads.map((head, k) => Array.from({drawn}))"
-    found = said_by_node(
+    drawn_values = said_by_node(
         "phantom.js", {"heads": made["drawing"]["heads"], "lesions": lesions, "options": options}, answer
     )
-    apart = np.abs(np.array(found).reshape(wanted.shape) - wanted)
+    apart = np.abs(np.array(drawn_values).reshape(wanted.shape) - wanted)
     assert wanted.std() > 20 and apart.max() <= 1 and (apart > 0).mean() < 0.01
 
 
@@ -180,10 +180,10 @@ def test_the_truth_is_the_generators(made):
         for scanner in (False, True)
     ]
     rates = np.array(made["drawing"]["scanner"])
-    found = said_by_node(
+    posterior = said_by_node(
         "phantom.js", {"cases": cases, "rates": rates.tolist()}, "q.cases.map((one) => Phantom.truth(...one, q.rates))"
     )
-    for (strength, way, outer, scanner), chances in zip(cases, found, strict=True):
+    for (strength, way, outer, scanner), chances in zip(cases, posterior, strict=True):
         plain = phantom.posterior(np.array([strength]), np.array([way]), np.array([outer + 1]))
         assert np.allclose(chances, phantom.updated(plain, (rates if scanner else 1 - rates)[None])[0])
 
@@ -194,9 +194,9 @@ def test_images_are_fitted_as_the_study_fits_them(width, height):
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     opaque = np.dstack([pixels, np.full((height, width), 255)])
     question = {"rgba": opaque.flatten().tolist(), "width": width, "height": height}
-    found = said_by_node("phantom.js", question, f"Array.from(Reading.fitted(q.rgba, q.width, q.height, {SIZE}))")
+    fitted = said_by_node("phantom.js", question, f"Array.from(Reading.fitted(q.rgba, q.width, q.height, {SIZE}))")
     apart = np.abs(
-        np.array(found).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int)
+        np.array(fitted).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int)
     )
     assert apart.max() <= 1 and (apart > 0).mean() < 0.02
 

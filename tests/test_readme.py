@@ -35,8 +35,8 @@ def targets(repository):
 
 def commands(page: str) -> list[list[str]]:
     """Every make command of a page, as words; a sentence's words after it are not taken along."""
-    found = re.findall(r"^make .*|`(make [^`]+)`", page, re.MULTILINE)
-    lines = re.findall(r"^make [^#\n]*", page, re.MULTILINE) + [inline for inline in found if inline]
+    matches = re.findall(r"^make .*|`(make [^`]+)`", page, re.MULTILINE)
+    lines = re.findall(r"^make [^#\n]*", page, re.MULTILINE) + [inline for inline in matches if inline]
     return [line.split()[1:] for line in lines]
 
 

@@ -54,10 +54,10 @@ def case():
 
 def said(*path: str) -> np.ndarray:
     """Quantus's answer; NaN where it has none."""
-    found = SAID["answers"]
+    kept = SAID["answers"]
     for name in path:
-        found = found[name]
-    return np.array(found, dtype=float)
+        kept = kept[name]
+    return np.array(kept, dtype=float)
 
 
 def test_the_answers_belong_to_the_questions():
@@ -88,8 +88,8 @@ def test_every_metric_is_confirmed_or_said_to_be_without_a_counterpart(model, ca
     ]
     metrics = pd.concat(rows)["metric"].unique()
     of_metric = {metric: [start for start in CONFIRMED if metric.startswith(start)] for metric in metrics}
-    assert all(len(found) == 1 for found in of_metric.values()), of_metric
-    assert {found[0] for found in of_metric.values()} == set(CONFIRMED)
+    assert all(len(answers) == 1 for answers in of_metric.values()), of_metric
+    assert {answers[0] for answers in of_metric.values()} == set(CONFIRMED)
 
 
 # -- faithfulness ---------------------------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def test_agreement_is_roads_share_of_kept_predictions(model, case, name, monkeyp
     ours = fidelity.deletion_insertion(model, images, targets, rank) | fidelity.road(model, images, targets, rank)
     ends = {"blur": ("05", "10", "20", "30"), "mean": ("05_mean", "10_mean"), "road": ("10_road",)}
     for fill, shares in ends.items():
-        found = [float(ours[f"agreement_{share}"].mean()) for share in shares]
-        np.testing.assert_allclose(found, said("agreement", f"{name} {fill}")[: len(shares)], atol=1e-6)
+        agreements = [float(ours[f"agreement_{share}"].mean()) for share in shares]
+        np.testing.assert_allclose(agreements, said("agreement", f"{name} {fill}")[: len(shares)], atol=1e-6)
 
 
 @pytest.mark.parametrize("end", ["most_first", "least_first"])
@@ -148,8 +148,8 @@ def test_road_is_that_of_the_exact_imputation(model, case, name, end, monkeypatc
     monkeypatch.setattr(perturb, "ROAD_NOISE", 0.0)
     images, targets, maps, _ = case
     rank = fidelity.relevance_rank(maps[name])
-    found = fidelity.road(model, images, targets, rank)[f"road_{end}"]
-    np.testing.assert_allclose(found, said("road", f"{name} {end}"), atol=0.01)
+    road = fidelity.road(model, images, targets, rank)[f"road_{end}"]
+    np.testing.assert_allclose(road, said("road", f"{name} {end}"), atol=0.01)
     order = rank if end == "most_first" else 1 - rank
     stays = [
         perturb.probabilities(model, perturb.imputed(images, order < share)).argmax(1) == targets
@@ -162,8 +162,8 @@ def test_road_is_that_of_the_exact_imputation(model, case, name, end, monkeypatc
 
 def test_sensitivity_is_quantus_s_for_the_same_noise(model, case):
     images, targets, _, _ = case
-    found = fidelity.sensitivity_max(model, images, targets, lambda _, shown, __: shown.mean(dim=1))
-    np.testing.assert_allclose(found, said("sensitivity_max"), rtol=1e-4)
+    sensitivity = fidelity.sensitivity_max(model, images, targets, lambda _, shown, __: shown.mean(dim=1))
+    np.testing.assert_allclose(sensitivity, said("sensitivity_max"), rtol=1e-4)
 
 
 # -- localisation ---------------------------------------------------------------------------------------------------

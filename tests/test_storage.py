@@ -204,17 +204,17 @@ def test_a_write_that_fails_is_a_sentence_damages_nothing_and_succeeds_later(cau
     command = [*prefix, sys.executable, "-c", imports + call, cause, str(tmp_path), str(images)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout.splitlines()[-1])
-    assert set(found["said"]) == {"table", "model", "provenance", "checkpoint", "cache"}
-    for name, messages in found["said"].items():
+    report = json.loads(answer.stdout.splitlines()[-1])
+    assert set(report["said"]) == {"table", "model", "provenance", "checkpoint", "cache"}
+    for name, messages in report["said"].items():
         assert messages, f"{name} was written in spite of all"
         kind, sentence = messages
         assert kind == "StorageError", (name, messages)
         assert reason in sentence and str(tmp_path) in sentence and sentence.endswith(".") and "\n" not in sentence
-    assert found["between"] == [True, 1.0], "the old table and the old model are as they were"
-    assert found["left"] == [], "nothing half written is left"
-    assert all(messages == [] for messages in found["after"].values()), found["after"]
-    assert found["end"] == [True, 2.0] and found["images"] == IMAGES
+    assert report["between"] == [True, 1.0], "the old table and the old model are as they were"
+    assert report["left"] == [], "nothing half written is left"
+    assert all(messages == [] for messages in report["after"].values()), report["after"]
+    assert report["end"] == [True, 2.0] and report["images"] == IMAGES
 
 
 # A notebook beside which the disk fills up: it does not write itself, but what it shows cannot be kept.

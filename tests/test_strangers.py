@@ -58,23 +58,23 @@ METHODS = ("read_pickle", "extractall", "unpack_archive")
 
 def dangers(code: str) -> list[str]:
     """What in a piece of Python could execute what a file or a parameter holds."""
-    found = []
+    names = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name in MODULES]
+            names += [alias.name for alias in node.names if alias.name in MODULES]
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            found.append(node.module)
+            names.append(node.module)
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if name in CALLS or name.rpartition(".")[2] in METHODS:
-            found.append(name)
+            names.append(name)
         if name in ("np.load", "numpy.load") and options.get("allow_pickle") != "False":
-            found.append(f"{name} without allow_pickle=False")
+            names.append(f"{name} without allow_pickle=False")
         if "shell" in options:
-            found.append(f"{name} with a shell")
-    return found
+            names.append(f"{name} with a shell")
+    return names
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_a_bomb_in_place_of_a_student_or_its_checkpoint_does_not_go_off(form, ru
     spec, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
     for folder in ("cells", "cells/unfinished"):
         form(run.folder / folder / f"{spec.name}.safetensors", marker)
-    found = sweep.train(run, [spec], small_material(), jobs=1)
-    assert len(found[spec].history) == 1, "it was trained"
+    students = sweep.train(run, [spec], small_material(), jobs=1)
+    assert len(students[spec].history) == 1, "it was trained"
     assert not marker.exists()
 
 

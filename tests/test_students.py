@@ -71,9 +71,9 @@ def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_p
 def test_a_record_that_was_damaged_or_exchanged_is_refused(run, tmp_path):
     kept(run, tmp_path)
     file = tmp_path / "students" / "student_ce.safetensors"
-    whole = file.read_bytes()
+    intact = file.read_bytes()
     for content in (
-        whole[:-1] + bytes([whole[-1] ^ 1]),
+        intact[:-1] + bytes([intact[-1] ^ 1]),
         (tmp_path / "students" / "student_kd_t2.safetensors").read_bytes(),
     ):
         file.write_bytes(content)
@@ -138,10 +138,10 @@ def test_a_run_that_has_trained_nothing_is_given_the_recorded_students_and_told_
     assert printed.endswith("accuracy on its test images: student_ce 0.750.\n"), (
         "of the run's own seed; the other is in no table"
     )
-    for found, name in ((ce, "student_ce"), (transparent, "student_transparent")):
+    for student, name in ((ce, "student_ce"), (transparent, "student_transparent")):
         kept = students.recorded(record, name).state_dict()
-        assert not found.training and all(
-            torch.equal(value.cpu(), kept[part]) for part, value in found.state_dict().items()
+        assert not student.training and all(
+            torch.equal(value.cpu(), kept[part]) for part, value in student.state_dict().items()
         )
 
 
@@ -196,9 +196,9 @@ def test_a_recorded_run_is_opened_by_its_name_until_there_is_one_of_ones_own(rec
     monkeypatch.setattr(students, "REPOSITORY", tmp_path / "checkout")
     usual = tmp_path / "checkout" / "runs" / record.name
     for name in (record.name, usual, record, ""):
-        found = students.opened(name, "explain_image")
-        assert found.folder == usual and not usual.exists(), "nothing is written"
-        assert found.budget.student_widths == WIDTHS and found.info() == {}
+        opened = students.opened(name, "explain_image")
+        assert opened.folder == usual and not usual.exists(), "nothing is written"
+        assert opened.budget.student_widths == WIDTHS and opened.info() == {}
     with pytest.raises(ArtefactError, match="holds no run"):
         students.opened(tmp_path / "elsewhere" / record.name, "explain_image")
     shutil.copytree(run.folder, usual)
@@ -240,5 +240,5 @@ def test_the_default_runs_recorded_students_score_as_its_record_says():
     )
     for name in ("student_ce", "student_kd", "student_kd_t2"):
         network = students.recorded(folder, name)
-        found = expected_accuracy(predict(network, data.images[test]), data.posterior[test])
-        assert found == pytest.approx(scores[name], abs=2e-3), name
+        accuracy = expected_accuracy(predict(network, data.images[test]), data.posterior[test])
+        assert accuracy == pytest.approx(scores[name], abs=2e-3), name

@@ -304,8 +304,8 @@ def test_another_length_of_training_shares_what_is_trained_and_lies_apart(experi
     )
     both = experiments.with_validation(run, experiment, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
     [with_validation] = sweep.train(run, plain, both, jobs=1).values()
-    [found] = sweep.train(run, plain, experiments.training_and_validation(experiment), jobs=1).values()
-    assert found.seconds == with_validation.seconds, "with the images of validation: notebook 03's"
+    [shared] = sweep.train(run, plain, experiments.training_and_validation(experiment), jobs=1).values()
+    assert shared.seconds == with_validation.seconds, "with the images of validation: notebook 03's"
 
 
 def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(experiment, tmp_path, monkeypatch):
@@ -338,17 +338,17 @@ def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(exper
 
 def test_scores_have_a_row_for_each_network_on_the_images_asked_for(experiment, tmp_path):
     cells, labels, groups = small_grid()[:2], experiment.test.labels, np.arange(len(experiment.test)).astype(str)
-    found = sweep.train(run_at(tmp_path), cells, experiment, jobs=1)
+    students = sweep.train(run_at(tmp_path), cells, experiment, jobs=1)
     right = np.eye(experiment.num_classes)[labels]
     where = np.arange(len(labels)) % 3 == 0
-    table = comparison.scores(found, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
+    table = comparison.scores(students, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
     assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{spec.arm}" for spec in cells)]
     assert table["seed"].tolist() == [7, 8, *(spec.seed for spec in cells)]
     assert (table["n"] == where.sum()).all() and table["f1_macro"].tolist()[:2] == [1.0, 0.0]
     assert table["accuracy"].tolist()[2:] == [
-        float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()
+        float((t.test_logits.argmax(1) == labels)[where].mean()) for t in students.values()
     ]
-    assert comparison.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
+    assert comparison.scores(students, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
 
 
 # -- statistics on tables with a known answer -----------------------------------------------------------------------
@@ -430,8 +430,8 @@ def test_a_class_without_validation_images_has_no_best_temperature(experiment):
 def test_what_the_images_of_validation_add_is_counted_on_new_images_only():
     groups = np.array(["a", "b", "b", "c", "d"])  # a is known to training, b to validation, c and d to neither
     before, after = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 1, 1]])
-    found = comparison.gains(
+    gains = comparison.gains(
         {"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50
     ).set_index("part")
-    assert found["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
-    assert found["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}
+    assert gains["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
+    assert gains["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}

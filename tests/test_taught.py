@@ -41,10 +41,10 @@ def test_where_the_last_block_has_several_cells_its_evidence_is_the_exact_one(te
 
 
 def test_where_the_last_block_is_one_cell_the_deepest_finer_one_speaks(teacher):
-    found = teacher_explanations(teacher, pictures(2, 48))
-    assert [tuple(a.shape[1:]) for a in found.attention] == [(12, 12), (6, 6), (3, 3)]
-    assert found.evidence.shape == (2, CLASSES, 3, 3)
-    assert found.evidence.flatten(2).std(dim=2).min() > 0
+    explained = teacher_explanations(teacher, pictures(2, 48))
+    assert [tuple(a.shape[1:]) for a in explained.attention] == [(12, 12), (6, 6), (3, 3)]
+    assert explained.evidence.shape == (2, CLASSES, 3, 3)
+    assert explained.evidence.flatten(2).std(dim=2).min() > 0
 
 
 def test_gradient_times_activation_adds_up_where_what_follows_is_linear():
@@ -59,10 +59,10 @@ def test_gradient_times_activation_adds_up_where_what_follows_is_linear():
             return self.head(self.maps(images).mean(dim=(2, 3)))
 
     network, images = Linear().eval(), pictures(2, 8)
-    found = teacher_explanations(network, images)
+    explained = teacher_explanations(network, images)
     logits = network(images).detach()
     torch.testing.assert_close(
-        found.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5
+        explained.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5
     )
 
 
@@ -73,9 +73,9 @@ def test_other_teachers_explain_themselves_too(name):
     for module in network.modules():
         if isinstance(module, nn.Linear) and module.out_features == CLASSES:
             nn.init.normal_(module.weight)  # torchvision starts a transformer's head at zero
-    found = teacher_explanations(network, pictures(1, 64))
-    assert found.evidence.shape[:2] == (1, CLASSES) and found.evidence.shape[-1] > 1
-    assert found.evidence.isfinite().all() and found.evidence.abs().max() > 0
+    explained = teacher_explanations(network, pictures(1, 64))
+    assert explained.evidence.shape[:2] == (1, CLASSES) and explained.evidence.shape[-1] > 1
+    assert explained.evidence.isfinite().all() and explained.evidence.abs().max() > 0
 
 
 def test_the_teacher_is_left_as_found(teacher):
@@ -114,8 +114,8 @@ def test_a_bank_keeps_directions_by_view_and_image(teacher):
 
 
 def test_fine_maps_are_kept_at_so_many_cells_at_most(teacher):
-    found = teacher_explanations(teacher, pictures(1, 128))
-    assert max(a.shape[-1] for a in found.attention) == MOST_CELLS
+    explained = teacher_explanations(teacher, pictures(1, 128))
+    assert max(a.shape[-1] for a in explained.attention) == MOST_CELLS
 
 
 class Quiet(nn.Module):
@@ -161,13 +161,13 @@ def test_a_student_in_training_shows_its_average_maps_and_its_evidence():
     student, images = models.StudentCNN(CLASSES, widths=(4, 4, 4, 4, 4)).eval(), pictures(2, 48)
     with explaining(student, LAYOUT) as shows:
         student(images)
-        found = shows()
+        shown = shows()
     maps = average_feature_maps(student, images)
     # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3.
-    for own_maps, depth in zip(found.attention, (1, 2, 4), strict=True):
+    for own_maps, depth in zip(shown.attention, (1, 2, 4), strict=True):
         torch.testing.assert_close(own_maps, maps[depth])
-    torch.testing.assert_close(found.evidence, class_evidence(student, images).maps)
-    assert found.evidence.requires_grad
+    torch.testing.assert_close(shown.evidence, class_evidence(student, images).maps)
+    assert shown.evidence.requires_grad
     assert not any(module._forward_hooks for module in student.modules())
 
 
@@ -208,6 +208,6 @@ def test_the_lesson_of_one_class_is_that_of_the_teachers_answer():
     from kdnb.explain.taught import Explanations
 
     answers = torch.tensor([2, 0])
-    found = lesson_loss("explanation", Explanations([], students_maps), Explanations([], teachers_maps), answers)
+    loss = lesson_loss("explanation", Explanations([], students_maps), Explanations([], teachers_maps), answers)
     chosen = [torch.stack([maps[0, 2], maps[1, 0]]) for maps in (students_maps, teachers_maps)]
-    torch.testing.assert_close(found, losses.explanation_similarity_loss(*chosen))
+    torch.testing.assert_close(loss, losses.explanation_similarity_loss(*chosen))

@@ -67,8 +67,8 @@ def test_training_lowers_the_loss_and_repeats_itself():
 
 
 def test_history_names_the_best_epoch():
-    found = fitted()
-    assert found.best_epoch == 1 + int(np.argmax(found.history["val_accuracy"]))
+    result = fitted()
+    assert result.best_epoch == 1 + int(np.argmax(result.history["val_accuracy"]))
 
 
 def test_every_epoch_sees_every_image_once_in_another_order():

@@ -31,12 +31,12 @@ def experiment():
 def results():
     """Of each 20 images plain gets 18 right, taught or not; transparent 14 alone and 17 taught.
     One more or less from seed to seed."""
-    found = {}
+    students = {}
     right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
     for spec in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
         logits = logits_of(np.arange(60) % 20 < right[spec.shape, spec.arm] + spec.seed - 1)
-        found[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
-    return found
+        students[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    return students
 
 
 def test_price_and_gain_are_differences_on_the_same_images(results, experiment):

@@ -60,15 +60,15 @@ def test_no_slice_alone_tells_balls_from_a_tube(made):
     axis = (2 * np.arange(SIZE) + 1) / SIZE - 1
     places = {}
     for label, straight in ((1, 0.0), (2, 1.0)):
-        found = []
+        centres = []
         for volume in np.flatnonzero((made.labels == label) & (made.straightness == straight)):
             of_slices = [mask for mask in made.masks[volume] if mask.any()]
-            found.append([(axis[np.nonzero(m)[1]].mean(), axis[np.nonzero(m)[0]].mean(), m.sum()) for m in of_slices])
-        places[label] = np.array(found)  # (n, 3, 3)
-    radius = {label: np.hypot(found[..., 0], found[..., 1]) for label, found in places.items()}
+            centres.append([(axis[np.nonzero(m)[1]].mean(), axis[np.nonzero(m)[0]].mean(), m.sum()) for m in of_slices])
+        places[label] = np.array(centres)  # (n, 3, 3)
+    radius = {label: np.hypot(centres[..., 0], centres[..., 1]) for label, centres in places.items()}
     assert abs(radius[1].mean() - radius[2].mean()) < 0.02
     assert abs(places[1][..., 2].mean() - places[2][..., 2].mean()) < 0.5, "voxels of a disc"
-    apart = {label: np.ptp(found[:, :, :2], axis=1).max(axis=1) for label, found in places.items()}
+    apart = {label: np.ptp(centres[:, :, :2], axis=1).max(axis=1) for label, centres in places.items()}
     assert apart[2].max() < 1e-6 < 0.5 < apart[1].min()
 
 
@@ -92,11 +92,11 @@ def test_other_names_and_sizes_are_refused(name, size):
 
 
 def test_a_data_set_without_volumes_gets_the_phantom_s():
-    found = {
+    sources = {
         name: volumes.source_of(name)
         for name in ("phantom", "phantom:volume", "eye_disease", "alzheimer", "alzheimer:2")
     }
-    assert found == {
+    assert sources == {
         "phantom": "phantom",
         "phantom:volume": "phantom",
         "eye_disease": "phantom",
