@@ -326,17 +326,6 @@ def test_a_process_that_is_killed_is_one_sentence(tmp_path, own_cache, monkeypat
     assert len(datasets.load(f"folder:{folder}", 32)) == 24
 
 
-@pytest.mark.parametrize("damage", ["images", "signatures", "index.npz"])
-def test_a_damaged_cache_is_built_again(damage, tmp_path, own_cache):
-    folder = make_set(tmp_path / "set")
-    before = datasets.load(f"folder:{folder}", 32)
-    wanted, images = before.data_hash, before.images.copy()
-    (cached,) = [path for path in own_cache.iterdir() if path.is_dir()]
-    os.truncate(cached / damage, (cached / damage).stat().st_size // 2)
-    rebuilt = datasets.load(f"folder:{folder}", 32)
-    assert rebuilt.data_hash == wanted and (rebuilt.images == images).all()
-
-
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     folder = make_set(tmp_path / "set", 3)
     (tmp_path / "in_the_way").write_text("a file")
