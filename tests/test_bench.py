@@ -10,7 +10,7 @@ import pytest
 
 from kdnb import bench
 from kdnb.bench import Row, default_run, main, measure, median_interval, memory, ratios, rows
-from kdnb.errors import KdnbError
+from kdnb.errors import KdnbError, exit_status
 
 CONTRACT = {
     "maps_over_forward": "<= 1.05",
@@ -108,18 +108,16 @@ for _ in range(1200):
     assert 0.19 < memory.peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
 
 
-def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):
+def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(tmp_path, capsys):
     import torch
+
+    from kdnb.bench import gpu
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    command = [sys.executable, "-m", "kdnb.bench.gpu"]
-    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert (
-        ended.returncode == 2
-        and ended.stderr.startswith("kdnb: gpu-check needs a GPU")
-        and ended.stderr.count("\n") == 1
-    )
+    assert exit_status(lambda: gpu.measure_all(tmp_path / "gpu_check.csv")) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("kdnb: gpu-check needs a GPU") and sentence.count("\n") == 1
 
 
 def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys):

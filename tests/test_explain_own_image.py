@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from kdnb import explain, fidelity, one_image, runs, students
-from kdnb.datasets import load
+from kdnb.datasets import load, load_for
 from kdnb.errors import ArtefactError, DataError, DataNotFoundError
 from kdnb.explain.own_image import (
     OwnImage,
@@ -79,6 +79,8 @@ def test_paths_arrays_and_pillow_images_are_explained_alike_wherever_one_stands(
     pixels = data.images[data.index("test")[0]]
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     monkeypatch.chdir(tmp_path)
+    of_the_run = load_for(run.settings)
+    monkeypatch.setattr("kdnb.explain.own_image.load_for", lambda settings: of_the_run)  # read once for all
     answers = [explain_image(run.folder, image) for image in ("mine.png", pixels, Image.fromarray(pixels))]
     for answer in answers:
         assert np.array_equal(answer.image, pixels) and answer.probabilities.equals(answers[0].probabilities)

@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nbformat.v4 import nbjson, new_markdown_cell, new_notebook
 from PIL import Image
 from playwright.sync_api import expect
-from test_book import built
+from test_book import built, executed_notebook
 
 from kdnb import models, playing, runs
 from kdnb.book import write_sources
@@ -478,16 +477,16 @@ def run(tmp_path):
         run.save_model(name, models.initialised(models.student, shape, 4, run.budget.student_widths, seed=1), "key")
         run.record("students", {name: f"kd_t2-a0.4-t5-{shape}-s0"})
     (run.folder / "notebooks").mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    chapter = new_notebook(cells=[new_markdown_cell("# 00 · Start")], metadata=kernel)
-    (run.folder / "notebooks" / "00_start_here.ipynb").write_text(nbjson.writes(chapter))
+    executed_notebook(run.folder / "notebooks")
     return run
 
 
-def test_the_book_of_a_run_has_the_page_of_its_students_among_the_chapters(run):
+def test_the_book_of_a_run_has_its_chapters_with_alternatives_and_among_them_the_page_of_its_students(run):
     book = built(run.folder)
     index = (book / "index.html").read_text()
     assert 'href="playing.html"' in index and "00_start_here.html" in index
+    chapter = (book / "00_start_here.html").read_text()
+    assert 'alt="A rising line."' in chapter and "<math" in chapter
     html = (book / "playing.html").read_text()
     assert "Content-Security-Policy" in html and 'href="index.html"' in html
     assert playing.TITLE in (book / "searchindex.js").read_text()

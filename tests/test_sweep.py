@@ -309,6 +309,7 @@ def test_another_length_of_training_shares_what_is_trained_and_lies_apart(experi
 
 
 def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "densenet121_teacher", lambda classes, *_: models.StudentCNN(classes, (4, 8, 8)))
     run, fit, calls = run_at(tmp_path), training.fit, []
     recipe = training.Recipe(epochs=1, batch_size=32, views=1)
     run.record("teacher", {"key": "the first", "weights": "scratch", "head": "plain", "recipe": asdict(recipe)})
