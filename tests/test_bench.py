@@ -130,6 +130,8 @@ def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys
 
     for name, value in {"SIDE": 32, "SMALL": 32, "IMAGES": 64, "STUDENTS": 2}.items():
         monkeypatch.setattr(gpu, name, value)
+    timed = gpu.timed
+    monkeypatch.setattr(gpu, "timed", lambda call, repeats: timed(call, 1))
     monkeypatch.setattr(gpu.models, "densenet121_teacher", models.StudentCNN)  # a whole one takes minutes here
     monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="580.1\n"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a second device")
