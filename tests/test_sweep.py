@@ -164,7 +164,7 @@ def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, e
 
 def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment, monkeypatch):
     endless = replace(experiment, recipe=training.Recipe(epochs=1_000_000, batch_size=16, views=2))
-    begun, ended, interrupted = set(), [], threading.Event()
+    steps, ended, interrupted = [], [], threading.Event()
     train_student, arm_loss = sweep.train_student, losses.arm_loss
 
     def train_and_note(*arguments):
@@ -174,8 +174,8 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
             ended.append(threading.get_ident())
 
     def interrupt_once_both_train(*arguments, **options):
-        begun.add(threading.get_ident())
-        if len(begun) == 2 and not interrupted.is_set():
+        steps.append(threading.get_ident())
+        if len(steps) > 20 and len(set(steps)) == 2 and not interrupted.is_set():
             interrupted.set()
             _thread.interrupt_main()
         return arm_loss(*arguments, **options)
@@ -192,7 +192,7 @@ def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path
         signal.signal(signal.SIGINT, handler)
     assert interrupted.is_set() and torch.get_num_threads() == threads
     deadline = time.monotonic() + 60
-    while set(ended) != begun:
+    while set(ended) != set(steps):
         assert time.monotonic() < deadline, "a student trains on for nobody"
         time.sleep(0.01)
 
