@@ -1,13 +1,7 @@
 """Knowledge distillation for transparent classifiers: what the notebooks share.
 
-A floor imports only from floors below it::
-
-    floor 3   sweep  fidelity/  figures  report
-    floor 2   training  stack  evaluation  explain/  cost
-    floor 1   datasets/  models  losses
-    floor 0   errors  filesystems  files  sources  settings  device  provenance  runs
-
 Importing ``kdnb`` itself costs nothing; each notebook imports the modules it uses.
+Which module stands on which floor, and what it may import, says the map in ``CONTRIBUTING.md``.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""Run the code of notebooks where the second device is told apart: ``python tests/chapters_on_second_device.py RUNS [00 01 02 ...]``.
+"""Run the code of notebooks where the second device is told apart:
+``python tests/chapters_on_second_device.py RUNS [00 01 02 ...]``.
 
-The smoke profile on the phantom, in one process and in the order of their names (without numbers: all); stops at the first cell that mixes
-devices.
+The smoke profile on the phantom, in one process and in the order of their names (without numbers: all);
+stops at the first cell that mixes devices.
 """
 
 import json

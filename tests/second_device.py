@@ -1,9 +1,11 @@
-"""A second device without hardware: tensors that say they are on a GPU compute on the CPU and refuse to meet tensors of the host.
+"""A second device without hardware:
+tensors that say they are on a GPU compute on the CPU and refuse to meet tensors of the host.
 
-Inside :func:`second_device` the study's own :func:`kdnb.device.best_device` is that device. An operation that mixes both sides, as a
-GPU would refuse to, raises :class:`Mixed`; whatever has the host wait for a GPU is counted: reads of single values (``.item()``, ``if
-tensor:``), results whose size only the values tell (masks as index), copies to the host, and copies to the device that do not travel
-by themselves. ``launches`` counts the operations themselves, of which a GPU has as many to start.
+Inside :func:`second_device` the study's own :func:`kdnb.device.best_device` is that device. An operation that mixes
+both sides, as a GPU would refuse to, raises :class:`MixedDevicesError`; whatever has the host wait for a GPU is
+counted: reads of single values (``.item()``, ``if tensor:``), results whose size only the values tell (masks as index),
+copies to the host, and copies to the device that do not travel by themselves. ``launches`` counts the operations
+themselves, of which a GPU has as many to start.
 """
 
 import sys
@@ -20,12 +22,13 @@ torch._register_device_module("privateuseone", _DummyBackendModule())
 DEVICE = torch.device("privateuseone", 0)
 
 
-class Mixed(Exception):
+class MixedDevicesError(Exception):
     """Tensors of two devices met, or work stayed on the host."""
 
 
 class OnDevice(Tensor):
-    """A tensor that says it is on :data:`DEVICE`; ``elem`` holds its values. To torch's own core it is on the CPU, where autograd runs."""
+    """A tensor that says it is on :data:`DEVICE`; ``elem`` holds its values.
+    To torch's own core it is on the CPU, where autograd runs."""
 
     @staticmethod
     def __new__(cls, elem: Tensor):
@@ -59,10 +62,10 @@ class OnDevice(Tensor):
         return f"OnDevice{tuple(self.shape)}"
 
     def numpy(self, **options):
-        raise Mixed("numpy cannot read from a device: call .cpu() first")
+        raise MixedDevicesError("numpy cannot read from a device: call .cpu() first")
 
     def __array__(self, *arguments, **options):
-        raise Mixed("numpy cannot read from a device: call .cpu() first")
+        raise MixedDevicesError("numpy cannot read from a device: call .cpu() first")
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -72,7 +75,8 @@ class OnDevice(Tensor):
 
 
 class Watch(TorchDispatchMode):
-    """Sends every operation through :func:`compute`, and counts what the host reads from the device and what it sends there."""
+    """Sends every operation through :func:`compute`,
+    and counts what the host reads from the device and what it sends there."""
 
     def __init__(self):
         super().__init__()
@@ -89,11 +93,10 @@ class Watch(TorchDispatchMode):
 
 aten = torch.ops.aten
 MAY_MIX = {aten._to_copy.default, aten.copy_.default}
-BY_CORE = {
-    aten.new_empty_strided.default,
-    aten.clone.default,
-}  # autograd asks so for the gradient's own device, as core has it
-# vmap's core makes weights of one for it where it takes the images to be; where a network's own weights are, its convolutions tell.
+# Autograd asks so for the gradient's own device, as core has it.
+BY_CORE = {aten.new_empty_strided.default, aten.clone.default}
+# vmap's core makes weights of one for it where it takes the images to be;
+# where a network's own weights are, its convolutions tell.
 WEIGHTS_OF_CORE = {aten.native_batch_norm.default, aten.native_batch_norm_backward.default}
 # What these return is as large as the values say, which a GPU has to tell the host.
 SIZED_BY_VALUES = {
@@ -108,7 +111,8 @@ MASKED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
 def _made_by_core(func) -> bool:
-    """Whether torch itself made a tensor that goes in, on what it takes for the others' device: here, and not on a GPU, another one."""
+    """Whether torch itself made a tensor that goes in, on what it takes for the others' device:
+    here, and not on a GPU, another one."""
     of_autograd = torch._C._current_graph_task_id() != -1
     return func in WEIGHTS_OF_CORE or (of_autograd and func is aten.index_put.default)
 
@@ -124,39 +128,40 @@ def compute(func, args, kwargs, watch):
     """``func`` on the values, its result on the side where its tensors are."""
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
     inside = [isinstance(value, OnDevice) for value in tensors]
-    asked = None if func in BY_CORE else kwargs.get("device")
-    asked = None if asked is None else torch.device(asked)
+    target = None if func in BY_CORE else kwargs.get("device")
+    target = None if target is None else torch.device(target)
     if func in MAY_MIX:
         inside = inside[:1]
     # A GPU takes a single number of the host beside its own tensors, and an index, which it waits for.
     elif func is aten.index.Tensor and inside[0] and not all(inside):
-        sent = sum(not here and value.ndim > 0 for here, value in zip(inside, tensors, strict=True))
+        sent = sum(not on_device and value.ndim > 0 for on_device, value in zip(inside, tensors, strict=True))
         inside = inside[:1]
         if watch is not None:
             watch.copies_to_device += sent
     elif (
         not _made_by_core(func)
         and any(inside)
-        and any(not here and value.ndim for here, value in zip(inside, tensors, strict=True))
+        and any(not on_device and value.ndim for on_device, value in zip(inside, tensors, strict=True))
     ):
         sides = [
-            ("device" if here else "host", tuple(value.shape)) for here, value in zip(inside, tensors, strict=True)
+            ("device" if on_device else "host", tuple(value.shape))
+            for on_device, value in zip(inside, tensors, strict=True)
         ]
-        raise Mixed(f"{func} got tensors of both devices: {sides}")
-    there = any(inside) if asked is None else asked.type == DEVICE.type
+        raise MixedDevicesError(f"{func} got tensors of both devices: {sides}")
+    result_on_device = any(inside) if target is None else target.type == DEVICE.type
     if watch is not None and any(inside):
         watch.values_read += func is aten._local_scalar_dense.default
-        watch.copies_to_host += func is aten._to_copy.default and not there
+        watch.copies_to_host += func is aten._to_copy.default and not result_on_device
         watch.sizes_read += _sized_by_values(func, args)
         watch.launches += not func.is_view
-    if watch is not None and not any(inside) and there and func is aten._to_copy.default:
+    if watch is not None and not any(inside) and result_on_device and func is aten._to_copy.default:
         watch.copies_to_device += not kwargs.get("non_blocking", False)
     if kwargs.get("device") is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     kwargs.pop("pin_memory", None)
     plain_args, plain_kwargs = tree_map_only(OnDevice, lambda value: value.elem, (args, kwargs))
     result = func(*plain_args, **plain_kwargs)
-    if not there:
+    if not result_on_device:
         return result
     wrapped = tree_map_only(Tensor, lambda value: value if isinstance(value, OnDevice) else OnDevice(value), result)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if any(inside) else wrapped
@@ -181,9 +186,8 @@ def second_device():
         stack.enter_context(swap(torch.nn.functional, "one_hot", _one_hot))
         stack.enter_context(mock.patch.dict("os.environ", KDNB_PRECISION="float32"))
         before = torch.__future__.get_swap_module_params_on_conversion()
-        torch.__future__.set_swap_module_params_on_conversion(
-            True
-        )  # a parameter's values lie in ``elem``: .data cannot replace them
+        # A parameter's values lie in ``elem``: .data cannot replace them.
+        torch.__future__.set_swap_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, before)
         watch = stack.enter_context(Watch())
         yield watch

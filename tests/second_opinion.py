@@ -1,12 +1,13 @@
-"""What Quantus says where the study has a metric of its own: ``python tests/second_opinion.py`` writes ``second_opinion.json``.
+"""What Quantus says where the study has a metric of its own:
+``python tests/second_opinion.py`` writes ``second_opinion.json``.
 
-Quantus (Hedstroem et al., JMLR 2023) is no dependency of the study. Where it is installed (``pip install quantus``) this script asks it,
-on inputs that come from fixed seeds, and keeps the answers; ``test_second_opinion.py`` compares them with the study's own, and asks Quantus
-anew where it is installed.
+Quantus (Hedstroem et al., JMLR 2023) is no dependency of the study. Where it is installed (``pip install quantus``)
+this script asks it, on inputs that come from fixed seeds, and keeps the answers; ``test_second_opinion.py`` compares
+them with the study's own, and asks Quantus anew where it is installed.
 
-What both are given alike is what Quantus leaves to its user (the fill of removed pixels, the noise) or draws otherwise (new weights: here
-whoever redraws a layer gets the same). Images have one channel, which the network reads three times: Quantus 0.6 would take the three
-values of a pixel for three places.
+What both are given alike is what Quantus leaves to its user (the fill of removed pixels, the noise) or draws otherwise
+(new weights: here whoever redraws a layer gets the same). Images have one channel, which the network reads three times:
+Quantus 0.6 would take the three values of a pixel for three places.
 """
 
 import hashlib
@@ -46,7 +47,8 @@ class Grey(StudentCNN):
 def network() -> Grey:
     """A student of two classes whose layers get the same new weights whoever redraws them.
 
-    It is untrained, but its answer is as decided as a trained one's and turns where pixels are removed: scale and threshold are set so.
+    It is untrained, but its answer is as decided as a trained one's and turns where pixels are removed:
+    scale and threshold are set so.
     """
     built = initialised(Grey, 2, widths=(8, 16, 16), poolings=2, seed=21).eval()
     with torch.no_grad():
@@ -70,7 +72,8 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def inputs() -> tuple[Tensor, Tensor, dict[str, Tensor], np.ndarray]:
-    """Images ``(N, 1, H, W)``, the targets ``(N,)``, maps ``(N, H, W)`` without ties, and masks ``(N, H, W)`` of which one is empty."""
+    """Images ``(N, 1, H, W)``, the targets ``(N,)``, maps ``(N, H, W)`` without ties,
+    and masks ``(N, H, W)`` of which one is empty."""
     draw = torch.Generator().manual_seed(0)
     masks = torch.zeros(COUNT, SIZE, SIZE, dtype=torch.bool)
     for nth, mask in enumerate(masks):
@@ -95,7 +98,8 @@ def tied(maps: Tensor) -> Tensor:
 
 
 def noise() -> Tensor:
-    """The draws of :func:`kdnb.fidelity.sensitivity_max`, ``(samples, N, 3, H, W)``, of which every channel has its own."""
+    """The draws of :func:`kdnb.fidelity.sensitivity_max`, ``(samples, N, 3, H, W)``,
+    of which every channel has its own."""
     with drawing_from(0):
         drawn = SENSITIVITY_RADIUS * (2 * torch.rand(COUNT * SENSITIVITY_SAMPLES, 3, SIZE, SIZE) - 1)
     return drawn.unflatten(0, (COUNT, SENSITIVITY_SAMPLES)).transpose(0, 1)
@@ -110,7 +114,7 @@ def answers() -> dict[str, object]:
 
     plain = {"abs": False, "normalise": False, "disable_warnings": True}
     model, (images, targets, maps, masks) = network(), inputs()
-    asked = {"model": model, "x_batch": images.numpy(), "y_batch": targets.numpy(), "channel_first": True}
+    arguments = {"model": model, "x_batch": images.numpy(), "y_batch": targets.numpy(), "channel_first": True}
 
     def curve(of_map: Tensor, start: Tensor, end: Tensor) -> np.ndarray:
         """p of the target as pixels of ``end`` take the place of those of ``start``, ``(N, STEPS)``."""
@@ -122,10 +126,13 @@ def answers() -> dict[str, object]:
             return changed
 
         flipping = quantus.PixelFlipping(features_in_step=SIZE**2 // STEPS, perturb_func=replace, **plain)
-        return np.array(flipping(**asked | {"x_batch": start.numpy()}, a_batch=of_map[:, None].numpy(), softmax=True))
+        return np.array(
+            flipping(**arguments | {"x_batch": start.numpy()}, a_batch=of_map[:, None].numpy(), softmax=True)
+        )
 
     def kept(of_map: Tensor, percentages: tuple[int, ...], start: Tensor | None = None) -> list[float]:
-        """ROAD: the share of images of which the prediction stays with so many percent imputed, or restored in front of ``start``."""
+        """ROAD: the share of images of which the prediction stays with so many percent imputed,
+        or restored in front of ``start``."""
         nth = iter(list(range(COUNT)) * len(percentages))
 
         def restore(arr: np.ndarray, indices: np.ndarray, **_: object) -> np.ndarray:
@@ -135,16 +142,17 @@ def answers() -> dict[str, object]:
 
         how = {} if start is None else {"perturb_func": restore}
         shown = images if start is None else start
-        found = quantus.ROAD(list(percentages), noise=0.0, **how, **plain)(
-            **asked | {"x_batch": shown.numpy()}, a_batch=of_map[:, None].numpy()
+        shares = quantus.ROAD(list(percentages), noise=0.0, **how, **plain)(
+            **arguments | {"x_batch": shown.numpy()}, a_batch=of_map[:, None].numpy()
         )
-        return list(found.values())
+        return list(shares.values())
 
     def without(of_map: Tensor, percent: int) -> np.ndarray:
         """p of the target with the ``percent`` of an image imputed where the map is highest, ``(N,)``."""
         order = (-of_map).flatten(1).argsort(dim=1)[:, : SIZE**2 * percent // 100].numpy()
         filled = [
-            noisy_linear_imputation(one, indices, noise=0.0) for one, indices in zip(images.numpy(), order, strict=True)
+            noisy_linear_imputation(image, indices, noise=0.0)
+            for image, indices in zip(images.numpy(), order, strict=True)
         ]
         with torch.no_grad():
             p = model(torch.from_numpy(np.stack(filled)).float()).softmax(dim=1)
@@ -158,14 +166,15 @@ def answers() -> dict[str, object]:
         return (of_images - of_images.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
 
     def steadiness() -> np.ndarray:
-        """Of the image's own values as the map, the only one to which noise in three channels is the noise of their mean."""
+        """Of the image's own values as the map,
+        the only one to which noise in three channels is the noise of their mean."""
         draws = iter(noise().mean(dim=2).flatten(2).numpy())
         measured = quantus.MaxSensitivity(
             nr_samples=SENSITIVITY_SAMPLES, perturb_func=lambda arr, **_: arr + next(draws), **plain
         )
-        return measured(**asked, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
+        return measured(**arguments, explain_func=lambda inputs, **_: inputs, a_batch=images.numpy())
 
-    found: dict[str, object] = {
+    kept_answers: dict[str, object] = {
         "curves": {},
         "agreement": {},
         "road": {},
@@ -175,14 +184,14 @@ def answers() -> dict[str, object]:
     }
     for name, of_map in maps.items():
         for fill, empty in FILLS.items():
-            found["curves"][f"{name} deletion_{fill}"] = curve(of_map, images, empty(images))
-            found["curves"][f"{name} insertion_{fill}"] = curve(of_map, empty(images), images)
-            found["agreement"][f"{name} {fill}"] = kept(of_map, (5, 10, 20, 30), empty(images))
+            kept_answers["curves"][f"{name} deletion_{fill}"] = curve(of_map, images, empty(images))
+            kept_answers["curves"][f"{name} insertion_{fill}"] = curve(of_map, empty(images), images)
+            kept_answers["agreement"][f"{name} {fill}"] = kept(of_map, (5, 10, 20, 30), empty(images))
         for end, order in (("most_first", of_map), ("least_first", -of_map)):
-            found["road"][f"{name} {end}"] = np.mean([without(order, percent) for percent in REMOVED], axis=0)
-            found["road_hits"][f"{name} {end}"] = kept(order, REMOVED)
-        found["agreement"][f"{name} road"] = kept(-of_map, (90,))
-        found["complexity"][name] = [discrete_entropy(one, one) for one in tied(of_map).numpy()]
+            kept_answers["road"][f"{name} {end}"] = np.mean([without(order, percent) for percent in REMOVED], axis=0)
+            kept_answers["road_hits"][f"{name} {end}"] = kept(order, REMOVED)
+        kept_answers["agreement"][f"{name} road"] = kept(-of_map, (90,))
+        kept_answers["complexity"][name] = [discrete_entropy(one, one) for one in tied(of_map).numpy()]
     for name, of_map in maps.items():
         for end, shown in (("", of_map), (" tied", tied(of_map))):
             shifted = (shown - shown.amin(dim=(1, 2), keepdim=True))[:, None].numpy()
@@ -192,23 +201,23 @@ def answers() -> dict[str, object]:
                 quantus.RelevanceRankAccuracy,
                 quantus.AUC,
             ):
-                scores = metric(**plain)(**asked, a_batch=shifted, s_batch=masks[:, None])
-                found["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
-    found["sensitivity_max"] = steadiness()
-    found["class_sensitivity"] = {}
+                scores = metric(**plain)(**arguments, a_batch=shifted, s_batch=masks[:, None])
+                kept_answers["localisation"][f"{name}{end} {metric.__name__}"] = np.array(scores, dtype=float)
+    kept_answers["sensitivity_max"] = steadiness()
+    kept_answers["class_sensitivity"] = {}
     for name in EXPLANATIONS:
         logit = quantus.RandomLogit(similarity_func=correlation_spearman, num_classes=2, **plain)
-        found["class_sensitivity"][name] = logit(**asked, explain_func=partial(explain, name))
-    found["cascade"], found["complexity_rise"] = {}, {}
+        kept_answers["class_sensitivity"][name] = logit(**arguments, explain_func=partial(explain, name))
+    kept_answers["cascade"], kept_answers["complexity_rise"] = {}, {}
     for name in EXPLANATIONS:
         broken = quantus.MPRT(similarity_func=correlation_spearman, layer_order="top_down", **plain)
-        stages = broken(**asked, explain_func=partial(explain, name))
-        found["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
+        stages = broken(**arguments, explain_func=partial(explain, name))
+        kept_answers["cascade"][name] = {stage: values for stage, values in stages.items() if stage != "original"}
         rises = quantus.EfficientMPRT(
             complexity_func=discrete_entropy, layer_order="top_down", skip_layers=True, **plain
         )
-        found["complexity_rise"][name] = rises(**asked, explain_func=partial(explain, name))
-    told = json.dumps(found, default=_numbers)
+        kept_answers["complexity_rise"][name] = rises(**arguments, explain_func=partial(explain, name))
+    told = json.dumps(kept_answers, default=_numbers)
     return json.loads(told, parse_float=lambda text: float(f"{float(text):.7g}"), parse_constant=lambda _: None)
 
 

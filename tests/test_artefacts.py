@@ -1,4 +1,5 @@
-"""Artefacts that are damaged, foreign or of an older version: each is noticed, and refused or made again, never used."""
+"""Artefacts that are damaged, foreign or of an older version:
+each is noticed, and refused or made again, never used."""
 
 import os
 import shutil
@@ -89,8 +90,8 @@ def test_a_damaged_cache_is_built_again(damage, painted, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     shutil.copytree(folder / "cache", cache.FOLDER)
     DAMAGE[damage]()
-    again = load(f"folder:{folder / 'set'}", SIZE)
-    assert (again.images == images).all() and again.data_hash == data_hash
+    rebuilt = load(f"folder:{folder / 'set'}", SIZE)
+    assert (rebuilt.images == images).all() and rebuilt.data_hash == data_hash
 
 
 def test_other_images_under_the_same_names_sizes_and_times_are_read_again(tmp_path, monkeypatch):
@@ -148,16 +149,16 @@ def test_a_model_of_an_older_version_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("name", ["results/sweep.csv", "models/student.safetensors"])
 def test_what_another_run_wrote_is_refused(name, tmp_path):
-    here, there = run_at(tmp_path / "here"), run_at(tmp_path / "there")
-    for seed, run in enumerate((here, there)):
+    own_run, other_run = run_at(tmp_path / "here"), run_at(tmp_path / "there")
+    for seed, run in enumerate((own_run, other_run)):
         run.save_table("sweep", pd.DataFrame({"seed": [seed]}))
         run.save_model("student", models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=seed), "k")
-    shutil.copy(there.folder / name, here.folder / name)
+    shutil.copy(other_run.folder / name, own_run.folder / name)
     with pytest.raises(
         ArtefactError,
         match="is not the file that test wrote: delete .*/notebooks/test.ipynb and run `make reproduce` again",
     ):
-        here.load_table("sweep") if name.endswith("csv") else here.load_model(
+        own_run.load_table("sweep") if name.endswith("csv") else own_run.load_model(
             "student", models.StudentCNN(4, (4, 8, 8)), "k"
         )
 
@@ -165,9 +166,11 @@ def test_what_another_run_wrote_is_refused(name, tmp_path):
 @pytest.fixture(scope="module")
 def experiment() -> experiments.Experiment:
     made = phantom.generate(64, SIZE)
-    parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
+    splits = [
+        training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))
+    ]
     return experiments.Experiment(
-        *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
+        *splits, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
     )
 
 
@@ -198,22 +201,22 @@ FOREIGN = {
 
 @pytest.mark.parametrize("artefact", FOREIGN)
 def test_a_student_that_is_not_this_one_is_trained_again(artefact, trained, experiment, tmp_path):
-    folder, (one, other), results = trained
+    folder, (spec, other), results = trained
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    files = [tmp_path / "cells" / f"{student.name}.safetensors" for student in (one, other)]
+    files = [tmp_path / "cells" / f"{student.name}.safetensors" for student in (spec, other)]
     before = [file.stat().st_mtime_ns for file in files]
     FOREIGN[artefact](*files)
-    found = sweep.train(run_at(tmp_path), [one, other], experiment, jobs=1)
-    assert np.array_equal(found[one].test_logits, results[one].test_logits)
-    expected, again = (store.trained_student(run_at(at), one, experiment) for at in (folder, tmp_path))
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in expected.state_dict().items())
+    retrained_students = sweep.train(run_at(tmp_path), [spec, other], experiment, jobs=1)
+    assert np.array_equal(retrained_students[spec].test_logits, results[spec].test_logits)
+    expected, retrained = (store.trained_student(run_at(at), spec, experiment) for at in (folder, tmp_path))
+    assert all(torch.equal(value, retrained.state_dict()[name]) for name, value in expected.state_dict().items())
     assert [file.stat().st_mtime_ns == time for file, time in zip(files, before, strict=True)] == [False, True]
 
 
 def test_other_code_or_data_make_every_stored_student_old(trained, experiment):
-    _, (one, _), _ = trained
-    assert store.student_key(one, experiment) != store.student_key(
-        one, experiments.Experiment(**{**vars(experiment), "key": "other"})
+    _, (spec, _), _ = trained
+    assert store.student_key(spec, experiment) != store.student_key(
+        spec, experiments.Experiment(**{**vars(experiment), "key": "other"})
     )
 
 

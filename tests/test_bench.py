@@ -2,16 +2,15 @@
 
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kdnb import bench
-from kdnb.bench import Row, default_run, main, measure, median_interval, ratios, rows
-from kdnb.bench.memory import peak_of
-from kdnb.errors import KdnbError
+from kdnb.bench import Row, default_run, main, measure, median_interval, memory, ratios, rows
+from kdnb.errors import KdnbError, exit_status
 
 CONTRACT = {
     "maps_over_forward": "<= 1.05",
@@ -30,8 +29,8 @@ CONTRACT = {
 
 
 def test_the_rows_are_the_contract_s_with_its_goals():
-    found = {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()}
-    assert {name: found.get(name) for name in CONTRACT} == CONTRACT
+    goals = {name: f"{row.direction} {row.goal:g}" for name, row in rows().items()}
+    assert {name: goals.get(name) for name in CONTRACT} == CONTRACT
 
 
 def test_a_default_run_is_timed_with_the_switches_of_a_slower_processor(monkeypatch):
@@ -49,10 +48,10 @@ def test_both_sides_run_in_turn_and_the_first_one_alternates():
     assert "".join(calls) == "abbaabba"
 
 
-def test_a_ratio_of_times_is_measured():
-    slow, quick = (lambda: time.sleep(0.2)), (lambda: time.sleep(0.05))
-    value, lo, hi = median_interval(ratios(slow, quick, repeats=5, warm_up=True))
-    assert 2 < value < 5 and lo <= value <= hi
+def test_a_ratio_of_times_is_measured(clock, monkeypatch):
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=clock))
+    measured = ratios(lambda: clock.wait(0.2), lambda: clock.wait(0.05), repeats=5, warm_up=True)
+    assert measured.tolist() == pytest.approx([4] * 5, rel=1e-3)
 
 
 def test_a_side_may_tell_its_own_seconds():
@@ -87,24 +86,38 @@ def test_one_row_is_measured_and_the_others_stay(tmp_path, monkeypatch, capsys):
     assert "ONLY is 'c', but it must be one of: a, b." in capsys.readouterr().err
 
 
-def test_peak_memory_counts_the_children():
-    child = "x = bytearray(200_000_000); import time; time.sleep(0.6)"
+def test_peak_memory_counts_the_children(tmp_path, monkeypatch):
+    """The child holds its memory until it has been counted; a minute at most, should nobody count it."""
+    seen, in_use = tmp_path / "seen", memory._in_use
+
+    def count(process):
+        total = in_use(process)
+        if total > 0.19 * 2**30:
+            seen.touch()
+        return total
+
+    monkeypatch.setattr(memory, "_in_use", count)
+    child = f"""
+import pathlib, time
+held = bytearray(200_000_000)
+for _ in range(1200):
+    if not pathlib.Path({str(seen)!r}).exists():
+        time.sleep(0.05)
+"""
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert 0.19 < peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
+    assert 0.19 < memory.peak_of([sys.executable, "-c", parent], every=0.05) < 0.4
 
 
-def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(repository):
+def test_gpu_check_says_in_one_sentence_that_there_is_no_gpu(tmp_path, capsys):
     import torch
+
+    from kdnb.bench import gpu
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    command = [sys.executable, "-m", "kdnb.bench.gpu"]
-    ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
-    assert (
-        ended.returncode == 2
-        and ended.stderr.startswith("kdnb: gpu-check needs a GPU")
-        and ended.stderr.count("\n") == 1
-    )
+    assert exit_status(lambda: gpu.measure_all(tmp_path / "gpu_check.csv")) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("kdnb: gpu-check needs a GPU") and sentence.count("\n") == 1
 
 
 def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys):
@@ -117,6 +130,8 @@ def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys
 
     for name, value in {"SIDE": 32, "SMALL": 32, "IMAGES": 64, "STUDENTS": 2}.items():
         monkeypatch.setattr(gpu, name, value)
+    timed = gpu.timed
+    monkeypatch.setattr(gpu, "timed", lambda call, repeats: timed(call, 1))
     monkeypatch.setattr(gpu.models, "densenet121_teacher", models.StudentCNN)  # a whole one takes minutes here
     monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="580.1\n"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a second device")

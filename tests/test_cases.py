@@ -1,4 +1,5 @@
-"""Inputs that people really have (small, generated, outside the repository): each is right, or refused in one sentence that helps."""
+"""Inputs that people really have (small, generated, outside the repository):
+each is right, or refused in one sentence that helps."""
 
 import os
 import re
@@ -63,7 +64,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return np.round((values - values.min()) * 255 / (values.max() - values.min())).astype(np.uint8)
 
 
-# -- layouts ----------------------------------------------------------------------------------------------------------------
+# -- layouts --------------------------------------------------------------------------------------------------------
 
 
 def test_01_the_unlabelled_test_is_counted_and_one_is_cut_from_train():
@@ -74,11 +75,13 @@ def test_01_the_unlabelled_test_is_counted_and_one_is_cut_from_train():
 
 def test_02_and_the_table_that_its_refusal_names():
     table = Path(parts(named(refused("02_train_images_test_images_csv")))[1])
-    found = read(table)
+    listing = read(table)
     rows = dict(line.split(",") for line in table.read_text().split()[1:])
-    assert found.classes == ("0", "1", "2", "3", "4") and all(name.startswith("train_images/") for name in found.ids)
-    assert {Path(name).stem: label for name, label in zip(found.ids, found.labels, strict=True)} == rows
-    assert "6 images that the table does not name or label" in found.understood()
+    assert listing.classes == ("0", "1", "2", "3", "4") and all(
+        name.startswith("train_images/") for name in listing.ids
+    )
+    assert {Path(name).stem: label for name, label in zip(listing.ids, listing.labels, strict=True)} == rows
+    assert "6 images that the table does not name or label" in listing.understood()
 
 
 def test_04_and_15b_name_their_tables():
@@ -164,22 +167,7 @@ def test_13_one_class_whatever_system_composed_its_letters():
     assert data.classes == ("Kératite", "Œil normal") and counts(data)["test"] == 8 and len(data) == 28
 
 
-# -- persons ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("case", "how", "person"),
-    [
-        ("49e_left_right_eyes", "left and right in the name", lambda path: path.stem.split("_")[0]),
-        ("54_dicom_patient_id", "DICOM's PatientID", lambda path: _patient(path)),
-    ],
-)
-def test_49e_54_one_person_is_on_one_side(case, how, person):
-    data = loaded(case, "leak_free")
-    whose = np.array([person(CASES / case / name) for name in data.ids])
-    assert len(set(whose)) > 10 and how in describe(data)
-    for one in set(whose):
-        assert len(set(data.split[whose == one])) == 1 and len(set(data.groups[whose == one])) == 1
+# -- persons --------------------------------------------------------------------------------------------------------
 
 
 def _patient(path: Path) -> str:
@@ -188,7 +176,22 @@ def _patient(path: Path) -> str:
     return str(pydicom.dcmread(path, specific_tags=["PatientID"]).PatientID)
 
 
-# -- names ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("case", "how", "person"),
+    [
+        ("49e_left_right_eyes", "left and right in the name", lambda path: path.stem.split("_")[0]),
+        ("54_dicom_patient_id", "DICOM's PatientID", _patient),
+    ],
+)
+def test_49e_54_one_person_is_on_one_side(case, how, person):
+    data = loaded(case, "leak_free")
+    whose = np.array([person(CASES / case / name) for name in data.ids])
+    assert len(set(whose)) > 10 and how in describe(data)
+    for somebody in set(whose):
+        assert len(set(data.split[whose == somebody])) == 1 and len(set(data.groups[whose == somebody])) == 1
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_51_52_a_class_has_its_own_row_in_every_table(case, classes, tmp_path):
     assert summary.to_dict() == {"all": len(data)} | {fidelity.class_row(name): size for name, size in sizes.items()}
 
 
-# -- pixels -----------------------------------------------------------------------------------------------------------------
+# -- pixels ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["16_dicom_named_by_uid", "18_dicom_without_preamble"])
@@ -292,7 +295,7 @@ def png16(content: bytes) -> np.ndarray:
     for y, (kind, *line) in enumerate(lines.tolist(), 1):
         for x, value in enumerate(line, 6):
             left, above, corner = rows[y, x - 6], rows[y - 1, x], rows[y - 1, x - 6]
-            nearest = min((left, above, corner), key=lambda one: abs(left + above - corner - one))
+            nearest = min((left, above, corner), key=lambda neighbour: abs(left + above - corner - neighbour))
             rows[y, x] = (value + (0, left, above, (left + above) // 2, nearest)[kind]) % 256
     return rows[1:, 6:].astype(np.uint8).view(">u2").reshape(height, width, 3).astype(np.uint16)
 

@@ -80,7 +80,8 @@ def comparison(question: str, a: str, b: str, difference: float, half: float) ->
 
 
 def explained(better: dict[str, float], images: int = 40) -> pd.DataFrame:
-    """``fidelity.csv`` of methods that are so much better than .5 by each metric of a family, give or take the luck of an image."""
+    """``fidelity.csv`` of methods that are so much better than .5 by each metric of a family,
+    give or take the luck of an image."""
     rng, rows = np.random.default_rng(0), []
     for method, gain in better.items():
         for metric, sign in claims.FAMILIES.items():
@@ -104,10 +105,10 @@ def finished_run(folder, gain: float) -> Run:
         "accuracy": [0.85, 0.92, 0.9],
     }
     run.save_table("lengths", pd.DataFrame(lengths | {"learned_from": "training"}))
-    parts = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
+    known_and_new = {"part": ["known", "new", "new minus known"], "n": [30, 70, 100], "mean": [0.99, 0.9, -0.09]}
     run.save_table(
         "known_and_new",
-        pd.DataFrame(parts | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}),
+        pd.DataFrame(known_and_new | {"lo": [0.97, 0.85, -0.15], "hi": [1, 0.95, -0.03], "model": "student_kd"}),
     )
     gains = {
         "part": ["become known", "stay new", "stay new minus become known"],
@@ -311,10 +312,10 @@ def test_f1_counts_the_luck_of_training(tmp_path, scores, verdict):
         {"model": "student_kd", "f1_macro": f1, "f1_macro_lo": f1 - 0.01, "f1_macro_hi": f1 + 0.008} for f1 in scores
     ]
     run.save_table("classification", pd.DataFrame(rows))
-    found = claims.CLAIMS["student_f1"].measure(run)
-    assert found.verdict == verdict
+    measured = claims.CLAIMS["student_f1"].measure(run)
+    assert measured.verdict == verdict
     if len(scores) > 1:
-        assert found.lo <= found.value - 0.01 and found.hi >= found.value + 0.008, (
+        assert measured.lo <= measured.value - 0.01 and measured.hi >= measured.value + 0.008, (
             "no narrower than that of one student"
         )
 
@@ -366,8 +367,8 @@ def test_maps_no_better_than_random_ones_are_not_as_faithful_as_a_rival_that_is(
     run = finished_run(tmp_path, gain=0.0)
     change_rows(run, "random", (0.0, -0.02, 0.02))
     change_rows(run, "grad_cam", (-0.1, -0.14, -0.08))
-    found = claims.CLAIMS["maps_as_grad_cam"].measure(run)
-    assert found.verdict == claims.FAILS and "average maps are not told from random ones" in found.detail
+    measured = claims.CLAIMS["maps_as_grad_cam"].measure(run)
+    assert measured.verdict == claims.FAILS and "average maps are not told from random ones" in measured.detail
     change_rows(run, "grad_cam", (-0.02, -0.04, 0.0))
     assert claims.CLAIMS["maps_as_grad_cam"].measure(run).verdict == claims.UNDECIDED, "near a rival, and near chance"
 
@@ -384,16 +385,17 @@ def test_a_rival_that_does_not_beat_random_maps_is_no_yardstick(tmp_path):
 
 
 def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
-    # Random maps do well on the 24 images that the rival explains and badly on the 76 others: on all, average maps beat them by more.
+    # Random maps do well on the 24 images that the rival explains and badly on the 76 others:
+    # on all, average maps beat them by more.
     run = finished_run(tmp_path, gain=0.0)
     rows = explained({"shap": 0.0, "random": 0.1}, images=24)
     others = explained({"random": -0.4}, images=76).assign(
-        image_id=lambda one: one["image_id"] + 100, group=lambda one: one["group"] + 100
+        image_id=lambda rows_before: rows_before["image_id"] + 100, group=lambda rows_before: rows_before["group"] + 100
     )
     run.save_table("fidelity", pd.concat([rows, others], ignore_index=True))
     change_rows(run, "shap", (0.1, 0.05, 0.15))  # less than the .3 by which average maps beat random ones
-    found = claims.CLAIMS["maps_as_shap"].measure(run)
-    assert found.verdict == claims.NOT_TESTABLE and "no yardstick" in found.detail
+    measured = claims.CLAIMS["maps_as_shap"].measure(run)
+    assert measured.verdict == claims.NOT_TESTABLE and "no yardstick" in measured.detail
 
 
 @pytest.mark.parametrize(
@@ -476,7 +478,7 @@ def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
     run = finished_run(tmp_path, gain=0.03)
     run.save_table("tests", run.load_table("tests").query("a == 'feature_maps_mean'"))
     judged = claims.judge(run).set_index("claim")["verdict"]
-    asked = [
+    questions = [
         "student_against_teacher",
         "distillation_adds",
         "few_labels",
@@ -485,7 +487,7 @@ def test_a_run_that_did_not_ask_is_not_testable(tmp_path):
         "oracle_adds",
         "five_layers",
     ]
-    assert judged[asked].eq(claims.NOT_TESTABLE).all()
+    assert judged[questions].eq(claims.NOT_TESTABLE).all()
 
 
 def test_a_grid_of_one_cell_says_nothing_about_temperature(tmp_path):
@@ -533,8 +535,8 @@ def test_the_paper_s_cell_cannot_be_the_best_of_a_grid_without_it(tmp_path):
     eye.save_table(
         "sweep", pd.DataFrame({"loss": "kd", "alpha": 0.4, "temperature": [5.0, 10.0], "seed": 0, "val_accuracy": 0.9})
     )
-    found = claims.CLAIMS["best_cell"].measure(eye)
-    assert found.verdict == claims.NOT_TESTABLE and "does not have alpha 0.4, T 15" in found.detail
+    measured = claims.CLAIMS["best_cell"].measure(eye)
+    assert measured.verdict == claims.NOT_TESTABLE and "does not have alpha 0.4, T 15" in measured.detail
 
 
 def test_a_split_without_known_images_cannot_say_what_they_are_worth(tmp_path):
@@ -578,11 +580,12 @@ def test_what_patience_is_worth_needs_students_of_both_kinds_that_train_long(tmp
         assert claims.judge(run).set_index("claim").loc["long_training", "verdict"] == claims.NOT_TESTABLE
 
 
-# -- a student that explains itself ---------------------------------------------------------------------------------------
+# -- a student that explains itself ---------------------------------------------------------------------------------
 
 
 def evidence_run(folder, **changed) -> Run:
-    """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best, but for what is changed."""
+    """A run in which the transparent student is 0.2 points behind, gains more, and its evidence is the best,
+    but for what is changed."""
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     question, half = "field: what does the smaller one cost?", 0.002
     rows = [
@@ -590,20 +593,20 @@ def evidence_run(folder, **changed) -> Run:
         | {"metric": "accuracy", "n": 90}
     ]
     for few, gain in (("?", changed.get("gain", 0.02)), (", 5 labels a class?", 0.0)):
-        one = comparison(
+        row = comparison(
             f"teacher: does it add more to the smaller field{few}",
             "gain of transparent by kd_t2",
             "gain of plain by kd_t2",
             gain,
             0.01,
         )
-        rows.append(one | {"metric": "accuracy", "n": 90})
+        rows.append(row | {"metric": "accuracy", "n": 90})
     for kind, metrics in claims.EVIDENCE_METRICS.items():
         for metric in metrics:
             for rival in ("grad_cam", "random"):
                 better = changed.get(f"{rival} {metric}", 0.1) * claims.FAMILIES.get(metric, 1)
-                one = comparison(f"{kind}: is it better?", "transparent class_evidence", f"plain {rival}", better, 0.05)
-                rows.append(one | {"metric": metric, "n": 40})
+                row = comparison(f"{kind}: is it better?", "transparent class_evidence", f"plain {rival}", better, 0.05)
+                rows.append(row | {"metric": metric, "n": 40})
     run.save_table("tests_evidence", pd.DataFrame(rows))
     run.save_table(
         "evidence_cost",
@@ -667,8 +670,8 @@ def test_better_than_every_rival_is_refuted_by_one_that_is_worse_or_equal(ends, 
     rows = pd.DataFrame(
         [{"b": b, "difference": sum(two) / 2, "lo": two[0], "hi": two[1]} for b, two in zip("ab", ends, strict=True)]
     )
-    found = claims.over_every(rows.assign(p_holm=p), 0.05, "{b}")
-    assert found.verdict == verdict and found.detail.endswith(f"decides: {decides}")
+    measured = claims.over_every(rows.assign(p_holm=p), 0.05, "{b}")
+    assert measured.verdict == verdict and measured.detail.endswith(f"decides: {decides}")
 
 
 def test_a_run_without_transparent_students_cannot_test_them(tmp_path):
@@ -806,13 +809,14 @@ def test_earlier_records_are_read_in_todays_words_and_units():
     assert claims.as_today(read.reset_index()).equals(read.reset_index()), "what says its units is as it was"
 
 
-# -- the third dimension ------------------------------------------------------------------------------------------------
+# -- the third dimension --------------------------------------------------------------------------------------------
 
 
 def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom") -> Run:
-    """A run whose comparisons on volumes all differ by so much, for the better, with intervals of three points either way."""
+    """A run whose comparisons on volumes all differ by so much, for the better,
+    with intervals of three points either way."""
     run = Run(replace(resolve(profile="smoke", run_dir=folder), dataset=dataset), "test")
-    asked = [
+    questions = [
         ("all labels: is anything learned?", "teacher", "always the most frequent class", "accuracy"),
         ("all labels: does the student keep up?", "paper's loss", "teacher", "accuracy"),
         ("few labels: what does the teacher add?", "with T²", "labels alone", "accuracy"),
@@ -826,7 +830,7 @@ def volumes_run(folder, difference: float, ratio: float, dataset: str = "phantom
         ),
     ]
     rows = []
-    for question, a, b, metric in asked:
+    for question, a, b, metric in questions:
         sign = -1 if metric == "deletion_blur" else 1
         rows.append({**comparison(question, a, b, sign * difference, 0.03), "metric": metric, "n": 50})
     run.save_table("tests_volumes", pd.DataFrame(rows))
@@ -870,7 +874,7 @@ def test_generated_volumes_say_nothing_of_real_images(tmp_path, source, verdict)
     assert set(volumes_verdicts(run).values()) == {verdict}
 
 
-# -- lesions that are known ---------------------------------------------------------------------------------------------
+# -- lesions that are known -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -906,9 +910,9 @@ def test_maps_hang_on_what_was_learned_if_no_redrawn_network_has_them(tmp_path, 
         {"check": "reader", "mean": 1.0},
     ]
     run.save_table("sanity", pd.DataFrame([*others, last, first]))
-    found = change(run)
-    assert found.verdict == verdict and (found.value, found.hi) == (mean, highest)
-    assert found.detail == "mean over 10 networks, from the lowest to the highest"
+    measured = change(run)
+    assert measured.verdict == verdict and (measured.value, measured.hi) == (mean, highest)
+    assert measured.detail == "mean over 10 networks, from the lowest to the highest"
     run.save_table("sanity", pd.DataFrame(others))
     assert change(run).verdict == claims.NOT_TESTABLE
 
@@ -918,8 +922,8 @@ def test_a_better_teacher_is_said_with_how_much_better_it_is(tmp_path):
     own = comparison("all labels: is the ensemble better than its members?", ENSEMBLE, "one student", 0.02, 0.01)
     taught = comparison("all labels: does it differ from the labels alone?", ENSEMBLE, "labels alone", 0.03, 0.01)
     run.save_table("tests", pd.DataFrame([own, taught]))
-    found = claims.CLAIMS["better_teacher"].measure(run)
-    assert found.verdict == claims.HOLDS and found.detail.endswith(
+    measured = claims.CLAIMS["better_teacher"].measure(run)
+    assert measured.verdict == claims.HOLDS and measured.detail.endswith(
         "the teacher itself against one student +2.0 points [+1.0, +3.0]"
     )
     run.save_table("tests", pd.DataFrame([own]))

@@ -1,4 +1,5 @@
-"""What makes chapters teach: goals, mistakes, something to try, figures that are read aloud, words and sources that can be looked up."""
+"""What makes chapters teach: goals, mistakes, something to try, figures that are read aloud,
+words and sources that can be looked up."""
 
 import json
 import re
@@ -27,8 +28,8 @@ def prose(path: Path) -> str:
 def paragraphs(text: str) -> list[str]:
     """Paragraphs and the items of lists; tables, code, formulas and headings are none."""
     text = re.sub(r"```.*?```|\$\$.*?\$\$", "", text, flags=re.DOTALL)
-    parts = re.split(r"\n\s*\n|\n(?=(?:\d+\.|-) )", text)
-    return [part for part in parts if part.strip() and not part.lstrip().startswith(("|", "#"))]
+    blocks = re.split(r"\n\s*\n|\n(?=(?:\d+\.|-) )", text)
+    return [part for part in blocks if part.strip() and not part.lstrip().startswith(("|", "#"))]
 
 
 def windows(path: Path) -> list[tuple[int, str]]:
@@ -91,8 +92,8 @@ def rows(page: str) -> list[str]:
 def test_the_glossary_is_in_order_and_has_each_word_once():
     words = [word for word in rows("glossary") if not word.startswith("---")]
     assert words == sorted(set(words), key=str.casefold)
-    asked = ["arm", "bank", "view", "cell", "known, new", "leak", "group", "control", "margin", "undecided"]
-    assert set(asked) <= set(words)
+    required = ["arm", "bank", "view", "cell", "known, new", "leak", "group", "control", "margin", "undecided"]
+    assert set(required) <= set(words)
 
 
 def test_every_source_that_a_chapter_links_is_in_the_bibliography():
@@ -113,16 +114,16 @@ def test_links_of_the_reference_pages_lead_somewhere(page):
 
 
 def test_the_margin_that_chapters_draw_is_the_claims():
-    found = [
+    margins = [
         float(value)
         for path in TAUGHT
         for _, text in cells(path)
         for value in re.findall(r"\bmargin(?:, grid)? = (0\.\d+)", text)
     ]
-    found += [
+    margins += [
         float(value)
         for path in TAUGHT
         for _, text in cells(path)
         for value in re.findall(r"shown, margin = .*?, (0\.\d+)", text)
     ]
-    assert len(found) >= 2 and set(found) == {MARGIN}
+    assert len(margins) >= 2 and set(margins) == {MARGIN}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from PIL import Image
 
 from kdnb.datasets import cache, describe, load, reading
@@ -35,22 +36,11 @@ def fill(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 4
     return folder
 
 
-def dicom(path: Path, photometric: str = "MONOCHROME2", cut: int | None = None) -> None:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-    file = Dataset()
-    file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    file.SOPClassUID, file.SOPInstanceUID = CTImageStorage, file.file_meta.MediaStorageSOPInstanceUID
-    file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 40, 50, 1, photometric
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+def half_white(path: Path, photometric: str = "MONOCHROME2", cut: int | None = None) -> None:
+    """A DICOM file whose upper half has high values, ``cut`` behind so many bytes."""
     values = np.zeros((40, 50), np.uint16)
     values[:20] = 4000
-    file.PixelData = values.tobytes()
-    file.save_as(path, enforce_file_format=True)
+    dicom(path, values, PhotometricInterpretation=photometric)
     if cut:
         path.write_bytes(path.read_bytes()[:cut])
 
@@ -104,9 +94,9 @@ READ = {  # what is put into a class folder and must be read as one more image
     "animated GIF": lambda folder: picture(1).save(folder / "x.gif", save_all=True, append_images=[picture(2)]),
     "WebP": lambda folder: picture(1).save(folder / "x.webp"),
     "BMP": lambda folder: picture(1).save(folder / "x.bmp"),
-    "DICOM": lambda folder: dicom(folder / "x.dcm"),
-    "inverted DICOM": lambda folder: dicom(folder / "x.dcm", "MONOCHROME1"),
-    "DICOM without a suffix": lambda folder: dicom(folder / "IM00001"),
+    "DICOM": lambda folder: half_white(folder / "x.dcm"),
+    "inverted DICOM": lambda folder: half_white(folder / "x.dcm", "MONOCHROME1"),
+    "DICOM without a suffix": lambda folder: half_white(folder / "IM00001"),
     "one pixel": lambda folder: Image.new("RGB", (1, 1), (9, 9, 9)).save(folder / "x.png"),
     "thin as a line": lambda folder: Image.fromarray(noise(1, (2, 900, 3))).save(folder / "x.png"),
     "constant": lambda folder: Image.new("L", (40, 40), 77).save(folder / "x.png"),
@@ -131,7 +121,7 @@ SKIPPED = {  # what must be skipped, counted, and explained
     "more pixels than are read": (lambda folder: png_header(folder / "x.png", 9_000, 9_000), "million"),
     "pixels that are missing": (lambda folder: png_header(folder / "x.png", 64, 64), ""),
     "not a number": (lambda folder: float_tiff(folder / "x.tiff", np.nan), "not finite"),
-    "truncated DICOM": (lambda folder: dicom(folder / "x.dcm", cut=600), ""),
+    "truncated DICOM": (lambda folder: half_white(folder / "x.dcm", cut=600), ""),
     "broken link": (lambda folder: (folder / "x.png").symlink_to(folder / "gone.png"), "No such file"),
     "link to itself": (lambda folder: (folder / "x.png").symlink_to(folder / "x.png"), "symbolic links"),
     "pipe": (lambda folder: os.mkfifo(folder / "x.png"), "not a regular file"),
@@ -162,8 +152,8 @@ def test_skipped_and_counted(case, tmp_path):
     build(folder / "cat")
     data = load(f"folder:{folder}", SIZE)
     assert len(data) == 8
-    (given,) = data.notes["skipped"].values()
-    assert reason in given and str(tmp_path) not in given and "\n" not in given
+    (message,) = data.notes["skipped"].values()
+    assert reason in message and str(tmp_path) not in message and "\n" not in message
 
 
 @pytest.mark.parametrize("case", IGNORED)
@@ -328,7 +318,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 @pytest.mark.parametrize(("photometric", "top"), [("MONOCHROME2", 255), ("MONOCHROME1", 0)])
 def test_dicom_values(photometric, top, tmp_path):
-    dicom(tmp_path / "x.dcm", photometric)
+    half_white(tmp_path / "x.dcm", photometric)
     decoded = reading.read(tmp_path / "x.dcm", 50)
     assert (decoded.width, decoded.height, decoded.kind) == (50, 40, f"DICOM {photometric}")
     assert (decoded.square[6:24] == top).all()

@@ -22,9 +22,8 @@ REAL = Path(os.environ.get("KDNB_DATA_DIR", REPOSITORY.parent / "shared" / "data
 needs_real = pytest.mark.skipif(
     not REAL.is_dir(), reason="no real data sets: set KDNB_DATA_DIR to the folder that holds them"
 )
-SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")
-]  # 1.5 million look-alikes
+# 1.5 million look-alikes
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("alzheimer", "alzheimer:3", "alzheimer:2")]
 SETS = ("brain_tumor", "eye_disease", *SLOW)
 
 
@@ -56,7 +55,7 @@ def own_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-# -- splits ---------------------------------------------------------------------------------------------------------------
+# -- splits ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -68,8 +67,8 @@ def test_by_groups_moves_whole_groups_in_proportion(seed):
     split = splits.by_groups(labels, names, {"test": 0.2, "val": 0.1})
     assert all(len(set(split[names == name])) == 1 for name in set(names))
     for label in range(4):
-        here = split[labels == label]
-        assert abs((here == "test").mean() - 0.2) < 0.03 and abs((here == "val").mean() - 0.1) < 0.03
+        class_split = split[labels == label]
+        assert abs((class_split == "test").mean() - 0.2) < 0.03 and abs((class_split == "val").mean() - 0.1) < 0.03
 
 
 def test_by_groups_does_not_depend_on_the_order_of_images():
@@ -93,14 +92,14 @@ def test_phantom_split_under_every_protocol(protocol):
 
 
 def test_subset_keeps_classes_splits_and_groups():
-    whole = datasets.load("phantom:certain", 32)
+    full = datasets.load("phantom:certain", 32)
     part = datasets.load("phantom:certain", 32, max_images=600)
-    assert 540 <= len(part) <= 660 and part.data_hash != whole.data_hash
+    assert 540 <= len(part) <= 660 and part.data_hash != full.data_hash
     for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
         counts = np.bincount(part.labels[part.index(split)], minlength=4)
         assert counts.min() > 0 and abs(counts.sum() / len(part) - share) < 0.03
-    where = np.searchsorted(whole.ids, part.ids, sorter=np.argsort(whole.ids))
-    assert (whole.split[np.argsort(whole.ids)[where]] == part.split).all(), (
+    where = np.searchsorted(full.ids, part.ids, sorter=np.argsort(full.ids))
+    assert (full.split[np.argsort(full.ids)[where]] == part.split).all(), (
         "a subset must not move images to another split"
     )
 
@@ -125,7 +124,8 @@ def test_leak_free_leaves_out_published_test_images_with_a_copy_in_training(tmp_
 
 
 def published_set(shared: dict[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, groups and published split of 60 training, 20 validation and 20 test images a class, in groups of two of one class.
+    """Labels, groups and published split of 60 training, 20 validation and 20 test images a class,
+    in groups of two of one class.
 
     ``shared``: of each class, how many of the ten groups of the published test images training has, too.
     """
@@ -144,7 +144,7 @@ def test_leak_free_splits_anew_where_less_than_half_of_a_class_would_be_left(sha
     split, anew = splits.split_by("leak_free", labels, whose, published)
     official, kept = splits.split_by("official", labels, whose, published)
     assert (official == published).all() and kept is None and anew == splits.too_little(labels, whose, published)
-    assert all(len(set(split[whose == one]) - {""}) == 1 for one in whose)
+    assert all(len(set(split[whose == person]) - {""}) == 1 for person in whose)
     if shared == 5:
         assert splits.too_little(labels, whose, published) is None
         assert (split[split != ""] == published[split != ""]).all() and (split == "").sum() == 10
@@ -165,7 +165,8 @@ def test_splitting_anew_keeps_what_a_published_split_leaves_out():
 
 
 def test_where_validation_alone_is_published_the_set_is_not_said_to_be_split_anew():
-    """Its test images are cut from training: nothing that is published is given up, whatever validation loses to leaks."""
+    """Its test images are cut from training: nothing that is published is given up,
+    whatever validation loses to leaks."""
     labels, whose, published = published_set({0: 10, 1: 10})
     published = np.where(published == "test", "val", "train")
     assert splits.too_little(labels, whose, published) == ("val", 0, 0, 20)
@@ -177,11 +178,11 @@ def test_a_set_that_is_split_anew_says_why(tmp_path, own_cache):
     make_set(tmp_path / "set" / "train")
     make_set(tmp_path / "set" / "test")  # the same pictures
     data = datasets.load(f"folder:{tmp_path / 'set'}", 64, None, "leak_free")
-    said = "split anew by persons and copies, because of 12 published test images of cat only 0 would be left"
-    assert said in datasets.describe(data) and audit.leaks(data, audit.twins(data))["test_images"].sum() == 0
+    reason = "split anew by persons and copies, because of 12 published test images of cat only 0 would be left"
+    assert reason in datasets.describe(data) and audit.leaks(data, audit.twins(data))["test_images"].sum() == 0
 
 
-# -- groups ---------------------------------------------------------------------------------------------------------------
+# -- groups ---------------------------------------------------------------------------------------------------------
 
 
 def test_fellow_eyes_and_series_are_one_person():
@@ -192,8 +193,8 @@ def test_fellow_eyes_and_series_are_one_person():
         "dataset/cataract/_7_55.jpg",
     ]
     ids += ["dataset/cataract/_7_99.jpg", "dataset/glaucoma/_7_1.jpg", "dataset/cataract/cataract_001.png"]
-    found = groups.by_name("eye_disease", ids, [name.split("/")[1] for name in ids])
-    assert found[0] == found[1] != found[2] and found[3] == found[4] != found[5] and found[6] == ids[6]
+    persons = groups.by_name("eye_disease", ids, [name.split("/")[1] for name in ids])
+    assert persons[0] == persons[1] != persons[2] and persons[3] == persons[4] != persons[5] and persons[6] == ids[6]
 
 
 def test_join_is_transitive_and_keeps_the_first_name():
@@ -202,7 +203,7 @@ def test_join_is_transitive_and_keeps_the_first_name():
     assert groups.join(names, np.empty((0, 2), int)).tolist() == names.tolist()
 
 
-# -- duplicates -----------------------------------------------------------------------------------------------------------
+# -- duplicates -----------------------------------------------------------------------------------------------------
 
 
 def find(images: list[Image.Image]) -> duplicates.Twins:
@@ -216,24 +217,24 @@ def find(images: list[Image.Image]) -> duplicates.Twins:
 def test_every_orientation_of_a_copy_is_found(orientation):
     images = [textured(seed) for seed in range(20)]
     images.append(Image.fromarray(np.ascontiguousarray(duplicates.oriented(np.asarray(images[3]), orientation))))
-    found = find(images)
-    assert found.pairs.tolist() == [[3, 20]] and found.similarity[0] > 0.99
-    assert found.exact[0] == (orientation == 0)
-    back = duplicates.oriented(np.asarray(images[20]), int(found.orientation[0]))
+    twins = find(images)
+    assert twins.pairs.tolist() == [[3, 20]] and twins.similarity[0] > 0.99
+    assert twins.exact[0] == (orientation == 0)
+    back = duplicates.oriented(np.asarray(images[20]), int(twins.orientation[0]))
     assert (back == np.asarray(images[3])).all(), "the orientation must turn the second image onto the first"
 
 
 def test_constant_images_are_no_near_copies():
-    found = find([Image.new("L", (64, 64), value) for value in (0, 10, 200)] + [textured(1)])
-    assert len(found.pairs) == 0
+    twins = find([Image.new("L", (64, 64), value) for value in (0, 10, 200)] + [textured(1)])
+    assert len(twins.pairs) == 0
 
 
 def test_no_false_alarm_among_noise():
-    found = find([textured(seed) for seed in range(300)])
-    assert len(found.copies(duplicates.COPIES_FROM)) == 0
+    twins = find([textured(seed) for seed in range(300)])
+    assert len(twins.copies(duplicates.COPIES_FROM)) == 0
 
 
-# -- the cache ------------------------------------------------------------------------------------------------------------
+# -- the cache ------------------------------------------------------------------------------------------------------
 
 
 def test_second_load_decodes_nothing(tmp_path, own_cache, monkeypatch):
@@ -325,17 +326,6 @@ def test_a_process_that_is_killed_is_one_sentence(tmp_path, own_cache, monkeypat
     assert len(datasets.load(f"folder:{folder}", 32)) == 24
 
 
-@pytest.mark.parametrize("damage", ["images", "signatures", "index.npz"])
-def test_a_damaged_cache_is_built_again(damage, tmp_path, own_cache):
-    folder = make_set(tmp_path / "set")
-    before = datasets.load(f"folder:{folder}", 32)
-    wanted, images = before.data_hash, before.images.copy()
-    (cached,) = [path for path in own_cache.iterdir() if path.is_dir()]
-    os.truncate(cached / damage, (cached / damage).stat().st_size // 2)
-    again = datasets.load(f"folder:{folder}", 32)
-    assert again.data_hash == wanted and (again.images == images).all()
-
-
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     folder = make_set(tmp_path / "set", 3)
     (tmp_path / "in_the_way").write_text("a file")
@@ -345,7 +335,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-# -- fetching -------------------------------------------------------------------------------------------------------------
+# -- fetching -------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, capsys):
@@ -356,8 +346,8 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(kagglehub, "dataset_download", offline)
     assert fetch.main(["--dataset", "brain_tumor", "--data-dir", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "by hand" in said and "Training" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "by hand" in message and "Training" in message and message.count("\n") == 1
     assert not (tmp_path / "brain-tumor-mri-dataset").exists()
 
 
@@ -402,7 +392,7 @@ def test_medmnist_refuses_other_tasks(tmp_path):
             fetch.medmnist_folder(flag, 28, tmp_path)
 
 
-# -- the real data sets ---------------------------------------------------------------------------------------------------
+# -- the real data sets ---------------------------------------------------------------------------------------------
 
 
 @needs_real
@@ -414,8 +404,8 @@ def test_nothing_stands_on_two_sides(name):
     for group, split in zip(data.groups[used], data.split[used], strict=True):
         sides.setdefault(group, set()).add(split)
     assert all(len(split) == 1 for split in sides.values()), "a group on two sides"
-    found = audit.twins(data)
-    pairs = data.split[found.copies(audit.copies_from(data))]
+    twins = audit.twins(data)
+    pairs = data.split[twins.copies(audit.copies_from(data))]
     assert ((pairs[:, 0] == pairs[:, 1]) | (pairs == "").any(axis=1)).all(), "a copy on two sides"
     by_digest = {}
     for digest, split in zip(data.notes["digests"][used], data.split[used], strict=True):
@@ -429,9 +419,8 @@ def test_nothing_stands_on_two_sides(name):
 def test_validation_is_cut_by_group_in_the_official_split(name):
     data = real(name)
     groups_ = data.groups
-    if (
-        name == "brain_tumor"
-    ):  # by copies alone: its persons were recovered later, and the official split stayed what it was
+    # By copies alone: its persons were recovered later, and the official split stayed what it was.
+    if name == "brain_tumor":
         assert np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()
         groups_ = groups.join(data.ids, audit.twins(data).copies(audit.copies_from(data)))
     assert not np.isin(groups_[data.split == "val"], groups_[data.split == "train"]).any()
@@ -496,7 +485,7 @@ def test_brain_mri_is_split_anew_by_person_in_about_the_published_sizes():
     assert "of 300 published test images of glioma only 0 would be left" in datasets.describe(data)
     assert audit.of_persons(data).set_index("class").loc["all", "persons_also_in_training"] == 0
     for part in ("test", "val"):
-        sizes = [np.bincount(one.labels[one.index(part)]) for one in (data, official)]
+        sizes = [np.bincount(dataset.labels[dataset.index(part)]) for dataset in (data, official)]
         assert (np.abs(sizes[0] / sizes[1] - 1) < 0.25).all() and abs(sizes[0].sum() / sizes[1].sum() - 1) < 0.06
     known = np.char.startswith(data.groups, "person_")
     assert known.sum() == 4750 and len(set(data.groups[known])) == 209, (
@@ -530,11 +519,11 @@ def test_alzheimer_subjects_agree_with_the_images():
 @needs_real
 def test_file_numbers_alone_name_the_wrong_subjects():
     data = real("alzheimer")
-    found = audit.twins(data)
+    twins = audit.twins(data)
     numbers = np.array([groups.alzheimer_number(name) for name in data.ids])
     subjects = np.array([groups.ALZHEIMER_SUBJECTS[data.classes[label]] for label in data.labels])
     rule = np.char.add(data.labels.astype(str), np.char.add("_", ((numbers - 1) % subjects).astype(str)))
-    alike = found.pairs[found.similarity >= 0.8]
+    alike = twins.pairs[twins.similarity >= 0.8]
     assert (rule[alike[:, 0]] != rule[alike[:, 1]]).sum() > 100, "then the images need not be looked at"
 
 
@@ -544,5 +533,5 @@ def test_files_that_are_missing_do_not_break_the_subjects():
     data = real("alzheimer")
     keep = np.flatnonzero(np.arange(len(data)) % 97 != 5)
     signatures = np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((64, 64))) for image in data.images[keep]])
-    found, _ = groups.alzheimer_subjects(data.ids[keep], signatures)
-    assert len({(a, b) for a, b in zip(found, data.groups[keep], strict=True)}) <= 210
+    subjects, _ = groups.alzheimer_subjects(data.ids[keep], signatures)
+    assert len({(a, b) for a, b in zip(subjects, data.groups[keep], strict=True)}) <= 210

@@ -1,4 +1,5 @@
-"""Explanations in depth and their measures, on maps whose score is known beforehand; chapter 09's comparisons on tables of known answer."""
+"""Explanations in depth and their measures, on maps whose score is known beforehand;
+chapter 09's comparisons on tables of known answer."""
 
 import numpy as np
 import pandas as pd
@@ -43,12 +44,12 @@ def judged(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     return {name: float(np.nanmean(values)) for name, values in depth.truth(maps, ranks, masks).items()}
 
 
-# -- measures ---------------------------------------------------------------------------------------------------------
+# -- measures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
-    found = judged(lesion().astype(float), lesion())
-    assert found == {
+    scores = judged(lesion().astype(float), lesion())
+    assert scores == {
         "pointing_game": 1,
         "rank_accuracy": 1,
         "pixel_auc": 1,
@@ -60,14 +61,16 @@ def test_a_perfect_map_is_perfect_and_one_slice_hides_half_of_it():
 
 def test_the_right_place_in_the_wrong_slices_is_found_out():
     moved = np.roll(lesion(), 4, axis=1).astype(float)
-    found = judged(moved, lesion())
-    assert found["pointing_game"] == found["slice_pointing"] == 0 and found["slice_auc"] < 0.5 and found["hidden"] == 1
+    scores = judged(moved, lesion())
+    assert (
+        scores["pointing_game"] == scores["slice_pointing"] == 0 and scores["slice_auc"] < 0.5 and scores["hidden"] == 1
+    )
     assert judged(lesion().any(axis=1, keepdims=True).repeat(8, axis=1).astype(float), lesion())["slice_auc"] == 0.5
 
 
 def test_a_constant_map_is_at_chance_and_no_lesion_is_undefined():
-    found = judged(np.ones((2, *SHAPE)), lesion())
-    assert found["pixel_auc"] == found["slice_auc"] == 0.5 and found["slice_pointing"] == 0.25
+    scores = judged(np.ones((2, *SHAPE)), lesion())
+    assert scores["pixel_auc"] == scores["slice_auc"] == 0.5 and scores["slice_pointing"] == 0.25
     empty = np.zeros((2, *SHAPE), bool)
     ranks = depth.rank_of(torch.ones(2, *SHAPE)).numpy()
     assert all(np.isnan(values).all() for values in depth.truth(np.ones((2, *SHAPE)), ranks, empty).values())
@@ -112,7 +115,7 @@ def test_the_blur_keeps_a_constant_and_blurs_in_depth_too():
     assert explain.blurred(point)[0, 5, 8, 8] > 0 and explain.blurred(point)[0, 4, 8, 9] > 0
 
 
-# -- methods ----------------------------------------------------------------------------------------------------------
+# -- methods --------------------------------------------------------------------------------------------------------
 
 
 def test_average_maps_are_the_mean_over_filters(network, volumes):
@@ -120,15 +123,15 @@ def test_average_maps_are_the_mean_over_filters(network, volumes):
         by_hand = network.features[0](network.standardise(volumes)[:, None]).mean(dim=1)
     maps = explain.feature_maps(network, volumes)
     assert torch.allclose(maps[0], by_hand, atol=1e-5) and len(maps) == 5
-    whole = explain.feature_maps(network, volumes, average=False)
-    assert all(torch.allclose(a.mean(dim=1), b, atol=1e-5) for a, b in zip(whole, maps, strict=True))
-    one = explain.one_filter(network, volumes, None, layer=1, number=2)
-    assert torch.allclose(one, explain.upsampled(whole[0][:, 2], SHAPE), atol=1e-6)
+    all_filters = explain.feature_maps(network, volumes, average=False)
+    assert all(torch.allclose(a.mean(dim=1), b, atol=1e-5) for a, b in zip(all_filters, maps, strict=True))
+    single_filter = explain.one_filter(network, volumes, None, layer=1, number=2)
+    assert torch.allclose(single_filter, explain.upsampled(all_filters[0][:, 2], SHAPE), atol=1e-6)
 
 
 def test_every_method_and_control_gives_a_map_of_the_volume_s_size(network, volumes):
     targets = torch.tensor([0, 1, 2])
-    every = explain.methods(5) | {name: one for drawn in explain.controls(0) for name, one in drawn.items()}
+    every = explain.methods(5) | {name: control for drawn in explain.controls(0) for name, control in drawn.items()}
     every["shap"] = explain.shap_of(volumes[:2], samples=4)
     assert set(explain.CONTROLS) < set(every)
     for name, method in every.items():
@@ -158,12 +161,12 @@ def test_integrated_gradients_add_up_to_what_the_blur_in_depth_changes(network, 
 
 
 def test_a_random_map_hangs_on_the_volume_and_the_draw_alone(network, volumes):
-    whole = explain.random_map(network, volumes, None)
-    assert torch.equal(whole[1:2], explain.random_map(network, volumes[1:2], None))
-    assert not torch.allclose(whole, explain.random_map(network, volumes, None, seed=1))
+    maps = explain.random_map(network, volumes, None)
+    assert torch.equal(maps[1:2], explain.random_map(network, volumes[1:2], None))
+    assert not torch.allclose(maps, explain.random_map(network, volumes, None, seed=1))
 
 
-# -- chapter 09 -------------------------------------------------------------------------------------------------------
+# -- chapter 09 -----------------------------------------------------------------------------------------------------
 
 
 def explained(better: dict[tuple[str, str], float]) -> pd.DataFrame:
@@ -208,8 +211,8 @@ def test_accuracies_are_paired_as_the_questions_say():
     tests = third_dimension.accuracy_tests(
         taught, {"teacher": np.full((1, 50), 0.9)}, np.arange(50).astype(str), np.arange(50) % 2
     )
-    found = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
-    assert found == {
+    differences = tests.set_index(["question", "a", "b"])["difference"].round(6).to_dict()
+    assert differences == {
         ("all labels: does the student keep up?", PAPER, "teacher"): -0.2,
         ("all labels: does the student keep up?", TAUGHT, "teacher"): -0.1,
         ("all labels: what does the teacher add?", PAPER, ALONE): 0.1,
@@ -230,7 +233,8 @@ def test_what_is_learned_is_more_than_the_most_frequent_class():
 
 
 def test_a_teacher_that_hands_on_how_frequent_classes_are_adds_nothing_where_they_count_alike():
-    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all, the other each class in turn."""
+    """Of 60 volumes of classes of 40, 10, 10 the taught student says the first class of all,
+    the other each class in turn."""
     classes = np.repeat([0, 1, 2], [40, 10, 10])
     hits = {
         ALONE: np.tile(np.arange(60) % 3 == classes, (3, 1)).astype(float),
@@ -269,23 +273,27 @@ def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():
 
 
 def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
-    asked = []
+    taught_images = []
 
     def bank(teacher, images, views, batch_size):
-        asked.append(images)
+        taught_images.append(images)
         return np.zeros((views, len(images), 3))
 
     monkeypatch.setattr(third_dimension.views, "teacher_bank", bank)
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 8), np.uint8)
     part = Examples(images, labels)
-    whole = Experiment(
+    experiment = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12)
     )
-    few = third_dimension.with_few(whole, None, 4)
+    few = third_dimension.with_few(experiment, None, 4)
     numbers, shown = few.train.images[:, 0, 0, 0], np.bincount(few.train.labels)
     assert len(few.train) == third_dimension.FEW_SEEN and len(np.unique(numbers)) == 12 and np.ptp(shown) <= 4
-    assert (labels[numbers] == few.train.labels).all() and (asked[0] == few.train.images).all() and few.key != whole.key
+    assert (
+        (labels[numbers] == few.train.labels).all()
+        and (taught_images[0] == few.train.images).all()
+        and few.key != experiment.key
+    )
 
 
 def test_cost_grows_with_the_number_of_voxels(network):
@@ -297,9 +305,9 @@ def test_cost_grows_with_the_number_of_voxels(network):
 
 
 def test_what_training_keeps_is_counted_once(network, volumes):
-    one, three = (third_dimension.kept_bytes(network, some) for some in (volumes[:1], volumes))
-    assert one > 4 * 4 * volumes[0].numel(), "at least the first layer's four maps"
-    assert 2.5 < three / one < 3.5
+    bytes_of_one, bytes_of_three = (third_dimension.kept_bytes(network, some) for some in (volumes[:1], volumes))
+    assert bytes_of_one > 4 * 4 * volumes[0].numel(), "at least the first layer's four maps"
+    assert 2.5 < bytes_of_three / bytes_of_one < 3.5
 
 
 def test_the_best_filter_is_chosen_where_masks_are_known(network):
@@ -352,7 +360,7 @@ def test_rows_hold_each_measure_once(network, volumes):
     assert set(without["metric"]) == {*depth.TRUTH, *depth.DEPTH, "hidden"}
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures --------------------------------------------------------------------------------------------------------
 
 
 def test_figures_show_every_slice_method_and_way():
@@ -371,7 +379,8 @@ def test_figures_show_every_slice_method_and_way():
 
 
 def test_the_table_of_accuracies_knows_networks_operations_and_balance():
-    """Of 60 volumes of classes of 40, 10, 10 a student that always says the first has two thirds right, balanced a third."""
+    """Of 60 volumes of classes of 40, 10, 10 a student that always says the first has two thirds right,
+    balanced a third."""
     labels = np.repeat([0, 1, 2], [40, 10, 10])
     part = Examples(np.zeros((60, 16, 16, 8), np.uint8), labels)
     grid = Grid(SHAPE, (2.0, 1.0, 1.0))
@@ -381,7 +390,7 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, experiment)
     logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
     results = {
-        way: {one: TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0) for one in of_way}
+        way: {spec: TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0) for spec in of_way}
         for way, of_way in ways.items()
     }
     hits = {way: np.tile(labels == 0, (2, 1)).astype(float) for way in ways}

@@ -1,9 +1,10 @@
-"""One place decides device and arithmetic; and everything runs where a GPU would be told apart from the host (see second_device.py)."""
+"""One place decides device and arithmetic;
+and everything runs where a GPU would be told apart from the host (see second_device.py)."""
 
 import numpy as np
 import pytest
 import torch
-from second_device import DEVICE, Mixed, second_device
+from second_device import DEVICE, MixedDevicesError, second_device
 from torch.nn import functional as F
 
 from kdnb import (
@@ -60,64 +61,64 @@ def trained(whole: ImageSet, epochs: int = 2) -> tuple[torch.nn.Module, np.ndarr
         return student, bank, training.fit(student, of(whole, "train"), of(whole, "val"), recipe, kd, seed=0, bank=bank)
 
 
-# -- the second device itself ---------------------------------------------------------------------------------------------
+# -- the second device itself ---------------------------------------------------------------------------------------
 
 
 def test_the_second_device_refuses_what_a_gpu_refuses():
     with second_device() as watch:
-        there = torch.ones(3).to(DEVICE)
-        with pytest.raises(Mixed, match="both devices"):
-            there + torch.ones(3)
-        with pytest.raises(Mixed, match="numpy"):
-            there.numpy()
-        assert (there + 1).device == DEVICE and torch.zeros(2, device=there.device).device == DEVICE
+        on_device = torch.ones(3).to(DEVICE)
+        with pytest.raises(MixedDevicesError, match="both devices"):
+            on_device + torch.ones(3)
+        with pytest.raises(MixedDevicesError, match="numpy"):
+            on_device.numpy()
+        assert (on_device + 1).device == DEVICE and torch.zeros(2, device=on_device.device).device == DEVICE
         assert (watch.values_read, watch.copies_to_host, watch.copies_to_device) == (0, 0, 1)
-        assert there.sum().item() == 3 and there.cpu().numpy().tolist() == [1, 1, 1]
+        assert on_device.sum().item() == 3 and on_device.cpu().numpy().tolist() == [1, 1, 1]
         assert (watch.values_read, watch.copies_to_host) == (1, 1)
-        with pytest.raises(Mixed, match="both devices"):
+        with pytest.raises(MixedDevicesError, match="both devices"):
             torch.ones(3)[torch.tensor([0, 2]).to(DEVICE)]
 
 
 def test_whatever_has_the_host_wait_for_a_gpu_is_counted():
     waits = {
-        "a value": lambda there, host: there.sum().item(),
-        "a decision": lambda there, host: bool(there.sum() > 1),
-        "a copy to the host": lambda there, host: there.cpu(),
-        "a copy to the device": lambda there, host: host.to(DEVICE),
-        "a list put there": lambda there, host: torch.tensor([1.0, 2.0], device=DEVICE),
-        "a list as a tensor there": lambda there, host: torch.as_tensor([1.0, 2.0], device=DEVICE),
-        "an index of the host": lambda there, host: there[torch.tensor([0, 2])],
-        "a mask as index": lambda there, host: there[there > 0],
-        "where a mask holds": lambda there, host: (there > 0).nonzero(),
+        "a value": lambda on_device, host: on_device.sum().item(),
+        "a decision": lambda on_device, host: bool(on_device.sum() > 1),
+        "a copy to the host": lambda on_device, host: on_device.cpu(),
+        "a copy to the device": lambda on_device, host: host.to(DEVICE),
+        "a list put there": lambda on_device, host: torch.tensor([1.0, 2.0], device=DEVICE),
+        "a list as a tensor there": lambda on_device, host: torch.as_tensor([1.0, 2.0], device=DEVICE),
+        "an index of the host": lambda on_device, host: on_device[torch.tensor([0, 2])],
+        "a mask as index": lambda on_device, host: on_device[on_device > 0],
+        "where a mask holds": lambda on_device, host: (on_device > 0).nonzero(),
     }
-    for what, call in waits.items():
+    for reason, call in waits.items():
         with second_device() as watch:
-            there = torch.ones(3, device=DEVICE)
+            on_device = torch.ones(3, device=DEVICE)
             assert watch.waits == 0
-            call(there, torch.ones(3))
-            assert watch.waits == 1, what
+            call(on_device, torch.ones(3))
+            assert watch.waits == 1, reason
     with second_device() as watch:
-        there = torch.ones(3, device=DEVICE)
-        torch.where(there > 0, there, 0)[torch.zeros(2, dtype=torch.long, device=DEVICE)]
+        on_device = torch.ones(3, device=DEVICE)
+        torch.where(on_device > 0, on_device, 0)[torch.zeros(2, dtype=torch.long, device=DEVICE)]
         torch.ones(3).pin_memory().to(DEVICE, non_blocking=True)
         assert watch.waits == 0 and watch.launches > 0
 
 
-# -- the study on it ------------------------------------------------------------------------------------------------------
+# -- the study on it ------------------------------------------------------------------------------------------------
 
 
 def test_training_and_bank_stay_on_the_device_and_find_the_same_numbers(monkeypatch):
     monkeypatch.setenv("KDNB_PRECISION", "float32")  # a processor with bfloat16 would use it here and not there
-    whole = data()
-    student, bank, here = trained(whole)
+    dataset = data()
+    student, bank, fitted_here = trained(dataset)
     with second_device():
-        moved, other_bank, there = trained(whole)
+        moved, other_bank, fitted_there = trained(dataset)
         assert device.device_of(moved) == DEVICE
-        assert all(value.device == DEVICE for value in there.last.values())
-        logits = predict(moved, of(whole, "test").images)
+        assert all(value.device == DEVICE for value in fitted_there.last.values())
+        logits = predict(moved, of(dataset, "test").images)
     np.testing.assert_array_equal(other_bank, bank)
-    np.testing.assert_array_equal(logits, predict(student, of(whole, "test").images))
-    assert there.history["train_loss"].tolist() == here.history["train_loss"].tolist()
+    np.testing.assert_array_equal(logits, predict(student, of(dataset, "test").images))
+    assert fitted_there.history["train_loss"].tolist() == fitted_here.history["train_loss"].tolist()
 
 
 def test_no_step_waits_for_the_device_however_many_there_are():
@@ -132,15 +133,15 @@ def test_no_step_waits_for_the_device_however_many_there_are():
 def test_images_that_stay_on_the_host_teach_the_same_and_travel_by_themselves(monkeypatch):
     waits = []
     monkeypatch.setenv("KDNB_PRECISION", "float32")
-    _, bank, here = trained(data(192))
+    _, bank, fitted_here = trained(data(192))
     for module in (training, views):
         monkeypatch.setattr(module, "resident", lambda images, device: torch.from_numpy(np.ascontiguousarray(images)))
     for count in (96, 192):
         with second_device() as watch:
-            _, other_bank, there = trained(data(count))
+            _, other_bank, fitted_there = trained(data(count))
         waits.append(watch.waits)
     np.testing.assert_array_equal(other_bank, bank)
-    assert there.history["train_loss"].tolist() == here.history["train_loss"].tolist()
+    assert fitted_there.history["train_loss"].tolist() == fitted_here.history["train_loss"].tolist()
     assert waits[0] == waits[1]
 
 
@@ -150,12 +151,12 @@ def test_no_loss_waits_for_the_device(arm):
     logits, teacher = torch.randn(2, 8, 4, generator=draw)
     targets = torch.arange(8) % 4
     with second_device() as watch:
-        parts = [part.to(DEVICE) for part in (logits, teacher, targets)]
+        on_device = [part.to(DEVICE) for part in (logits, teacher, targets)]
         watch.copies_to_device = 0
-        found = losses.arm_loss(arm, parts[0].requires_grad_(), *parts[1:], alpha=0.4, temperature=4.0)
-        found.backward()
+        loss = losses.arm_loss(arm, on_device[0].requires_grad_(), *on_device[1:], alpha=0.4, temperature=4.0)
+        loss.backward()
         assert watch.waits == 0
-        assert found.item() == losses.arm_loss(arm, logits, teacher, targets, alpha=0.4, temperature=4.0).item()
+        assert loss.item() == losses.arm_loss(arm, logits, teacher, targets, alpha=0.4, temperature=4.0).item()
 
 
 def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fitted], int]:
@@ -165,30 +166,30 @@ def stack_of(count: int, whole: ImageSet, steps: int) -> tuple[list[training.Fit
     bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
     with training.threads(1), second_device() as watch:
         students = [models.initialised(models.StudentCNN, 4, (4, 8), seed=seed) for seed in range(count)]
-        found = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
+        fitted = stack.fit(students, few, validation, recipe, [kd] * count, seeds=list(range(count)), bank=bank)
         assert (
             all(device.device_of(student) == DEVICE for student in students)
             and watch.values_read == watch.sizes_read == 0
         )
-    return found, watch.launches
+    return fitted, watch.launches
 
 
 def test_many_students_at_once_launch_hardly_more_a_step_than_one(monkeypatch):
     monkeypatch.setenv("KDNB_PRECISION", "float32")
-    whole = data()
-    launches = {count: [stack_of(count, whole, steps)[1] for steps in (2, 6)] for count in (3, 12)}
+    dataset = data()
+    launches = {count: [stack_of(count, dataset, steps)[1] for steps in (2, 6)] for count in (3, 12)}
     a_step = {count: (long - short) / 4 for count, (short, long) in launches.items()}
     assert a_step[12] == a_step[3], "a step of twelve is that of three"
     whole_of_one = []
     for steps in (2, 6):
-        train = of(whole, "train")
+        train = of(dataset, "train")
         few = training.Examples(train.images[: 8 * steps], train.labels[: 8 * steps])
         with second_device() as watch:
             bank, recipe = np.zeros((1, 8 * steps, 4), np.float32), training.Recipe(1, batch_size=8, views=1)
             training.fit(
                 models.initialised(models.StudentCNN, 4, (4, 8), seed=0),
                 few,
-                of(whole, "val"),
+                of(dataset, "val"),
                 recipe,
                 kd,
                 seed=0,
@@ -206,30 +207,34 @@ def test_a_loaded_model_lives_on_the_device(tmp_path):
 
 
 def test_every_explanation_works_on_the_device():
-    whole = data(32)
-    pixels, targets = to_tensor(whole.images[:3]), torch.tensor([0, 1, 2])
+    dataset = data(32)
+    pixels, targets = to_tensor(dataset.images[:3]), torch.tensor([0, 1, 2])
     model = small().eval()
     expected = {name: method(model, pixels, targets) for name, method in methods_of(pixels).items()}
     with second_device():
         moved = device.place(small()).eval()
-        there, classes = pixels.to(DEVICE), targets.to(DEVICE)
-        for name, method in methods_of(there).items():
-            found = method(moved, there, classes)
-            assert found.device == DEVICE, name
-            np.testing.assert_allclose(found.cpu().numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
+        on_device, classes = pixels.to(DEVICE), targets.to(DEVICE)
+        for name, method in methods_of(on_device).items():
+            attribution = method(moved, on_device, classes)
+            assert attribution.device == DEVICE, name
+            np.testing.assert_allclose(attribution.cpu().numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
 
 
 def methods_of(background: torch.Tensor) -> dict:
     return explain.methods(background, training=background, shap_samples=4)
 
 
+def explained_on_device(*names: str) -> tuple:
+    """A small student, a sample of images, the methods of these names, and their maps."""
+    model = device.place(small()).eval()
+    sample = fidelity.draw_sample(model, data(48), 2)
+    chosen = {name: methods_of(sample.images)[name] for name in names}
+    return model, sample, chosen, explain.explain_all(chosen, model, sample.images, sample.targets)
+
+
 def test_fidelity_works_on_the_device():
-    whole = data(48)
     with second_device():
-        model = device.place(small()).eval()
-        sample = fidelity.draw_sample(model, whole, 2)
-        chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "random")}
-        maps = explain.explain_all(chosen, model, sample.images, sample.targets)
+        model, sample, chosen, maps = explained_on_device("feature_maps_mean", "grad_cam", "random")
         rows = [
             tables.fidelity_rows(model, "student", sample, maps),
             tables.captum_rows(model, "student", sample, maps, chosen),
@@ -239,21 +244,18 @@ def test_fidelity_works_on_the_device():
 
 
 def test_sanity_checks_and_times_work_on_the_device():
-    whole = data(48)
     with second_device():
-        model = device.place(small()).eval()
-        sample = fidelity.draw_sample(model, whole, 2)
-        chosen = {name: methods_of(sample.images)[name] for name in ("feature_maps_mean", "grad_cam", "sobel")}
-        maps = explain.explain_all(chosen, model, sample.images, sample.targets)
+        model, sample, chosen, maps = explained_on_device("feature_maps_mean", "grad_cam", "sobel")
         fallen = fidelity.cascade(model, sample.images, sample.targets, chosen, ("classifier", "features.4"), [1, 2])
         blind = fidelity.class_sensitivity(model, sample.images, chosen["feature_maps_mean"])
         beside = fidelity.side_by_side(model, sample, {name: maps[name] for name in ("feature_maps_mean", "grad_cam")})
         seen = fidelity.reader_features(list(maps.values()), 4)
         drawn = [
-            explain.explain_all(one, model, sample.images, sample.targets) for one in explain.drawn_controls(0)[:2]
+            explain.explain_all(drawn_maps, model, sample.images, sample.targets)
+            for drawn_maps in explain.drawn_controls(0)[:2]
         ]
         scored = fidelity.over_draws(
-            [fidelity.fidelity_rows(model, "student", sample, one, families=True) for one in drawn]
+            [fidelity.fidelity_rows(model, "student", sample, drawn_maps, families=True) for drawn_maps in drawn]
         )
         met = cost.met_table({"student": model}, chosen, sample.images, batch_sizes=(1, 2), repeats=1, seconds=0.01)
         passes = cost.passes_within({"student": model}, {"student": 1.0}, 32, repeats=1)
@@ -268,28 +270,28 @@ def test_sanity_checks_and_times_work_on_the_device():
 
 
 def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
-    whole, shapes = data(192), ("plain", "transparent", "layered", "spread")
+    dataset, shapes = data(192), ("plain", "transparent", "layered", "spread")
     run = runs.start(
         "03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"), student_epochs=1
     )
-    groups = whole.groups[whole.index("test")]
+    groups = dataset.groups[dataset.index("test")]
     with second_device():
         teacher = device.place(models.initialised(models.StudentCNN, 4, (4, 8, 8, 8), seed=9)).eval()
-        experiment = experiments.of_run(run, whole, teacher)
+        experiment = experiments.of_run(run, dataset, teacher)
         ways = few_labels.plan(
             0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False
         )
         taught = few_labels.teach(run, experiment, teacher, 3, ways, groups, [0])
         cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
         results = sweep.train(run, cells, experiment)
-        students = {(one.shape, one.seed): store.trained_student(run, one, experiment) for one in cells}
+        students = {(spec.shape, spec.seed): store.trained_student(run, spec, experiment) for spec in cells}
         assert {device.device_of(student) for student in students.values()} == {DEVICE}
         prices = transparency.prices(results, experiment, 32)
         rows = transparency.explanation_rows(
-            students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, whole, 2
+            students, {"plain": {"class_evidence": explain.METHODS["class_evidence"]}}, dataset, 2
         )
-        images = to_tensor(whole.images[:4]).to(DEVICE)
-        apart = transparency.apart(students["transparent", 0], images[0], whole.classes)
+        images = to_tensor(dataset.images[:4]).to(DEVICE)
+        apart = transparency.apart(students["transparent", 0], images[0], dataset.classes)
         shares = transparency.layer_shares(students["layered", 0], images, ["a"] * 4)
         price = transparency.passes(students["plain", 0], images, repeats=3)
         explained = experiments.with_explanations(run, experiment, teacher)
@@ -297,13 +299,13 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
         learned = sweep.train(run, lessons, explained)
         model = store.trained_student(run, lessons[0], explained)
         alike = teaching.likeness(model, explained.explained, images, *answered(teacher, images))
-        found = teaching.detectors({("a", 0): model}, images, whole.masks[:4])
+        detectors = teaching.detectors({("a", 0): model}, images, dataset.masks[:4])
     assert (
         len(taught.scores) == len(ways)
         and len(prices) == 4
         and len(apart) == 4
         and len(shares) == 4
-        and len(price) == len(found) == 1
+        and len(price) == len(detectors) == 1
     )
     assert rows["value"].notna().any() and len(learned) == 3 and np.isfinite(list(alike.values())).all()
 
@@ -314,14 +316,14 @@ def answered(teacher: torch.nn.Module, images: torch.Tensor) -> tuple[taught_map
 
 
 def test_an_image_of_ones_own_is_explained_on_the_device():
-    whole = data(48)
+    dataset = data(48)
     with second_device():
         model = device.place(small()).eval()
-        answers = explain_arrays(model, whole, whole.images[:1], background=2, samples=4)
+        answers = explain_arrays(model, dataset, dataset.images[:1], background=2, samples=4)
     assert answers[0].maps["shap"].shape == (32, 32)
 
 
-# -- the arithmetic ---------------------------------------------------------------------------------------------------------
+# -- the arithmetic -------------------------------------------------------------------------------------------------
 
 
 def test_the_gpu_has_a_number_as_its_tensors_say(monkeypatch):
@@ -366,12 +368,12 @@ def test_images_that_do_not_fit_stay_on_the_host(monkeypatch):
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * images.nbytes - 1, 0))
     assert device.resident(images, torch.device("cuda")).device.type == "cpu"
-    here = device.resident(images, torch.device("cpu"))
-    chosen = device.picked(here, torch.tensor([1]), torch.device("cpu"))
+    on_cpu = device.resident(images, torch.device("cpu"))
+    chosen = device.picked(on_cpu, torch.tensor([1]), torch.device("cpu"))
     assert chosen.shape == (1, 3, 4, 4) and torch.equal(device.to_float(chosen), to_tensor(images[1:]))
 
 
 def test_drawing_weights_leaves_the_generators_as_they_were():
     before = torch.get_rng_state()
-    first, again = (models.initialised(torch.nn.Linear, 3, 3, seed=5).weight for _ in range(2))
-    assert torch.equal(first, again) and torch.equal(torch.get_rng_state(), before)
+    first, second = (models.initialised(torch.nn.Linear, 3, 3, seed=5).weight for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)

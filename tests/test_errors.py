@@ -9,9 +9,8 @@ from kdnb.errors import KdnbError, StorageError, exit_status, writing
 
 
 def test_every_error_of_the_table_can_happen_and_every_one_that_can_stands_in_it(repository):
-    files = [
-        path for path in (repository / "kdnb").rglob("*.py") if path.parent.name != "bench"
-    ]  # a measurement may fail as a test does
+    # A measurement may fail as a test does.
+    files = [path for path in (repository / "kdnb").rglob("*.py") if path.parent.name != "bench"]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files)
     raised = set(re.findall(r"\braise (\w+)\(", code))
     family = {error.__name__ for error in error_classes()}

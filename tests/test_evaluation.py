@@ -19,17 +19,17 @@ def case(seed: int = 0, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
 
 def test_scores_agree_with_scikit_learn():
     labels, logits = case()
-    said = logits.argmax(1)
+    predicted = logits.argmax(1)
     scores = evaluation.classification_scores(labels, logits)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, said))
-    assert scores["f1_macro"] == pytest.approx(f1_score(labels, said, average="macro"))
-    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, said))
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert scores["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert scores["accuracy_lo"] < scores["accuracy"] < scores["accuracy_hi"]
     table = evaluation.per_class_scores(labels, logits, list("abcd"))
-    np.testing.assert_allclose(table["precision"], precision_score(labels, said, average=None))
-    np.testing.assert_allclose(table["recall"], recall_score(labels, said, average=None))
-    np.testing.assert_allclose(table["f1"], f1_score(labels, said, average=None))
-    np.testing.assert_allclose(table["specificity"], [recall_score(labels != k, said != k) for k in range(4)])
+    np.testing.assert_allclose(table["precision"], precision_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["recall"], recall_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["f1"], f1_score(labels, predicted, average=None))
+    np.testing.assert_allclose(table["specificity"], [recall_score(labels != k, predicted != k) for k in range(4)])
 
 
 def test_brier_and_calibration_by_hand():
@@ -111,24 +111,25 @@ def test_images_that_are_all_right_leave_room_for_others():
 
 @pytest.mark.parametrize("images", [24, 64, 100, 300])
 def test_near_ties_do_not_decide_at_the_margin(images):
-    # One network alone is wrong on 5% of the images, the other never: how often is it said to be less than five points behind?
+    # One network alone is wrong on 5% of the images, the other never:
+    # how often is it said to be less than five points behind?
     worse = np.random.default_rng(3).random((400, images)) < 0.05
-    one = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
+    of_one_seed = [evaluation.bootstrap_mean(-1.0 * draw, samples=300, bounds=(-1, 1))[1] > -0.05 for draw in worse]
     right = np.ones((3, images))
     seeds = [
         evaluation.compare_over_seeds("q", "a", "b", right - draw, right, np.arange(images))["lo"] > -0.05
         for draw in worse[:, None]
     ]
-    assert (
-        np.mean(one) < 0.06 and np.mean(seeds) < 0.06
-    )  # 2.5% promised, 5 at most of so few differences; it was 12% of 64
+    # 2.5% promised, 5 at most of so few differences; it was 12% of 64.
+    assert np.mean(of_one_seed) < 0.06 and np.mean(seeds) < 0.06
 
 
 def test_no_resample_lacks_a_class_that_has_few_persons():
-    # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class: F1 of the last is always 0.
+    # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class:
+    # F1 of the last is always 0.
     labels, persons = np.repeat([0] * 12 + [1] * 12 + [2] * 2, 4), np.repeat(np.arange(26), 4)
-    said = np.where((labels == 2) | (persons == 12), 0, labels)
-    scores = evaluation.classification_scores(labels, np.eye(3)[said], persons)
+    predicted = np.where((labels == 2) | (persons == 12), 0, labels)
+    scores = evaluation.classification_scores(labels, np.eye(3)[predicted], persons)
     assert scores["f1_macro_lo"] < scores["f1_macro"] < scores["f1_macro_hi"] < 2 / 3, (
         "of resamples without the class it could be 1"
     )
@@ -167,7 +168,8 @@ def test_flipping_groups_of_one_image_is_mcnemars_test():
 
 
 def test_flipping_groups_by_hand():
-    # Three persons: +3, +1 and -1 images. Of the eight signed sums 3, 5, 3, 1 and their negatives, six are at least 3 in size.
+    # Three persons: +3, +1 and -1 images. Of the eight signed sums 3, 5, 3, 1 and their negatives,
+    # six are at least 3 in size.
     a, b = np.array([1, 1, 1, 1, 0], bool), np.array([0, 0, 0, 0, 1], bool)
     groups = np.array([0, 0, 0, 1, 2])
     assert evaluation.sign_flip(a, b, groups) == pytest.approx(6 / 8)
@@ -177,14 +179,14 @@ def test_flipping_groups_by_hand():
 
 def test_holm_by_hand_and_with_undefined_tests():
     np.testing.assert_allclose(evaluation.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
-    found = evaluation.holm([0.01, np.nan, 0.04])
-    np.testing.assert_allclose(found[[0, 2]], [0.02, 0.04])
-    assert np.isnan(found[1])
+    adjusted = evaluation.holm([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(adjusted[[0, 2]], [0.02, 0.04])
+    assert np.isnan(adjusted[1])
 
 
 def test_holm_of_many_families_at_once_is_that_of_statsmodels():
     p = np.random.default_rng(0).random((20, 6)) ** 3
-    np.testing.assert_allclose(evaluation.holm(p), [multipletests(one, method="holm")[1] for one in p])
+    np.testing.assert_allclose(evaluation.holm(p), [multipletests(family, method="holm")[1] for family in p])
     assert evaluation.holm([]).shape == (0,) and np.isnan(evaluation.holm([np.nan])).all()
 
 
@@ -201,8 +203,8 @@ def test_holm_is_applied_within_a_question():
 
 
 def test_compare_over_seeds_by_hand():
-    # Two seeds, four images, each its own group. d = [[1, 1, 0, 0], [1, 0, 0, 0]]: means over seeds .5 and .25, over images 1, .5, 0, 0.
-    # se^2 = (.03125 / 2) + (.22917 / 4) = .0729; t = .375 / .2700 = 1.389.
+    # Two seeds, four images, each its own group. d = [[1, 1, 0, 0], [1, 0, 0, 0]]: means over seeds .5 and .25,
+    # over images 1, .5, 0, 0. se^2 = (.03125 / 2) + (.22917 / 4) = .0729; t = .375 / .2700 = 1.389.
     a, b = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool), np.zeros((2, 4), bool)
     row = evaluation.compare_over_seeds("q", "a", "b", a, b, np.arange(4))
     assert row["difference"] == pytest.approx(0.375)
@@ -216,7 +218,8 @@ def test_compare_over_seeds_by_hand():
 
 
 def test_compare_over_seeds_weighs_a_group_by_its_images():
-    # Three groups of 4, 1 and 1 images, of which a gets 2, 1 and 0 right and b none: d = .5; shares times d(g) - d: 0, 1/12, -1/12.
+    # Three groups of 4, 1 and 1 images, of which a gets 2, 1 and 0 right and b none:
+    # d = .5; shares times d(g) - d: 0, 1/12, -1/12.
     a = np.array([[1, 1, 0, 0, 1, 0]], bool)
     groups = np.array([0, 0, 0, 0, 1, 2])
     row = evaluation.compare_over_seeds("q", "a", "b", a, np.zeros((1, 6), bool), groups)
@@ -235,7 +238,8 @@ def test_one_large_group_is_as_uncertain_as_the_bootstrap_over_groups_says():
 
 
 def test_compare_over_seeds_is_not_fooled_by_one_unlucky_training():
-    """Two equal losses whose trainings differ by luck: a test over images alone cries wolf, the one over seeds and images does not."""
+    """Two equal losses whose trainings differ by luck: a test over images alone cries wolf,
+    the one over seeds and images does not."""
     rng = np.random.default_rng(0)
     fooled, alarmed = 0, 0
     for _ in range(200):
@@ -271,8 +275,8 @@ def test_predict_keeps_the_mode_and_needs_no_gradient():
     assert all(parameter.grad is None for parameter in model.parameters())
     with torch.no_grad():
         model.eval()
-        whole = evaluation.predict(model, images, batch_size=5)
-    np.testing.assert_allclose(logits, whole, atol=1e-6)
+        in_batches = evaluation.predict(model, images, batch_size=5)
+    np.testing.assert_allclose(logits, in_batches, atol=1e-6)
 
 
 def test_known_images_are_those_whose_group_is_in_training():
@@ -282,7 +286,8 @@ def test_known_images_are_those_whose_group_is_in_training():
     assert table["n"].tolist() == [4, 4, 8] and table["groups"].tolist() == [2, 4, 6]
     assert table["mean"].tolist() == [0.75, 0.25, -0.5]
     assert (table["lo"] <= table["mean"]).all() and (table["mean"] <= table["hi"]).all()
-    # Two groups with means 1 and .5 have a standard error of .25: Student's t of one degree of freedom is 12.7, more than hits can be.
+    # Two groups with means 1 and .5 have a standard error of .25:
+    # Student's t of one degree of freedom is 12.7, more than hits can be.
     assert table.loc["known", ["lo", "hi"]].tolist() == [0.0, 1.0]
 
 
@@ -298,7 +303,8 @@ def test_without_any_images_there_are_no_parts():
 
 
 def test_random_effects_by_hand():
-    # Equal errors, differences 0 and 6: Q = 18 > 1, so tau^2 = (Q - 1) / (2 - 2 / 2) = 17, and the mean's variance is (1 + 17) / 2.
+    # Equal errors, differences 0 and 6: Q = 18 > 1, so tau^2 = (Q - 1) / (2 - 2 / 2) = 17,
+    # and the mean's variance is (1 + 17) / 2.
     half, wide = evaluation.NORMAL, stats.t.ppf(0.975, 1)
     table = pd.DataFrame({"difference": [0.0, 6.0], "lo": [-half, 6 - half], "hi": [half, 6 + half]})
     assert evaluation.random_effects(table) == pytest.approx((3, 3 - 3 * wide, 3 + 3 * wide), rel=1e-5)
@@ -309,7 +315,7 @@ def test_random_effects_by_hand():
     )
 
 
-# -- power --------------------------------------------------------------------------------------------------------------
+# -- power ----------------------------------------------------------------------------------------------------------
 
 
 def test_power_is_that_of_a_t_test_where_only_training_has_luck():
@@ -331,7 +337,7 @@ def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
     assert evaluation.power(0.005, 0.1, 400, 5, effect=0.0) == pytest.approx(0.05, abs=0.02)
 
 
-# -- scores without the luck of drawn labels ----------------------------------------------------------------------------
+# -- scores without the luck of drawn labels ------------------------------------------------------------------------
 
 
 def test_expected_hits_are_the_probability_of_the_answer_or_the_label_s_word():

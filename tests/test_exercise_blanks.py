@@ -1,6 +1,7 @@
 """Exercises that ask for code: with the solutions every check passes, with the blanks none does."""
 
 import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -43,12 +44,11 @@ def test_there_are_exercises_with_solutions_apart():
 def test_each_blank_has_a_solution_of_its_name_and_a_check_behind_it(name):
     kinds = [kind(cell) for cell in cells(name)]
     blanks = [source(cell) for cell in cells(name) if kind(cell) == "blank"]
-    asked = {found: arguments for code in blanks for found, arguments in functions(code).items()}
-    assert asked == functions(solutions(name))
+    asked_for = {function: arguments for code in blanks for function, arguments in functions(code).items()}
+    assert asked_for == functions(solutions(name))
     assert all("..." in code for code in blanks), "a blank is blank"
-    assert [after for before, after in zip(kinds, kinds[1:], strict=False) if before == "blank"] == ["check"] * len(
-        blanks
-    )
+    behind = [after for before, after in itertools.pairwise(kinds) if before == "blank"]
+    assert behind == ["check"] * len(blanks)
     assert not any(cell.get("outputs") for cell in cells(name))
 
 

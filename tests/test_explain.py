@@ -69,7 +69,7 @@ class Chain(nn.Module):
         return self.head(maps.mean(dim=(2, 3)))
 
 
-# -- average maps -----------------------------------------------------------------------------------------------------------
+# -- average maps ---------------------------------------------------------------------------------------------------
 
 
 def test_five_maps_of_the_student_are_the_means_over_filters(student, images):
@@ -77,17 +77,17 @@ def test_five_maps_of_the_student_are_the_means_over_filters(student, images):
     assert [tuple(m.shape) for m in maps] == [(4, s, s) for s in (32, 16, 8, 4, 4)]
     with torch.no_grad():
         features = student.standardise(images)
-        for block, found in zip(student.features, maps, strict=True):
+        for block, average_map in zip(student.features, maps, strict=True):
             features = block(features)
-            torch.testing.assert_close(found, features.mean(dim=1))
+            torch.testing.assert_close(average_map, features.mean(dim=1))
 
 
 def test_maps_agree_with_captum(student, teacher, images):
     for model in (student, teacher):
         maps = explain.average_feature_maps(model, images)
-        for layer, found in zip(feature_layers(model).values(), maps, strict=True):
+        for layer, average_map in zip(feature_layers(model).values(), maps, strict=True):
             torch.testing.assert_close(
-                found, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5
+                average_map, LayerActivation(model, layer).attribute(images).mean(dim=1).detach(), rtol=1e-4, atol=1e-5
             )
 
 
@@ -161,7 +161,7 @@ def test_receptive_fields_are_what_gradients_reach():
         assert int(touched.max() - touched.min()) + 1 == size, name
 
 
-# -- methods ----------------------------------------------------------------------------------------------------------------
+# -- methods --------------------------------------------------------------------------------------------------------
 
 
 def test_unpooled_maps_are_the_layers_own_at_full_resolution(student, images):
@@ -199,11 +199,11 @@ def test_every_method_gives_a_finite_map_of_the_images_size_and_leaves_no_trace(
         parameter.grad = torch.ones_like(parameter)
     before = _state(model)
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    given = images.clone(memory_format=torch.preserve_format)
-    maps = QUICK[name](model, given, targets)
+    images_before = images.clone(memory_format=torch.preserve_format)
+    maps = QUICK[name](model, images_before, targets)
     assert maps.shape == (4, 64, 64) and maps.dtype == torch.float32 and torch.isfinite(maps).all()
-    assert not maps.requires_grad and not given.requires_grad and given.grad is None
-    assert torch.equal(given, images)
+    assert not maps.requires_grad and not images_before.requires_grad and images_before.grad is None
+    assert torch.equal(images_before, images)
     _assert_same(before, _state(model))
     assert (numpy_before == np.random.get_state()[1]).all() and torch.equal(torch_before, torch.get_rng_state())  # noqa: NPY002
 
@@ -236,9 +236,9 @@ def _assert_same(a, b):
 
 
 def test_grad_cam_is_captums_with_bilinear_upsampling(student, images, targets):
-    found = METHODS["grad_cam"](student, images, targets)
+    own_map = METHODS["grad_cam"](student, images, targets)
     heat = LayerGradCam(student, student.features[4]).attribute(images, targets, relu_attributions=True).detach()
-    torch.testing.assert_close(found, F.interpolate(heat, 64, mode="bilinear", align_corners=False)[:, 0])
+    torch.testing.assert_close(own_map, F.interpolate(heat, 64, mode="bilinear", align_corners=False)[:, 0])
 
 
 def test_grad_cam_with_equal_weights_is_the_average_feature_map(student, images, targets):
@@ -267,28 +267,28 @@ def test_every_map_of_one_attribution_costs_no_second_run(student, images, targe
     """Magnitude, sign and the coarse twin of both methods, each method asked once."""
     passes = []
     hook = student.register_forward_hook(lambda *_: passes.append(1))
-    whole = explain.explain_all(explain.attributions(QUICK), student, images, targets)
+    at_once = explain.explain_all(explain.attributions(QUICK), student, images, targets)
     once = len(passes)
     cells = [(32, 32), (16, 16), (8, 8), (4, 4), (4, 4)]
-    maps = explain.joined(whole, cells)
+    maps = explain.joined(at_once, cells)
     assert len(passes) == once
     hook.remove()
-    assert [tuple(values.shape) for values in whole.values()] == [(4, 3, 64, 64)] * 2
+    assert [tuple(values.shape) for values in at_once.values()] == [(4, 3, 64, 64)] * 2
     for name in ("integrated_gradients", "shap"):
-        assert whole[name].min() < 0 < whole[name].max()
-        torch.testing.assert_close(maps[name], whole[name].abs().sum(dim=1))
-        torch.testing.assert_close(maps[f"{name}_signed"], whole[name].sum(dim=1))
+        assert at_once[name].min() < 0 < at_once[name].max()
+        torch.testing.assert_close(maps[name], at_once[name].abs().sum(dim=1))
+        torch.testing.assert_close(maps[f"{name}_signed"], at_once[name].sum(dim=1))
         for made in (name, f"{name}_signed"):
             torch.testing.assert_close(maps[made], QUICK[made](student, images, targets))
-    assert set(maps) == {f"{name}{end}" for name in whole for end in ("", "_signed", "_coarse")}
+    assert set(maps) == {f"{name}{end}" for name in at_once for end in ("", "_signed", "_coarse")}
 
 
 def test_a_coarse_twin_has_the_average_maps_cells_and_a_smooth_map_hardly_changes():
     spike = torch.zeros(1, 64, 64)
     spike[0, 9, 9] = 1
-    one = explain.coarsened(spike, [(4, 4)])
-    torch.testing.assert_close(one, explain.rescaled(explain.upsampled(F.adaptive_avg_pool2d(spike, 4), (64, 64))))
-    assert one[0, 0, 0] == one.max() == 1  # as much as any place of the cell
+    coarse = explain.coarsened(spike, [(4, 4)])
+    torch.testing.assert_close(coarse, explain.rescaled(explain.upsampled(F.adaptive_avg_pool2d(spike, 4), (64, 64))))
+    assert coarse[0, 0, 0] == coarse.max() == 1  # as much as any place of the cell
     two = explain.coarsened(torch.cat([spike, 5 * spike.flip(2)]), [(8, 8), (4, 4)])
     torch.testing.assert_close(two[1], two[0].flip(1))
     ramp = torch.linspace(0, 1, 64).expand(1, 64, 64)
@@ -297,7 +297,8 @@ def test_a_coarse_twin_has_the_average_maps_cells_and_a_smooth_map_hardly_change
 
 
 def test_a_constant_baseline_would_explain_nothing(student, images):
-    """The reason for the blurred baseline: between a grey image and the image a standardising network sees no change at all."""
+    """The reason for the blurred baseline:
+    between a grey image and the image a standardising network sees no change at all."""
     grey = images.mean(dim=(1, 2, 3), keepdim=True).expand_as(images)
     with torch.no_grad():
         logits = [student(grey + share * (images - grey)) for share in (0.3, 1.0)]
@@ -305,9 +306,9 @@ def test_a_constant_baseline_would_explain_nothing(student, images):
 
 
 def test_shap_explains_the_class_it_is_asked_for(student, images):
-    one = QUICK["shap"](student, images, torch.tensor([0, 0, 0, 0]))
+    of_first_class = QUICK["shap"](student, images, torch.tensor([0, 0, 0, 0]))
     other = QUICK["shap"](student, images, torch.tensor([1, 0, 0, 0]))
-    assert not torch.allclose(one[0], other[0])
+    assert not torch.allclose(of_first_class[0], other[0])
     torch.testing.assert_close(QUICK["shap"](student, images[:1], torch.tensor([1])), other[:1])
 
 
@@ -322,9 +323,9 @@ def test_shap_of_a_linear_model_is_weight_times_distance_from_the_background():
 
     torch.manual_seed(0)
     model, images, background = Linear(), torch.rand(2, 3, 8, 8), torch.rand(1, 3, 8, 8)
-    found = methods(background, shap_samples=5)["shap"](model, images, torch.tensor([0, 1]))
+    attribution = methods(background, shap_samples=5)["shap"](model, images, torch.tensor([0, 1]))
     weights = model.dense.weight.detach().view(2, 3, 8, 8)
-    torch.testing.assert_close(found, (weights * (images - background)).abs().sum(dim=1))
+    torch.testing.assert_close(attribution, (weights * (images - background)).abs().sum(dim=1))
 
 
 def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
@@ -337,10 +338,10 @@ def test_average_maps_ignore_the_class_and_grad_cam_does_not(student, images):
 
 
 def test_random_maps_follow_the_image_and_not_the_batch(student, images, targets):
-    whole = METHODS["random"](student, images, targets)
-    torch.testing.assert_close(whole[2:3], METHODS["random"](student, images[2:3], targets[2:3]))
-    assert not torch.allclose(whole[0], whole[1])
-    assert not torch.allclose(whole, methods(seed=1)["random"](student, images, targets))
+    maps = METHODS["random"](student, images, targets)
+    torch.testing.assert_close(maps[2:3], METHODS["random"](student, images[2:3], targets[2:3]))
+    assert not torch.allclose(maps[0], maps[1])
+    assert not torch.allclose(maps, methods(seed=1)["random"](student, images, targets))
 
 
 def test_the_untrained_control_does_not_depend_on_the_weights(student, images, targets):
@@ -357,10 +358,10 @@ def test_the_untrained_control_does_not_depend_on_the_weights(student, images, t
 
 def test_the_data_set_mean_is_the_mean_map_of_the_training_images_for_every_image(student, images, targets):
     training = images.flip(3)
-    found = methods(training=training)["data_set_mean"](student, images[:2], targets[:2])
+    mean_maps = methods(training=training)["data_set_mean"](student, images[:2], targets[:2])
     expected = METHODS["feature_maps_mean"](student, training, targets).mean(dim=0)
-    torch.testing.assert_close(found, torch.stack([expected, expected]))
-    assert not torch.allclose(METHODS["data_set_mean"](student, images, targets)[:2], found)
+    torch.testing.assert_close(mean_maps, torch.stack([expected, expected]))
+    assert not torch.allclose(METHODS["data_set_mean"](student, images, targets)[:2], mean_maps)
 
 
 @pytest.mark.parametrize("cells", [1, 3])
@@ -397,18 +398,18 @@ def test_captums_gradient_shap_agrees_with_shap():
     draw = torch.Generator().manual_seed(0)
     images, background = (torch.rand(count, 3, 16, 16, generator=draw) for count in (2, 4))
     model, targets = initialised(StudentCNN, 4, (4, 8), seed=0).eval(), torch.tensor([0, 2])
-    theirs = shap(model, images, targets, background=background, samples=400)
+    shaps = shap(model, images, targets, background=background, samples=400)
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     ours = gradient_shap(model, images, targets, background=background, samples=400)
     assert torch.equal(ours, gradient_shap(model, images, targets, background=background, samples=400)), (
         "the seed decides"
     )
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-    for one, other in zip(ours, theirs, strict=True):
-        assert spearmanr(one.flatten(), other.flatten()).statistic > 0.8
+    for own_map, captums_map in zip(ours, shaps, strict=True):
+        assert spearmanr(own_map.flatten(), captums_map.flatten()).statistic > 0.8
 
 
-# -- controls that hang on a draw -----------------------------------------------------------------------------------------
+# -- controls that hang on a draw -----------------------------------------------------------------------------------
 
 
 def test_no_student_starts_where_a_control_does(student, images, targets):

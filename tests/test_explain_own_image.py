@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from kdnb import explain, fidelity, files, one_image, runs, students
-from kdnb.datasets import load
+from kdnb.datasets import load, load_for
 from kdnb.errors import ArtefactError, DataError, DataNotFoundError
 from kdnb.explain.own_image import (
     OwnImage,
@@ -79,7 +79,9 @@ def test_paths_arrays_and_pillow_images_are_explained_alike_wherever_one_stands(
     pixels = data.images[data.index("test")[0]]
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     monkeypatch.chdir(tmp_path)
-    answers = [explain_image(run.folder, one) for one in ("mine.png", pixels, Image.fromarray(pixels))]
+    of_the_run = load_for(run.settings)
+    monkeypatch.setattr("kdnb.explain.own_image.load_for", lambda settings: of_the_run)  # read once for all
+    answers = [explain_image(run.folder, image) for image in ("mine.png", pixels, Image.fromarray(pixels))]
     for answer in answers:
         assert np.array_equal(answer.image, pixels) and answer.probabilities.equals(answers[0].probabilities)
     assert np.array_equal(explain_image(run, pixels[..., 0]).image[..., 1], pixels[..., 0])
@@ -97,8 +99,8 @@ def test_evidence_adds_up_to_the_logits(student, data):
     sums = evidence_maps(student, images).sum(dim=(2, 3))
     assert torch.allclose(sums + student.classifier.bias, logits, atol=1e-4)
     table = explain_arrays(student, data, data.images[:1], background=2, samples=2)[0].probabilities
-    parts = table[["evidence_for", "evidence_against", "rest"]].sum(axis=1)
-    assert np.allclose(parts, table["logit"], atol=1e-4)
+    added = table[["evidence_for", "evidence_against", "rest"]].sum(axis=1)
+    assert np.allclose(added, table["logit"], atol=1e-4)
 
 
 def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero():
@@ -109,8 +111,8 @@ def test_where_no_validation_image_is_wrong_the_temperature_does_not_go_to_zero(
     assert (logits.argmax(1) == labels).all() and temperature > 0.3
     sure = np.exp(logits / temperature)
     assert (sure.max(1) / sure.sum(1)).mean() == pytest.approx(51 / 54, abs=0.02), "as sure as 50 right of 50 allow"
-    found = calibrated(logits, labels)
-    assert found["validation_images"] == 200 and 0 <= found["ece"] < 0.1
+    fitted = calibrated(logits, labels)
+    assert fitted["validation_images"] == 200 and 0 <= fitted["ece"] < 0.1
 
 
 @pytest.mark.parametrize(
@@ -144,9 +146,9 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     html = (folder / "index.html").read_text()
     fitted = manifest["calibration"]
     assert (
-        f"divided by {fitted['temperature']:.3g}, the temperature that fits {fitted['validation_images']} validation images best"
-        in html
-    )
+        f"divided by {fitted['temperature']:.3g}, "
+        f"the temperature that fits {fitted['validation_images']} validation images best"
+    ) in html
     assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], (
@@ -192,9 +194,9 @@ def brain(tmp_path, monkeypatch):
     name = "brain_tumor-cpu-seed0-leak_free"
     shutil.copytree(students.MEASURED / "phantom-quick-seed0", tmp_path / "measured" / name)
     path = tmp_path / "measured" / name / "provenance.json"
-    told = json.loads(path.read_text())
-    told["run"] = {"dataset": "brain_tumor", "profile": "cpu", "seed": 0, "split_protocol": "leak_free"}
-    path.write_text(json.dumps(told))
+    provenance = json.loads(path.read_text())
+    provenance["run"] = {"dataset": "brain_tumor", "profile": "cpu", "seed": 0, "split_protocol": "leak_free"}
+    path.write_text(json.dumps(provenance))
     monkeypatch.setattr(students, "MEASURED", tmp_path / "measured")
     monkeypatch.setattr(one_image, "MEASURED", tmp_path / "measured")
     return name
@@ -240,8 +242,8 @@ def test_what_cannot_become_a_page_is_one_sentence(run, words, said, capsys):
     from kdnb.one_image import main
 
     assert main(["--", *(word.format(run=run.folder) for word in words)]) == 2
-    told = capsys.readouterr().err
-    assert said in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert said in message and message.count("\n") == 1
 
 
 def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):

@@ -14,25 +14,25 @@ from kdnb.evaluation import expected_hits
 @pytest.fixture(scope="module")
 def experiment():
     made = phantom.generate(192, 32, "drawn")
-    parts = [
+    splits = [
         training.Examples(made.images[cut], made.labels[cut], made.posterior[cut])
         for cut in (slice(96), slice(96, 128), slice(128, 192))
     ]
     bank = np.log(np.maximum(made.posterior[:96], 1e-3))[None].astype(np.float32)
     return experiments.Experiment(
-        *parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8)
+        *splits, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key", widths=(4, 8)
     )
 
 
 def test_without_a_label_only_the_teacher_speaks():
     logits, teacher = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.randn(4, 3)
     targets = torch.tensor([0, losses.UNLABELLED, 2, losses.UNLABELLED])
-    found = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
-    assert torch.isclose(found.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), (
+    loss = losses.distillation_loss(logits, teacher, targets, alpha=0.4, temperature=2.0)
+    assert torch.isclose(loss.hard, F.cross_entropy(logits[[0, 2]], targets[[0, 2]]) / 2), (
         "the mean over all images of the batch"
     )
     every = losses.distillation_loss(logits, teacher, torch.zeros(4, dtype=torch.long), alpha=0.4, temperature=2.0)
-    assert torch.equal(found.soft, every.soft)
+    assert torch.equal(loss.soft, every.soft)
     nobody = losses.distillation_loss(logits, teacher, torch.full((4,), losses.UNLABELLED), alpha=0.4, temperature=2.0)
     assert nobody.hard == 0 and torch.isclose(nobody.total, 0.6 * nobody.soft)
 
@@ -75,22 +75,24 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
     assert taught.scores["images_per_class"].eq(3).all() and taught.scores["divergence"].gt(0).all()
     rows = few_labels.comparisons(taught, groups)
-    asked = {(row["question"], row["a"], row["b"]) for row in rows}
-    assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in asked
+    questions = {(row["question"], row["a"], row["b"]) for row in rows}
+    assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in questions
     for name in teachers.WITHOUT_KNOWLEDGE:
-        assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in asked
+        assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in questions
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
     assert (
         "few labels, 3 a class: is the ensemble better than its members?",
         few_labels.ENSEMBLE,
         "one student",
-    ) in asked
-    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in asked
+    ) in questions
+    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in questions
     members = [
         sweep.train(run, [specs.spec("ce", s, 1, 1)], experiments.with_few_images(run, experiment, teacher, 3))
         for s in (0, 1)
     ]
-    chances = np.mean([softmax(found.test_logits, axis=1) for one in members for found in one.values()], axis=0)
+    chances = np.mean(
+        [softmax(student.test_logits, axis=1) for of_way in members for student in of_way.values()], axis=0
+    )
     assert np.array_equal(taught.together, expected_hits(chances, experiment.test.labels, experiment.test.posterior))
     folders = {path.name for path in run.folder.glob("cells*")}
     assert {

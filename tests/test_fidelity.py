@@ -52,14 +52,14 @@ def case():
 def rows(case):
     sample, maps = case
     constant = {"reversed": METHODS["uniform"]}
-    parts = [
+    tables = [
         fidelity.fidelity_rows(Patch(), "patch", sample, maps, batch_size=7),
         fidelity.captum_rows(Patch(), "patch", sample, maps, constant),
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
-# -- fidelity ---------------------------------------------------------------------------------------------------------------
+# -- fidelity -------------------------------------------------------------------------------------------------------
 
 
 def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
@@ -89,7 +89,7 @@ def test_the_oracle_is_best_the_reverse_worst_and_random_between(rows):
 def test_random_maps_do_as_the_mean_over_random_orders(case):
     """Chance by another route: pixels deleted at random, all images at every share."""
     sample, maps = case
-    found = fidelity.deletion_insertion(
+    scores = fidelity.deletion_insertion(
         Patch(), sample.images, sample.targets, fidelity.relevance_rank(maps["random"])
     )["deletion_mean"]
     generator, expected = torch.Generator().manual_seed(9), []
@@ -98,7 +98,7 @@ def test_random_maps_do_as_the_mean_over_random_orders(case):
         mixed = torch.where(gone, sample.images.mean(dim=(2, 3), keepdim=True), sample.images)
         expected.append(Patch()(mixed).softmax(dim=1)[:, 1])
     by_hand = np.trapezoid(torch.stack(expected).numpy(), perturb.SHARES, axis=0)
-    _, lo, hi = bootstrap_mean(found.numpy() - by_hand)
+    _, lo, hi = bootstrap_mean(scores.numpy() - by_hand)
     assert lo - 0.005 <= 0 <= hi + 0.005
 
 
@@ -106,33 +106,34 @@ def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, ro
     sample, maps = case
     assert list(rows.columns[:6]) == ["image_id", "class", "model", "method", "metric", "value"]
     assert not rows.duplicated(["image_id", "method", "metric"]).any() and rows["value"].notna().all()
-    whole = fidelity.fidelity_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, batch_size=24)
+    one_batch = fidelity.fidelity_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, batch_size=24)
     same = rows[(rows["method"] == "oracle") & rows["metric"].str.match("deletion|insertion|agreement|average")]
-    both = same.merge(whole, on=["image_id", "method", "metric"])
+    both = same.merge(one_batch, on=["image_id", "method", "metric"])
     assert len(both) == len(same)
     np.testing.assert_allclose(both["value_x"], both["value_y"], atol=1e-5)
 
 
 def test_agreement_starts_with_nothing_kept_and_counts_only_what_was_lost(case):
-    """Half of the images have no patch: what the model says of them it says of an empty image, too, and any map keeps it."""
+    """Half of the images have no patch: what the model says of them it says of an empty image, too,
+    and any map keeps it."""
     sample, maps = case
     images = sample.images.clone()
     images[::2, :, 4:12, 4:12] -= 0.6
     targets = Patch()(images).argmax(dim=1)
     assert targets.tolist() == [0, 1] * 12
     rows = {name: fidelity.relevance_rank(maps[name]) for name in ("oracle", "reversed")}
-    found = {
+    by_ranking = {
         name: fidelity.deletion_insertion(Patch(), images, targets, r) | fidelity.road(Patch(), images, targets, r)
         for name, r in rows.items()
     }
     for end, shares in (("", ("05", "10")), ("_mean", ("05", "10")), ("_road", ("10",))):
-        for one in found.values():
-            assert one[f"agreement_00{end}"].tolist() == [1, 0] * 12
-            assert one[f"recovered_00{end}"][1::2].max() == 0 and one[f"recovered_00{end}"][::2].isnan().all()
+        for scores in by_ranking.values():
+            assert scores[f"agreement_00{end}"].tolist() == [1, 0] * 12
+            assert scores[f"recovered_00{end}"][1::2].max() == 0 and scores[f"recovered_00{end}"][::2].isnan().all()
         for share in shares:
-            assert found["reversed"][f"agreement_{share}{end}"].mean() == 0.5  # for nothing
-            assert found["reversed"][f"recovered_{share}{end}"].nanmean() == 0
-    assert found["oracle"]["recovered_10"].nanmean() == found["oracle"]["recovered_10_mean"].nanmean() == 1
+            assert by_ranking["reversed"][f"agreement_{share}{end}"].mean() == 0.5  # for nothing
+            assert by_ranking["reversed"][f"recovered_{share}{end}"].nanmean() == 0
+    assert by_ranking["oracle"]["recovered_10"].nanmean() == by_ranking["oracle"]["recovered_10_mean"].nanmean() == 1
 
 
 def test_ranks_are_a_permutation_and_ties_are_broken_at_random():
@@ -153,26 +154,27 @@ def test_keeping_and_removing_half_of_the_area_by_hand():
 
 def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_there(case):
     sample, _ = case
-    found = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
-    assert found["average_drop"].max() == 0 and found["average_increase"].max() == 0
+    scores = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
+    assert scores["average_drop"].max() == 0 and scores["average_increase"].max() == 0
 
 
 def test_average_drop_and_increase_by_hand():
-    """The map rescaled to [0, 1] is the mask: a half for the patch and all of the rest lowers p, the patch alone raises it."""
+    """The map rescaled to [0, 1] is the mask: a half for the patch and all of the rest lowers p,
+    the patch alone raises it."""
     images, targets = torch.full((2, 3, SIZE, SIZE), 0.2), torch.ones(2, dtype=torch.int64)
     images[:, :, 4:12, 4:12] = 0.8
     maps = torch.stack([torch.full((SIZE, SIZE), 3.0), torch.full((SIZE, SIZE), -1.0)])
     maps[0, 4:12, 4:12], maps[1, 4:12, 4:12], maps[0, 0, 0] = 2.0, 1.0, 1.0
-    found = fidelity.drop_increase(Patch(), images, targets, maps)
+    scores = fidelity.drop_increase(Patch(), images, targets, maps)
     share, corner = 64 / SIZE**2, 0.2 / SIZE**2  # the map's lowest pixel, which only the first image loses
     evidence = [
         patch - share * patch - (1 - share) * rest - 0.35 for patch, rest in ((0.8, 0.2), (0.4, 0.2), (0.8, 0.0))
     ]
     evidence[1] += corner
-    whole, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
-    assert lowered < whole < raised
-    np.testing.assert_allclose(found["average_drop"], [(whole - lowered) / whole, 0], atol=1e-5)
-    assert found["average_increase"].tolist() == [0, 1]
+    untouched, lowered, raised = (1 / (1 + np.exp(-24 * value)) for value in evidence)
+    assert lowered < untouched < raised
+    np.testing.assert_allclose(scores["average_drop"], [(untouched - lowered) / untouched, 0], atol=1e-5)
+    assert scores["average_increase"].tolist() == [0, 1]
 
 
 def test_imputation_solves_the_linear_system():
@@ -181,15 +183,16 @@ def test_imputation_solves_the_linear_system():
     missing = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     missing[0, 5:26, 3:27] = True  # one large hole
     missing[1] = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1)) < 0.8  # scattered
-    found = fidelity.imputed(images, missing)
-    for image, hole, filled in zip(images, missing, found, strict=True):
+    imputed = fidelity.imputed(images, missing)
+    for image, hole, filled in zip(images, missing, imputed, strict=True):
         error = (filled - _exact(image, hole)).abs()
         assert error[:, ~hole].max() == 0
         assert error[:, hole].mean() < 0.02 and error[:, hole].max() < 0.1
 
 
 def _exact(image, hole):
-    """Solve x_i = sum of w_ij x_j over the eight neighbours for all missing pixels at once (Rong et al. 2022, appendix)."""
+    """Solve x_i = sum of w_ij x_j over the eight neighbours for all missing pixels at once
+    (Rong et al. 2022, appendix)."""
     positions = np.flatnonzero(hole.numpy())
     number = {p: k for k, p in enumerate(positions)}
     matrix, right = scipy.sparse.lil_matrix((len(positions),) * 2), np.zeros((len(positions), 3))
@@ -222,14 +225,14 @@ def test_infidelity_of_what_each_pixel_adds_to_a_linear_model_is_zero():
     changes = fidelity.square_changes(Linear(), images, torch.zeros(3, dtype=torch.int64))
     detail = (images - blurred(images)).mean(dim=1)
     assert fidelity.infidelity(5 * weights * detail, *changes).max() < 1e-6  # each pixel's share of the logit's fall
-    assert (
-        fidelity.infidelity(weights.expand(3, -1, -1).contiguous(), *changes).min() > 1e-4
-    )  # its gradient is another thing
+    gradient = weights.expand(3, -1, -1).contiguous()
+    assert fidelity.infidelity(gradient, *changes).min() > 1e-4, "its gradient is another thing"
     assert fidelity.infidelity(torch.rand(3, SIZE, SIZE, generator=generator), *changes).min() > 1e-4
 
 
 def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
-    """captum divides the change by it, for maps that hold it already: what is left is the mask. The same squares for both."""
+    """captum divides the change by it, for maps that hold it already: what is left is the mask.
+    The same squares for both."""
     from captum.metrics import infidelity as captum_infidelity
 
     sample, maps = case
@@ -246,20 +249,20 @@ def test_infidelity_is_captums_for_attributions_of_whole_pixels(case):
 
     for name in ("oracle", "random"):
         phi = maps[name][:, None].expand(-1, 3, -1, -1).contiguous()
-        theirs = captum_infidelity(
+        captums = captum_infidelity(
             Patch(), squares, sample.images, phi, target=sample.targets, n_perturb_samples=draws, normalize=True
         )
-        torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), theirs, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(fidelity.infidelity(maps[name], corners, changes), captums, rtol=1e-3, atol=1e-6)
 
 
 def test_infidelity_of_a_hundred_squares_is_nearly_that_of_another_hundred(case):
     """With ten the free factor fits part of the luck of the draw: a tenth of the value."""
     sample, maps = case
     drawn = [fidelity.square_changes(Patch(), sample.images, sample.targets, seed) for seed in range(5)]
-    many = [float(fidelity.infidelity(maps["random"], *one).mean()) for one in drawn]
+    many = [float(fidelity.infidelity(maps["random"], *changes).mean()) for changes in drawn]
     few = [
-        float(fidelity.infidelity(maps["random"], *(part[:, k : k + 10] for part in one)).mean())
-        for one in drawn
+        float(fidelity.infidelity(maps["random"], *(part[:, k : k + 10] for part in changes)).mean())
+        for changes in drawn
         for k in range(0, 100, 10)
     ]
     assert max(many) < 1.25 * min(many) and np.mean(few) < 0.97 * np.mean(many)
@@ -268,17 +271,21 @@ def test_infidelity_of_a_hundred_squares_is_nearly_that_of_another_hundred(case)
 def test_sensitivity_is_zero_for_a_constant_map_and_bounded_by_the_noise_for_the_image_itself(case):
     sample, _ = case
     assert fidelity.sensitivity_max(Patch(), sample.images, sample.targets, METHODS["uniform"]).max() == 0
-    found = fidelity.sensitivity_max(Patch(), sample.images, sample.targets, lambda m, images, t: images.mean(dim=1))
+    sensitivity = fidelity.sensitivity_max(
+        Patch(), sample.images, sample.targets, lambda m, images, t: images.mean(dim=1)
+    )
     bound = perturb.SENSITIVITY_RADIUS * SIZE / sample.images.mean(dim=1).flatten(1).norm(dim=1)
-    assert (found > 0).all() and (found < bound).all()
+    assert (sensitivity > 0).all() and (sensitivity < bound).all()
 
 
 def test_teacher_student_agreement_counts_equal_predictions():
-    found = fidelity.teacher_student_agreement(np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]]))
-    assert found.tolist() == [1.0, 0.0]
+    agreement = fidelity.teacher_student_agreement(
+        np.array([[2.0, 1.0], [0.0, 1.0]]), np.array([[5.0, 1.0], [1.0, 0.0]])
+    )
+    assert agreement.tolist() == [1.0, 0.0]
 
 
-# -- a judge that knows holes -----------------------------------------------------------------------------------------------
+# -- a judge that knows holes ---------------------------------------------------------------------------------------
 
 
 def test_holes_are_squares_of_the_stated_share():
@@ -297,12 +304,12 @@ def test_f_fidelity_by_hand():
     rank = torch.ones(1, 32, 32)
     rank[:, 4:12, 4:12] = 0  # the first 6 % of the area, within every share
     targets = torch.ones(1, dtype=torch.int64)
-    found = fidelity.f_fidelity(Patch(), images, targets, rank)
+    scores = fidelity.f_fidelity(Patch(), images, targets, rank)
     drawn = fidelity.holes(1, 32, 32, torch.full((1,), 0.5), torch.Generator().manual_seed(0))
     without = fidelity.holed(images, drawn & (rank < 0.1))
     fall = Patch()(images).softmax(1)[0, 1] - Patch()(without).softmax(1)[0, 1]
-    torch.testing.assert_close(found["ffid_plus"][0], fall)
-    assert fall > 0.2 and found["ffid_minus"].abs() < fall / 4
+    torch.testing.assert_close(scores["ffid_plus"][0], fall)
+    assert fall > 0.2 and scores["ffid_minus"].abs() < fall / 4
 
 
 def test_f_fidelity_orders_oracle_random_and_reverse(case):
@@ -348,7 +355,7 @@ def test_order_agreement_turns_metrics_that_are_better_when_lower():
     assert tau.loc["insertion_blur", "ffid_plus"] == pytest.approx(kendalltau([3, 2, 1, 0], [3, 2, 0, 1]).statistic)
 
 
-# -- localisation -----------------------------------------------------------------------------------------------------------
+# -- localisation ---------------------------------------------------------------------------------------------------
 
 
 def test_localisation_of_oracle_reverse_and_uniform(case):
@@ -408,7 +415,7 @@ def test_empty_and_full_masks_are_undefined_and_counted(case):
     assert (overall.set_index("metric")["mean"][["pointing_game", "pixel_auc"]] == 1).all()
 
 
-# -- sanity -----------------------------------------------------------------------------------------------------------------
+# -- sanity ---------------------------------------------------------------------------------------------------------
 
 
 def test_spearman_agrees_with_scipy():
@@ -438,7 +445,8 @@ def test_cascade_breaks_what_depends_on_the_weights_and_nothing_else():
 
 
 def test_the_cascade_over_several_networks_is_not_that_of_the_students_own_start():
-    """The last stage with the student's own seed is where it began: the maps of that network resemble its own more than others' do."""
+    """The last stage with the student's own seed is where it began:
+    the maps of that network resemble its own more than others' do."""
     start = initialised(StudentCNN, 2, (8, 8, 8), seed=3).eval()
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     seeds = [control_seed(0, draw) for draw in range(10)]
@@ -520,7 +528,8 @@ def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
 
 
 def test_the_reader_cannot_recognise_a_person_across_folds():
-    """A hundred persons of four images, each with a face and one decision: who knows the face knows the decision, and nobody else does."""
+    """A hundred persons of four images, each with a face and one decision:
+    who knows the face knows the decision, and nobody else does."""
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(100), 4)
     decisions = rng.permutation(100)[persons] % 2
@@ -535,7 +544,7 @@ def test_the_reader_leaves_out_a_decision_of_few_persons():
     assert np.isnan(fidelity.reader_hits(features, decisions, persons)).tolist() == [False] * 40 + [True] * 20
 
 
-# -- tables -----------------------------------------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_summary_has_a_row_a_class_method_and_metric(rows):
@@ -652,19 +661,19 @@ def test_side_by_side_tells_a_right_map_from_a_wrong_one_image_by_image(case):
 def test_a_control_of_many_draws_has_the_mean_infidelity_of_its_draws(case):
     sample, maps = case
     drawn = [{"random": maps["random"]}, {"random": maps["oracle"]}]
-    whole = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(
+    table = fidelity.captum_rows(Patch(), "patch", sample, {"oracle": maps["oracle"]}, {}, drawn).set_index(
         ["image_id", "method"]
     )["value"]
     changes = fidelity.square_changes(Patch(), sample.images, sample.targets)
-    expected = torch.stack([fidelity.infidelity(one["random"], *changes) for one in drawn]).mean(dim=0)
-    np.testing.assert_allclose(whole.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
-    assert len(whole) == 48
+    expected = torch.stack([fidelity.infidelity(draw["random"], *changes) for draw in drawn]).mean(dim=0)
+    np.testing.assert_allclose(table.xs("random", level="method")[sample.ids], expected, rtol=1e-5)
+    assert len(table) == 48
 
 
 def test_a_control_of_many_draws_scores_their_mean_image_by_image():
     rows = pd.DataFrame({"image_id": ["a", "b"], "metric": "m", "method": "random", "value": [0.0, np.nan]})
     other = rows.assign(value=[1.0, 3.0])
-    found = fidelity.over_draws([rows, other])
+    means = fidelity.over_draws([rows, other])
     assert (
-        list(found) == list(rows) and found["image_id"].tolist() == ["a", "b"] and found["value"].tolist() == [0.5, 3.0]
+        list(means) == list(rows) and means["image_id"].tolist() == ["a", "b"] and means["value"].tolist() == [0.5, 3.0]
     )

@@ -1,6 +1,7 @@
-"""What a reader must be able to trust in a picture: names that can be read, controls told apart, nothing drawn that is not there."""
+"""What a reader must be able to trust in a picture: names that can be read, controls told apart,
+nothing drawn that is not there."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -73,8 +74,8 @@ def test_time_against_fidelity_leaves_out_what_was_measured_on_no_image():
 def test_by_method_gives_each_metric_a_panel_three_a_row():
     summary = _tables(np.random.default_rng(0))[1]
     metrics = ["agreement_10", "agreement_30", "insertion_blur", "deletion_blur"]
-    whole = pd.concat([summary.assign(metric=metric) for metric in metrics])
-    axes = explain.by_method(whole, metrics, model="student_kd").axes
+    table = pd.concat([summary.assign(metric=metric) for metric in metrics])
+    axes = explain.by_method(table, metrics, model="student_kd").axes
     assert [axis.get_xlabel().split(",")[0].split(" AUC")[0] for axis in axes if axis.axison] == [
         "agreement",
         "agreement",
@@ -108,7 +109,8 @@ def test_the_cascade_shows_the_range_of_the_networks_and_not_of_the_images():
 
 
 def _cascade() -> pd.DataFrame:
-    """Two networks of which one keeps a correlation of .1 and one of .9, each the mean of two images .1 apart from it."""
+    """Two networks of which one keeps a correlation of .1 and one of .9,
+    each the mean of two images .1 apart from it."""
     rows = [
         (n, stage, method, draw, image, value + shift)
         for n, stage in enumerate(("classifier", "features.4"))
@@ -126,7 +128,7 @@ def test_softened_draws_a_bar_a_class_and_model_at_every_temperature():
     assert len(image.images) == 1
     assert [[bar.get_height() for bar in axes.patches] for axes in panels] == [[0.1] * 6, [0.5] * 6]
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in panels[0].patches)
-    assert all(end <= start + 1e-9 for (_, end), (start, _) in zip(edges, edges[1:], strict=False)), "bars side by side"
+    assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(edges)), "bars side by side"
     alone = training.softened(table[table["model"] == "teacher"].drop(columns="model")).axes
     assert [len(axes.patches) for axes in alone] == [3, 3]
 

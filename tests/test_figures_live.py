@@ -35,7 +35,7 @@ def test_no_output_widget_takes_part():
 
 
 def test_without_a_kernel_the_first_picture_stands_in_its_place():
-    box = live(lambda: plt.figure(), "an empty figure")
+    box = live(plt.figure, "an empty figure")
     data, metadata = box._repr_mimebundle_()
     assert LIVE in data and data["image/png"].startswith(b"\x89PNG")
     assert data["text/plain"] == metadata["image/png"]["alt"] == "an empty figure"

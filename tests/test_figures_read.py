@@ -1,4 +1,5 @@
-"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ, the claims' verdicts."""
+"""Pictures that cannot mislead: scales that stretch no luck, outlines in every panel, counts where they differ,
+the claims' verdicts."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,8 +61,8 @@ def test_bins_hold_equally_many_images_and_their_interval_holds_a_calibrated_tru
     labels = (rng.random(3000) > confidence).astype(int)
     table = reliability_of_equal_bins(labels, probabilities, bins=10)
     assert table["n"].tolist() == [300] * 10 and table["confidence"].is_monotonic_increasing
-    held = (table["lo"] <= table["confidence"]) & (table["confidence"] <= table["hi"])
-    assert held.sum() >= 8
+    inside = (table["lo"] <= table["confidence"]) & (table["confidence"] <= table["hi"])
+    assert inside.sum() >= 8
     sure = reliability_of_equal_bins(np.ones(3000, int), probabilities)
     assert (sure["hi"] < sure["confidence"]).all(), "who is always wrong is too sure"
     assert len(reliability_of_equal_bins(labels[:45], probabilities[:45])) == 1, "thirty images a bin, or one bin"
@@ -131,8 +132,10 @@ def test_a_film_strip_shows_the_shares_asked_for_and_every_curve():
     curves = {"blur": np.array([0.1, 0.4, 0.8, 0.9]), "mean": np.array([0.2, 0.2, 0.7, 0.9])}
     axes = explain.film_strip(strips, curves, shares, (0.1, 0.5)).axes
     assert len(axes) == 2 * (2 + 1)
-    assert [one.get_xlabel() for one in axes if one.images] == ["p = 0.40", "p = 0.80", "p = 0.20", "p = 0.70"]
-    assert [list(one.lines[0].get_ydata()) for one in axes if one.lines] == [list(curve) for curve in curves.values()]
+    assert [panel.get_xlabel() for panel in axes if panel.images] == ["p = 0.40", "p = 0.80", "p = 0.20", "p = 0.70"]
+    assert [list(panel.lines[0].get_ydata()) for panel in axes if panel.lines] == [
+        list(curve) for curve in curves.values()
+    ]
 
 
 def test_curves_draw_a_mean_and_every_seed():

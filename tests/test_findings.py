@@ -1,12 +1,13 @@
-"""README, FINDINGS.md and their figure: exactly what the recorded runs say, in words that no other record could make false."""
+"""README, FINDINGS.md and their figure: exactly what the recorded runs say,
+in words that no other record could make false."""
 
-import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from records import record_folder
 
 from kdnb import findings
 from kdnb.claims import FAILS, HOLDS, NO_EFFECT, UNDECIDED
@@ -20,17 +21,8 @@ def records(tmp_path):
     """A folder of records, and a function that adds a run to it."""
 
     def add(dataset="brain_tumor", split="official", accuracy=0.9, verdict=HOLDS, measured=0.05):
-        folder = tmp_path / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
-        folder.mkdir()
-        run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-        provenance = {
-            "run": run,
-            "data": {},
-            "teacher": {"weights": "scratch"},
-            "environment": {"device": "cpu"},
-            "date": "2026-11-30",
-        }
-        (folder / "provenance.json").write_text(json.dumps(provenance | {"budget": {"image_size": 64}}))
+        provenance = {"teacher": {"weights": "scratch"}, "budget": {"image_size": 64}}
+        folder = record_folder(tmp_path, dataset, split, **provenance)
         scores = {"model": ["teacher", "student_kd", "student_ce"], "n": 100, "accuracy": accuracy}
         scores |= {"accuracy_lo": accuracy - 0.05, "accuracy_hi": accuracy + 0.05, "f1_macro": accuracy}
         pd.DataFrame(scores).to_csv(folder / "classification.csv", index=False)
@@ -59,10 +51,10 @@ def test_readme_and_findings_show_exactly_what_is_recorded():
 
 def test_the_figure_is_of_the_recorded_numbers_and_drawn_alike(tmp_path):
     findings.draw(tmp_path / "again.png")
-    with Image.open(findings.PICTURE) as committed, Image.open(tmp_path / "again.png") as again:
+    with Image.open(findings.PICTURE) as committed, Image.open(tmp_path / "again.png") as redrawn:
         assert committed.text["Description"] == findings.drawn_from(), "python -m kdnb.findings draws it anew"
-        assert committed.size == again.size
-        apart = np.abs(np.asarray(committed.convert("L"), float) - np.asarray(again.convert("L"), float))
+        assert committed.size == redrawn.size
+        apart = np.abs(np.asarray(committed.convert("L"), float) - np.asarray(redrawn.convert("L"), float))
     assert apart.mean() < 1.0, "fonts may differ by a pixel between machines, panels not"
 
 
@@ -106,11 +98,11 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
         records(dataset, accuracy=0.9)
         records(dataset, "leak_free" if dataset == "alzheimer" else "regrouped", accuracy=after)
     records("eye_disease", accuracy=0.9)
-    said = findings.findings(records.folder)
+    text = findings.findings(records.folder)
     assert (
-        "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); 0.850 instead of 0.900 on Alzheimer MRI."
-        in said
-    )
+        "is **0.600** instead of 0.900 on brain MRI (copies kept apart, persons not); "
+        "0.850 instead of 0.900 on Alzheimer MRI."
+    ) in text
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
@@ -156,16 +148,19 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
         "forward_equivalents": [1000.0, 2.0],
     }
     pd.DataFrame(timed).to_csv(folder / "met.csv", index=False)
-    found = findings.marks(records.folder)
-    assert found["name"].tolist() == [
+    marks = findings.marks(records.folder)
+    assert marks["name"].tolist() == [
         "SHAP",
         "average map, layer 2",
         "average map, all layers",
         "centre (control)",
         "Grad-CAM",
     ]
-    said = "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; Grad-CAM in 20% (time: 2)."
-    assert said in findings.findings(records.folder)
+    sentence = (
+        "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; "
+        "Grad-CAM in 20% (time: 2)."
+    )
+    assert sentence in findings.findings(records.folder)
 
 
 def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):

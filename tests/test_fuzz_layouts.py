@@ -1,4 +1,5 @@
-"""Folders and tables that nobody thought of: understood with nothing lost, or refused in one sentence; never a traceback, never a guess."""
+"""Folders and tables that nobody thought of: understood with nothing lost, or refused in one sentence;
+never a traceback, never a guess."""
 
 import csv
 import io
@@ -28,13 +29,14 @@ def words(text: str) -> st.SearchStrategy[str]:
 
 
 FOLDERS = words(
-    "train test val Training Testing train_images test_images valid fold_1 fold_2 images images_001 images_002 masks labels cat dog all "
-    "none 0 01 NaN patient_1 patient_2 sub-01 left right augmented original classification_task segmentation_task @eaDir .hidden __MACOSX "
+    "train test val Training Testing train_images test_images valid fold_1 fold_2 images images_001 images_002 "
+    "masks labels cat dog all none 0 01 NaN patient_1 patient_2 sub-01 left right augmented original "
+    "classification_task segmentation_task @eaDir .hidden __MACOSX "
     "K\u00e9ratite Ke\u0301ratite data unknown"
 )
 FILES = words(
-    "img_0.png img_1.png img_2.JPG scan.dcm a_mask.png img_0_mask.png img_1_mask_1.png Thumbs.db notes.txt a.heic v.nii.gz b.npy "
-    "labels.csv train.csv .DS_Store 1_left.png 1_right.png x.tar.gz"
+    "img_0.png img_1.png img_2.JPG scan.dcm a_mask.png img_0_mask.png img_1_mask_1.png Thumbs.db notes.txt a.heic "
+    "v.nii.gz b.npy labels.csv train.csv .DS_Store 1_left.png 1_right.png x.tar.gz"
 )
 TREES = st.recursive(
     st.dictionaries(FILES, st.none(), max_size=4),
@@ -93,19 +95,19 @@ def test_a_folder_is_understood_with_nothing_lost_or_refused(tree):
         root = Path(place) / "set"
         plant(root, tree)
         try:
-            found = scan(root)
+            listing = scan(root)
         except DataError as error:
             assert one_sentence(error), error
             return
-        check(found, root)
-        assert scan(root) == found, "the same again"
-        there = 0
-        for here, folders, names in os.walk(root):
+        check(listing, root)
+        assert scan(root) == listing, "the same again"
+        images_on_disk = 0
+        for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if not is_system(name)]
-            there += sum(is_image(Path(here, name)) and not is_system(name) for name in names)
-        masks = {path for of_image in found.masks for path in of_image}
-        counted = len(found.files) + len(masks) + sum(found.left_out.values())
-        assert there <= counted, (there, found)
+            images_on_disk += sum(is_image(Path(folder, name)) and not is_system(name) for name in names)
+        masks = {path for of_image in listing.masks for path in of_image}
+        counted = len(listing.files) + len(masks) + sum(listing.left_out.values())
+        assert images_on_disk <= counted, (images_on_disk, listing)
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=6) | st.sampled_from(
@@ -190,9 +192,11 @@ def test_a_table_says_what_its_writer_wrote(written):
             (Path(place) / "img" / f"i{k}x.png").write_bytes(b"x")
         table = Path(place) / "t.csv"
         table.write_bytes(content)
-        found = read(table)
-        check(found, Path(place))
-        assert found.ids == [f"img/i{k}x.png" for k in range(6)] and found.labels == labels and found.split == split
+        listing = read(table)
+        check(listing, Path(place))
+        assert (
+            listing.ids == [f"img/i{k}x.png" for k in range(6)] and listing.labels == labels and listing.split == split
+        )
 
 
 CELLS = st.sampled_from(
@@ -237,11 +241,11 @@ def test_no_table_is_a_traceback(names, rows, mark):
         table = Path(place) / "t.csv"
         table.write_text("\n".join(mark.join(row) for row in (names, *rows)), encoding="utf-8")
         try:
-            found = read(table)
+            listing = read(table)
         except DataError as error:
             assert one_sentence(error), error
             return
-        check(found, Path(place))
+        check(listing, Path(place))
 
 
 @given(st.binary(max_size=200))

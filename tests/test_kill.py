@@ -25,7 +25,7 @@ CLOCKED_COLUMN = "seconds"
 
 def results(folder: Path) -> dict[str, object]:
     """All tables as they were written, without what a clock measured, and the bytes of all models."""
-    found: dict[str, object] = {
+    stored: dict[str, object] = {
         path.name: path.read_bytes() for path in sorted((folder / "models").glob("*.safetensors"))
     }
     for path in sorted((folder / "results").glob("*.csv")):
@@ -33,8 +33,8 @@ def results(folder: Path) -> dict[str, object]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
             if path.stem == "claims":
                 table = table[~table["claim"].isin(CLOCKED_CLAIMS)]
-            found[path.name] = table.drop(columns=CLOCKED_COLUMN, errors="ignore").to_csv()
-    return found
+            stored[path.name] = table.drop(columns=CLOCKED_COLUMN, errors="ignore").to_csv()
+    return stored
 
 
 def assert_equal(found: dict[str, object], expected: dict[str, object]) -> None:
@@ -77,11 +77,12 @@ class Reproduce:
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """Finished notebooks as they followed each other, each with what would change if it were written again."""
-        found = [
+        notebooks = [
             (path.stem, path.stat()) for path in (self.folder / "notebooks").glob("*.ipynb") if "." not in path.stem
         ]
         return {
-            name: (state.st_ino, state.st_mtime_ns) for name, state in sorted(found, key=lambda one: one[1].st_mtime_ns)
+            name: (state.st_ino, state.st_mtime_ns)
+            for name, state in sorted(notebooks, key=lambda name_and_state: name_and_state[1].st_mtime_ns)
         }
 
     def wait_for_start_of(self, name: str, process: subprocess.Popen) -> None:
@@ -100,7 +101,8 @@ class Whole(Reproduce):
         began = time.time()
         both = [self.start(), self.start()]
         assert [process.wait() for process in both] == [0, 0], self.log()[-2000:]
-        # A finished notebook bears the time at which it was started, so these are the marks between which the run did something else.
+        # A finished notebook bears the time at which it was started,
+        # so these are the marks between which the run did something else.
         self.marks = [
             began,
             *(mtime / 1e9 for _, mtime in self.finished().values()),
@@ -108,7 +110,8 @@ class Whole(Reproduce):
         ]
 
     def moments(self, draw: random.Random) -> list[tuple[str | None, float]]:
-        """A moment in what comes before the first notebook (``None``) and in each notebook: seconds after it was begun."""
+        """A moment in what comes before the first notebook (``None``) and in each notebook:
+        seconds after it was begun."""
         lengths = [end - start for start, end in itertools.pairwise(self.marks)]
         return [(name, draw.uniform(0, length)) for name, length in zip([None, *self.finished()], lengths, strict=True)]
 
@@ -119,12 +122,12 @@ def whole(repository, tmp_path_factory):
 
 
 def test_of_two_at_once_one_waits_and_finds_nothing_to_do(whole, repository):
-    said = whole.log()
-    assert said.count("another make reproduce is at work in") == 1
-    assert said.count("the run is complete") == 2
+    log = whole.log()
+    assert log.count("another make reproduce is at work in") == 1
+    assert log.count("the run is complete") == 2
     assert len(whole.finished()) == len(list((repository / "notebooks").glob("*.ipynb")))
     for name in whole.finished():
-        assert said.count(f"{name} done in") == 1, name
+        assert log.count(f"{name} done in") == 1, name
 
 
 def test_a_kill_in_every_chapter_loses_nothing_repeats_nothing_and_changes_nothing(whole, repository, tmp_path):
@@ -155,9 +158,21 @@ def test_a_kill_in_every_chapter_loses_nothing_repeats_nothing_and_changes_nothi
 # -- training alone, with a checkpoint an epoch ---------------------------------------------------------------------
 
 
+def note_step(folder: Path, parameters: int) -> None:
+    """A step of the teacher, which has many parameters, takes as long as six of a student."""
+    with (folder / "steps").open("a") as steps:
+        steps.write("." * (6 if parameters > 100 else 1))
+
+
+def steps(folder: Path) -> int:
+    path = folder / "steps"
+    return path.stat().st_size if path.exists() else 0
+
+
 def train(folder: Path) -> None:
     """Train a teacher and two students in ``folder``, as the notebooks do, in so small a form that it takes seconds."""
     from torch.nn import functional as F
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from kdnb import comparison, experiments, models, specs, sweep, training, views
     from kdnb.datasets import phantom
@@ -165,6 +180,7 @@ def train(folder: Path) -> None:
     from kdnb.settings import resolve
 
     training.CHECKPOINT_SECONDS = 0
+    register_optimizer_step_post_hook(lambda optimiser, *_: note_step(folder, len(optimiser.param_groups[0]["params"])))
     run = Run(resolve(profile="smoke", run_dir=folder), "test")
     made = phantom.generate(128, 32)
     cuts = (slice(64), slice(64, 96), slice(96, 128))
@@ -176,17 +192,9 @@ def train(folder: Path) -> None:
     else:
         recipe = training.Recipe(epochs=8, batch_size=32, views=2)
         unfinished = folder / "models" / "unfinished" / "teacher.safetensors"
+        options = {"seed": 0, "checkpoint": unfinished, "key": "k"}
         with training.threads(1):
-            training.fit(
-                teacher,
-                learn,
-                validation,
-                recipe,
-                lambda z, _, y: F.cross_entropy(z, y),
-                seed=0,
-                checkpoint=unfinished,
-                key="k",
-            )
+            training.fit(teacher, learn, validation, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
         run.save_model("teacher", teacher, "k")
         unfinished.unlink(missing_ok=True)
     bank = views.teacher_bank(teacher, learn.images, 2)
@@ -194,8 +202,8 @@ def train(folder: Path) -> None:
         learn, validation, test, bank, training.Recipe(epochs=60, batch_size=16, views=2), 4, "data"
     )
     cells = [specs.spec(arm, 0, 0.4, 5.0, widths=(16, 32, 32)) for arm in ("ce", "kd")]
-    found = sweep.train(run, cells, experiment, jobs=1)
-    run.save_table("sweep", comparison.sweep_table(found, experiment))
+    students = sweep.train(run, cells, experiment, jobs=1)
+    run.save_table("sweep", comparison.sweep_table(students, experiment))
 
 
 def start_training(folder: Path) -> multiprocessing.Process:
@@ -214,22 +222,20 @@ def start_training(folder: Path) -> multiprocessing.Process:
 
 def cells(folder: Path) -> dict[str, dict[str, bytes]]:
     """Every student's weights and logits; its file also holds the seconds that it took."""
-    found = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
-    return {name: {part: value.numpy().tobytes() for part, value in parts.items()} for name, parts in found.items()}
+    files = {path.name: load_file(path) for path in (folder / "cells").glob("*.safetensors")}
+    return {name: {part: value.numpy().tobytes() for part, value in tensors.items()} for name, tensors in files.items()}
 
 
 def test_training_killed_twenty_times_ends_with_the_same_bytes(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start_training(whole)
-    began = time.monotonic()
-    process.join()
-    seconds = time.monotonic() - began
+    start_training(whole).join()
     draw, cut = random.Random(4), []
-    for _ in range(
-        MOMENTS
-    ):  # together they take as long as the whole, and each loses what came after its last checkpoint
+    # Together they take as many steps as the whole, and each loses what came after its last checkpoint.
+    for _ in range(MOMENTS):
+        last = steps(killed) + draw.uniform(0, 2 * steps(whole) / MOMENTS)
         process = start_training(killed)
-        time.sleep(draw.uniform(0, 2 * seconds / MOMENTS))
+        while steps(killed) < last and process.is_alive():
+            time.sleep(0.001)
         process.kill()
         process.join()
         cut.append(process.exitcode)

@@ -14,7 +14,10 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.toJSON()).filter(c => c.cell_type === 'code')"
+CELLS = (
+    "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.toJSON())"
+    ".filter(c => c.cell_type === 'code')"
+)
 
 
 def arguments(repository) -> list[str]:
@@ -38,10 +41,10 @@ def lab(repository, tmp_path_factory):
     server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/lab\S*\?token=(\w+)", (folder / "log").read_text())):
+        while not (match := re.search(r"http://127\.0\.0\.1:(\d+)/lab\S*\?token=(\w+)", (folder / "log").read_text())):
             assert server.poll() is None and time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{found[1]}", found[2]
+        yield f"http://127.0.0.1:{match[1]}", match[2]
     finally:
         server.terminate()
         server.wait(timeout=30)

@@ -1,4 +1,5 @@
-"""Folders as public sets have them: each is understood as its authors meant it, or refused with what to give instead."""
+"""Folders as public sets have them: each is understood as its authors meant it,
+or refused with what to give instead."""
 
 import re
 import unicodedata
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom
 from PIL import Image
 
 from kdnb.datasets import cache, describe, fetch, load
@@ -59,17 +61,17 @@ def test_published_splits_in_any_usual_spelling(case, tmp_path):
     put(tmp_path, *pairs(train), count=3)
     put(tmp_path, *pairs(val), count=1)
     put(tmp_path, *pairs(test), count=2)
-    found = scan(tmp_path)
-    assert found.classes == ("cat", "dog")
-    assert {split: found.split.count(split) for split in set(found.split)} == {"train": 6, "val": 2, "test": 4}
-    assert "published split (train 6, val 2, test 4)" in found.understood()
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog")
+    assert {split: listing.split.count(split) for split in set(listing.split)} == {"train": 6, "val": 2, "test": 4}
+    assert "published split (train 6, val 2, test 4)" in listing.understood()
 
 
 def test_a_split_inside_every_class_is_the_published_one(tmp_path):
     put(tmp_path, "cat/train", "dog/train", count=3)
     put(tmp_path, "cat/test", "dog/test")
-    found = scan(tmp_path)
-    assert found.classes == ("cat", "dog") and found.split.count("train") == 6 and found.split.count("test") == 4
+    listing = scan(tmp_path)
+    assert listing.classes == ("cat", "dog") and listing.split.count("train") == 6 and listing.split.count("test") == 4
 
 
 UNDERSTOOD = {  # what is built -> number of images and what is said to be left out
@@ -193,7 +195,10 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
             touch(root, "bones/about.csv", "skin/labels.csv"),
         ),
         6,
-        "not read: skin/labels.csv, bones/about.csv in class folders: if these are data sets of their own, give one of them",
+        (
+            "not read: skin/labels.csv, bones/about.csv in class folders: "
+            "if these are data sets of their own, give one of them"
+        ),
     ),
     "grades": (lambda root: put(root, "0", "1", "2"), 6, ""),
     "a wrapper beside code": (
@@ -216,11 +221,11 @@ UNDERSTOOD = {  # what is built -> number of images and what is said to be left 
 def test_understood_and_said(case, tmp_path):
     build, count, words = UNDERSTOOD[case]
     build(tmp_path)
-    found = scan(tmp_path)
-    assert len(found.files) == count, found.ids
+    listing = scan(tmp_path)
+    assert len(listing.files) == count, listing.ids
     nothing_lost = words.startswith(("masks", "a mask", "not read")) or not words
-    assert words in found.understood() and ("left out" in found.understood()) == (not nothing_lost)
-    assert "\n" not in found.understood()
+    assert words in listing.understood() and ("left out" in listing.understood()) == (not nothing_lost)
+    assert "\n" not in listing.understood()
 
 
 REFUSED = {  # what is built -> what the sentence must name
@@ -299,10 +304,10 @@ def test_refused_with_what_to_give(case, tmp_path):
 @pytest.mark.parametrize("names", [("fold_1", "fold_2", "fold_3"), ("Fold0", "Fold1", "Fold2"), ("cv1", "cv2", "cv3")])
 def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
     put(tmp_path / "set", *pairs(*names))
-    found = scan(tmp_path / "set", names[1])
-    assert found.classes == ("cat", "dog") and len(found.files) == 12
+    listing = scan(tmp_path / "set", names[1])
+    assert listing.classes == ("cat", "dog") and len(listing.files) == 12
     assert {
-        identity.split("/")[0] for identity, split in zip(found.ids, found.split, strict=True) if split == "test"
+        identity.split("/")[0] for identity, split in zip(listing.ids, listing.split, strict=True) if split == "test"
     } == {names[1]}
     with pytest.raises(DataError, match="no fold 'other'"):
         scan(tmp_path / "set", "other")
@@ -314,9 +319,9 @@ def test_published_folds_are_a_split_when_one_is_said_to_test(names, tmp_path):
 def test_the_same_letters_are_one_class(tmp_path):
     put(tmp_path, f"train/{unicodedata.normalize('NFC', 'Kératite')}", "train/normal")
     put(tmp_path, f"test/{unicodedata.normalize('NFD', 'Kératite')}", "test/normal")
-    found = scan(tmp_path)
-    assert found.classes == (unicodedata.normalize("NFC", "Kératite"), "normal")
-    assert found.split.count("test") == 4
+    listing = scan(tmp_path)
+    assert listing.classes == (unicodedata.normalize("NFC", "Kératite"), "normal")
+    assert listing.split.count("test") == 4
 
 
 def test_an_unread_format_among_images_is_skipped_by_name(tmp_path):
@@ -369,8 +374,8 @@ PERSONS = {  # file names -> which of them are one person's
 def test_persons_by_the_stated_rule(case):
     names, persons = PERSONS[case]
     ids = [f"{'ab'[k % 2]}/{name}.png" for k, name in enumerate(names)]  # fellow images lie in two classes
-    found, how = persons_by_name(ids, [name[0] for name in ids])
-    assert np.array_equal(found[:, None] == found, np.equal.outer(persons, persons)), found
+    recognised, how = persons_by_name(ids, [name[0] for name in ids])
+    assert np.array_equal(recognised[:, None] == recognised, np.equal.outer(persons, persons)), recognised
     assert bool(how) == (len(set(persons)) < len(persons))
 
 
@@ -389,23 +394,12 @@ def test_fellow_eyes_are_on_one_side(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("placeholder", "groups"), [("", 12), ("ANON", 24)])
 def test_dicom_patients_are_on_one_side(placeholder, groups, tmp_path, monkeypatch):
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
     monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
     for k in range(24):
-        file = Dataset()
-        file.file_meta = FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
-        file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
-        file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 8, 8, 1, "MONOCHROME2"
-        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 8, 8, 7, 0
-        file.PatientID = placeholder or f"P{k // 2}"
-        file.PixelData = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8).tobytes()
+        pixels = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)
         path = tmp_path / "set" / ("AD" if k < 12 else "CN") / f"IM{k}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file.save_as(path, enforce_file_format=True)
+        dicom(path, pixels, 8, PatientID=placeholder or f"P{k // 2}")
     data = load(f"folder:{tmp_path / 'set'}", 32, split_protocol="leak_free")
     assert len(set(data.groups)) == groups
     assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))

@@ -20,12 +20,13 @@ def random_case(seed: int = 0, count: int = 6, classes: int = 4) -> tuple[torch.
 
 
 def test_distillation_loss_by_hand():
-    # softmax([ln 3, 0]) = [3/4, 1/4]; the teacher's is [1/2, 1/2]; KL = 1/2 ln(1/2 / 3/4) + 1/2 ln(1/2 / 1/4) = 1/2 ln(4/3).
+    # softmax([ln 3, 0]) = [3/4, 1/4]; the teacher's is [1/2, 1/2];
+    # KL = 1/2 ln(1/2 / 3/4) + 1/2 ln(1/2 / 1/4) = 1/2 ln(4/3).
     student, teacher = torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2)
-    found = losses.distillation_loss(student, teacher, torch.tensor([0]), alpha=0.4, temperature=1.0)
-    assert found.hard.item() == pytest.approx(-math.log(3 / 4), rel=1e-6)
-    assert found.soft.item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-6)
-    assert found.total.item() == pytest.approx(0.4 * -math.log(3 / 4) + 0.6 * 0.5 * math.log(4 / 3), rel=1e-6)
+    loss = losses.distillation_loss(student, teacher, torch.tensor([0]), alpha=0.4, temperature=1.0)
+    assert loss.hard.item() == pytest.approx(-math.log(3 / 4), rel=1e-6)
+    assert loss.soft.item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-6)
+    assert loss.total.item() == pytest.approx(0.4 * -math.log(3 / 4) + 0.6 * 0.5 * math.log(4 / 3), rel=1e-6)
 
 
 def test_temperature_divides_logits_and_t2_scales_the_soft_part():
@@ -53,19 +54,20 @@ def test_soft_part_is_a_mean_over_images_not_over_classes():
 def test_released_soft_loss_does_not_contain_the_student():
     student, teacher, targets = random_case()
     student.requires_grad_()
-    found = losses.released_loss(student, teacher, targets, alpha=0.4, temperature=10.0)
-    assert not found.soft.requires_grad
-    (gradient,) = torch.autograd.grad(found.total, student)
+    loss = losses.released_loss(student, teacher, targets, alpha=0.4, temperature=10.0)
+    assert not loss.soft.requires_grad
+    (gradient,) = torch.autograd.grad(loss.total, student)
     (plain,) = torch.autograd.grad(F.cross_entropy(student, targets), student)
     torch.testing.assert_close(gradient, 0.4 * plain)
 
 
 def test_released_soft_loss_by_hand():
-    # One-hot [1, 0] at T = 1: softmax = [e, 1] / (e + 1). A teacher sure of nothing gives [1/2, 1/2], so the cross-entropy is ln 2.
-    found = losses.released_loss(
+    # One-hot [1, 0] at T = 1: softmax = [e, 1] / (e + 1).
+    # A teacher sure of nothing gives [1/2, 1/2], so the cross-entropy is ln 2.
+    loss = losses.released_loss(
         torch.tensor([[LOG3, 0.0]]), torch.zeros(1, 2), torch.tensor([0]), alpha=0.0, temperature=1.0
     )
-    assert found.total.item() == pytest.approx(math.log(2), rel=1e-6)
+    assert loss.total.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_dist_is_zero_for_a_rescaled_copy_only():
@@ -95,8 +97,8 @@ def test_standardised_loss_ignores_shift_and_scale_of_the_student():
 
 def test_label_smoothing_by_hand():
     # Two classes, smoothing .1: target [.95, .05]; logits [ln 3, 0] give -.95 ln(3/4) - .05 ln(1/4).
-    found = losses.label_smoothing_loss(torch.tensor([[LOG3, 0.0]]), torch.tensor([0]), 0.1)
-    assert found.item() == pytest.approx(-0.95 * math.log(0.75) - 0.05 * math.log(0.25), rel=1e-6)
+    loss = losses.label_smoothing_loss(torch.tensor([[LOG3, 0.0]]), torch.tensor([0]), 0.1)
+    assert loss.item() == pytest.approx(-0.95 * math.log(0.75) - 0.05 * math.log(0.25), rel=1e-6)
 
 
 @pytest.mark.parametrize("arm", losses.ARMS)
@@ -123,14 +125,15 @@ def test_unknown_arm_is_refused():
         losses.arm_loss("kl", student, teacher, targets)
 
 
-# -- explanations as part of what is taught ---------------------------------------------------------------------------------
+# -- explanations as part of what is taught -------------------------------------------------------------------------
 
 
 def test_attention_transfer_by_hand():
-    # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25; the second pair is one direction at two scales: 0.
+    # [[3, 4]] and [[4, 3]], both of length 5: (3/5 - 4/5)^2 + (4/5 - 3/5)^2 = 2/25;
+    # the second pair is one direction at two scales: 0.
     ours = [torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0]]])]
-    theirs = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
-    assert losses.attention_transfer(ours, theirs).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)
+    teachers = [torch.tensor([[[4.0, 3.0]]]), torch.tensor([[[10.0, 20.0]]])]
+    assert losses.attention_transfer(ours, teachers).item() == pytest.approx((2 / 25 + 0) / 2, rel=1e-5)
 
 
 def test_maps_of_two_sizes_are_averaged_to_the_coarser():

@@ -1,4 +1,5 @@
-"""Ordinary machines of all kinds: without git, inside another repository, on file systems that refuse, with a user's own settings."""
+"""Ordinary machines of all kinds: without git, inside another repository, on file systems that refuse,
+with a user's own settings."""
 
 import errno
 import fcntl
@@ -36,7 +37,7 @@ def run(tmp_path):
     return Run(resolve(profile="smoke", run_dir=tmp_path / "run"), "test")
 
 
-# -- git --------------------------------------------------------------------------------------------------------------
+# -- git ------------------------------------------------------------------------------------------------------------
 
 
 def git(folder: Path, *words: str) -> str:
@@ -77,7 +78,7 @@ def test_the_own_repository_says_its_commit_and_whether_code_changed(tmp_path):
     assert commit(tmp_path)["modified"]
 
 
-# -- file systems that refuse -----------------------------------------------------------------------------------------
+# -- file systems that refuse ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
@@ -97,8 +98,8 @@ def test_where_locks_are_refused_processes_of_one_machine_still_wait(run, tmp_pa
     with pipeline.locked(refused / ".reproduce.lock", "another"):
         (stand_in,) = [path for path in (tmp_path / "local").rglob("*") if path.is_file() and _is_locked(path, real)]
     assert not _is_locked(stand_in, real)
-    told = capsys.readouterr().err
-    assert told.count("refuses locks") == 1 and "from another machine" in told
+    message = capsys.readouterr().err
+    assert message.count("refuses locks") == 1 and "from another machine" in message
 
 
 def _is_locked(path: Path, flock) -> bool:
@@ -163,27 +164,27 @@ def test_models_and_images_are_read_where_no_file_can_be_mapped(run, tmp_path, m
     assert run.has_model("student", "k") and not run.has_model("student", "other")
     loaded = run.load_model("student", models.StudentCNN(3, (4, 8, 8)), "k")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-    found, facts = tensors.load(tmp_path / "t", "k")
-    assert found["a"].tolist() == [0, 1, 2] and facts == {"b": 1}
+    read_back, facts = tensors.load(tmp_path / "t", "k")
+    assert read_back["a"].tolist() == [0, 1, 2] and facts == {"b": 1}
     assert tensors.load(tmp_path / "t", "other") is None
     (tmp_path / "t").write_bytes(b"damaged")
     assert tensors.load(tmp_path / "t", "k") is None
     assert np.array_equal(load(f"folder:{tmp_path / 'images'}", 32).images, mapped)
 
 
-# -- places -----------------------------------------------------------------------------------------------------------
+# -- places ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_cache_lies_where_it_is_said(repository, tmp_path):
     code = "from kdnb.datasets import cache; print(cache.FOLDER)"
-    for given, expected in (
+    for variable, expected in (
         (str(tmp_path), tmp_path),
         ("", repository / "data" / "cache"),
         ("other", repository / "other"),
     ):
         said = subprocess.run(
             [sys.executable, "-c", code],
-            env=os.environ | {"KDNB_CACHE": given},
+            env=os.environ | {"KDNB_CACHE": variable},
             capture_output=True,
             text=True,
             check=True,
@@ -194,10 +195,10 @@ def test_the_cache_lies_where_it_is_said(repository, tmp_path):
 def test_a_checkout_that_cannot_be_written_has_its_kernels_settings_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "file" / "prefix"))
     (tmp_path / "file").write_text("no folder")
-    told = pipeline.kernel_environment(tmp_path / "progress")
+    environment = pipeline.kernel_environment(tmp_path / "progress")
     for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
-        assert Path(told[name]).is_dir() and os.access(told[name], os.W_OK)
-    shutil.rmtree(Path(told["IPYTHONDIR"]).parent)
+        assert Path(environment[name]).is_dir() and os.access(environment[name], os.W_OK)
+    shutil.rmtree(Path(environment["IPYTHONDIR"]).parent)
 
 
 @pytest.mark.parametrize("name", ["dataset", "data_dir", "run_dir", "student"])
@@ -213,15 +214,15 @@ def test_a_path_that_is_not_utf8_is_one_sentence(name, tmp_path):
 def test_a_relative_folder_and_its_absolute_path_are_one_run(tmp_path, monkeypatch):
     (tmp_path / "my images").mkdir()
     monkeypatch.chdir(tmp_path)
-    asked = [
+    folders = [
         from_command_line(["--dataset", f"folder:{path}", "--profile", "smoke"])
         for path in ("my images", tmp_path / "my images")
     ]
-    assert asked[0] == asked[1] and asked[0][1].name.startswith("folder-my-images-")
+    assert folders[0] == folders[1] and folders[0][1].name.startswith("folder-my-images-")
     assert resolve("folder:my images").run_dir == resolve(f"folder:{tmp_path / 'my images'}").run_dir
 
 
-# -- what a user's shell holds ----------------------------------------------------------------------------------------
+# -- what a user's shell holds --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [["-O"], ["-OO"], []])
@@ -305,7 +306,7 @@ def test_make_leaves_a_users_switches_aside_and_passes_on_its_own(checkout):
     assert "KDNB_CACHE=/c $HOME\n" in said and "KDNB_SCHEDULER=tcp://h:1\n" in said
 
 
-# -- MedMNIST ---------------------------------------------------------------------------------------------------------
+# -- MedMNIST -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Masks beside images, from folders and from tables: of their image, in its square, never samples; and the brain set that has them."""
+"""Masks beside images, from folders and from tables: of their image, in its square, never samples;
+and the brain set that has them."""
 
 import csv
 import os
@@ -73,18 +74,18 @@ def test_masks_are_the_truth_of_their_images_and_no_samples(tmp_path):
 
 def test_they_go_with_their_images_through_subset_take_and_sample(tmp_path):
     fill(tmp_path / "set", 12)
-    whole = load(f"folder:{tmp_path / 'set'}", 32)
+    data = load(f"folder:{tmp_path / 'set'}", 32)
     part = load(f"folder:{tmp_path / 'set'}", 32, max_images=8)
-    assert len(part) < len(whole) and np.array_equal(part.masks.any(axis=(1, 2)), np.char.startswith(part.ids, "ill"))
-    assert np.array_equal(subset(whole, 8).masks, part.masks)
-    assert np.array_equal(take(whole, np.array([3, 1])).masks, whole.masks[[3, 1]])
+    assert len(part) < len(data) and np.array_equal(part.masks.any(axis=(1, 2)), np.char.startswith(part.ids, "ill"))
+    assert np.array_equal(subset(data, 8).masks, part.masks)
+    assert np.array_equal(take(data, np.array([3, 1])).masks, data.masks[[3, 1]])
     import torch
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
-    sample = fidelity.draw_sample(model, whole, 3)
-    place = {name: k for k, name in enumerate(whole.ids)}
+    sample = fidelity.draw_sample(model, data, 3)
+    place = {name: k for k, name in enumerate(data.ids)}
     assert all(
-        np.array_equal(mask, whole.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True)
+        np.array_equal(mask, data.masks[place[name]]) for name, mask in zip(sample.ids, sample.masks, strict=True)
     )
     rows = fidelity.localisation_rows("patch", sample, {"truth": torch.from_numpy(sample.masks.astype(np.float32))})
     assert rows[rows["class"] == "well"]["value"].isna().all(), "where there is no lesion there is nothing to find"
@@ -94,8 +95,8 @@ def test_they_go_with_their_images_through_subset_take_and_sample(tmp_path):
 def test_a_changed_mask_changes_the_data_and_is_read_again(tmp_path):
     fill(tmp_path / "set")
     first = load(f"folder:{tmp_path / 'set'}", 32)
-    again = load(f"folder:{tmp_path / 'set'}", 32)
-    assert first.data_hash == again.data_hash and np.array_equal(first.masks, again.masks)
+    reread = load(f"folder:{tmp_path / 'set'}", 32)
+    assert first.data_hash == reread.data_hash and np.array_equal(first.masks, reread.masks)
     lesion(tmp_path / "set" / "ill" / "i3x_mask.png", (slice(0, 20), slice(0, 20)))
     changed = load(f"folder:{tmp_path / 'set'}", 32)
     assert changed.data_hash != first.data_hash and changed.split_hash == first.split_hash
@@ -190,13 +191,13 @@ def test_a_mask_belongs_to_the_image_of_its_name(case, tmp_path):
     for path in inside:
         lesion(tmp_path / path, HERE)
     around = [(tmp_path / folder).parent for folder in folders]
-    found, lost = pair(
+    pairs, lost = pair(
         [tmp_path / path for path in images],
         [tmp_path / path for path in beside],
         [(outer, tmp_path / folder) for outer, folder in zip(around, folders, strict=True)],
     )
     assert {
-        k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(found) if masks
+        k: [str(path.relative_to(tmp_path)) for path in masks] for k, masks in enumerate(pairs) if masks
     } == expected
     assert lost == len(beside + inside) - sum(map(len, expected.values()))
 
@@ -214,9 +215,9 @@ def test_a_table_names_masks_or_they_lie_beside(tmp_path):
     named[7] = "masks/gone.png"
     table = tmp_path / "t.csv"
     table.write_text("image,label,mask\n" + "\n".join(f"{row},{mask}" for row, mask in zip(rows, named, strict=True)))
-    found = read(table)
-    assert [len(masks) for masks in found.masks] == [2, 0, 1, 0, 1, 0, 1, 0]
-    assert found.left_out == {"masks that are not there": 1}, "a mask is no image that the table forgot"
+    listing = read(table)
+    assert [len(masks) for masks in listing.masks] == [2, 0, 1, 0, 1, 0, 1, 0]
+    assert listing.left_out == {"masks that are not there": 1}, "a mask is no image that the table forgot"
     data = load(f"table:{table}", 32)
     assert data.masks.any(axis=(1, 2)).tolist() == [True, False] * 4 and data.masks[0].sum() > data.masks[2].sum()
     assert load(f"table:{table}:mask=off", 32).masks is None
@@ -232,11 +233,13 @@ def test_masks_of_a_folder_beside_the_classes(tmp_path):
         target = tmp_path / "set" / "masks" / "ill" / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    found = scan(tmp_path / "set")
-    assert found.classes == ("ill", "well") and [len(masks) for masks in found.masks] == [2, 1, 1, 1, 1, 1] + 6 * [0]
+    listing = scan(tmp_path / "set")
+    assert listing.classes == ("ill", "well") and [len(masks) for masks in listing.masks] == [2, 1, 1, 1, 1, 1] + 6 * [
+        0
+    ]
 
 
-# -- the brain set with masks -----------------------------------------------------------------------------------------------
+# -- the brain set with masks ---------------------------------------------------------------------------------------
 
 
 def brain(protocol: str = "official"):
@@ -295,7 +298,7 @@ def test_where_the_brain_set_with_masks_comes_from_is_said(tmp_path):
         fetch.fetch("figshare_brain", tmp_path)
 
 
-# -- masks of another source ------------------------------------------------------------------------------------------------
+# -- masks of another source ----------------------------------------------------------------------------------------
 
 
 def slices() -> dict[str, tuple[str, bool]]:
@@ -356,6 +359,6 @@ def test_borrowed_masks_lie_where_the_slices_agree():
         name, mirrored = known[data.ids[k]]
         slice_, mask = source.images[place[name], ..., 0], source.masks[place[name]]
         same, other = (slice_[:, ::-1], slice_) if mirrored else (slice_, slice_[:, ::-1])
-        likeness = [np.corrcoef(data.images[k, ..., 0].ravel(), one.ravel())[0, 1] for one in (same, other)]
+        likeness = [np.corrcoef(data.images[k, ..., 0].ravel(), images.ravel())[0, 1] for images in (same, other)]
         assert likeness[0] > 0.999 > 0.985 > likeness[1], data.ids[k]
         assert np.array_equal(data.masks[k], mask[:, ::-1] if mirrored else mask)

@@ -6,6 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from records import record_folder
 from scipy import stats
 
 from kdnb.claims import FAILS, HOLDS, NOT_TESTABLE
@@ -57,8 +58,8 @@ def finished(tmp_path):
 
 
 def test_where_nothing_is_recorded_the_answers_say_so(tmp_path):
-    said = "No full run is recorded yet (`make record RUN=runs/...`)."
-    assert answer(tmp_path) == readme_table(tmp_path) == said and "in 0 of 0;" in in_brief(tmp_path)
+    sentence = "No full run is recorded yet (`make record RUN=runs/...`)."
+    assert answer(tmp_path) == readme_table(tmp_path) == sentence and "in 0 of 0;" in in_brief(tmp_path)
 
 
 def test_every_summary_follows_from_the_recorded_tables():
@@ -130,7 +131,8 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
 
 
 def _records(finished, measured, name, difference, **run):
-    """A recorded run whose taught students are ``difference`` better than those of cross-entropy, give or take two points."""
+    """A recorded run whose taught students are ``difference`` better than those of cross-entropy,
+    give or take two points."""
     numbers = {"measured": [difference], "lo": [difference - 2], "hi": [difference + 2], "unit": "points"}
     folder = finished.with_name(name)
     if folder != finished:
@@ -153,11 +155,11 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
         finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped"
     )
     _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
-    found = effects("distillation_adds", measured)
-    assert found["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
-    assert found["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
+    table = effects("distillation_adds", measured)
+    assert table["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
+    assert table["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
     half = stats.t.ppf(0.975, 1) * 2 / NORMAL / 2**0.5
-    assert found["hi"].iloc[-1] == pytest.approx(half)
+    assert table["hi"].iloc[-1] == pytest.approx(half)
     _records(finished, measured, "phantom-quick-seed0", 30, dataset="phantom")
     assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), (
         "generated images weigh nothing"
@@ -221,13 +223,12 @@ def test_the_answer_says_what_longer_training_adds(finished, tmp_path):
     record(finished, tmp_path / "measured")
     last = answer(tmp_path / "measured").splitlines()[-1]
     assert (
-        "`brain_tumor` (its teacher: 0.980): F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and"
-        in last
-    )
+        "`brain_tumor` (its teacher: 0.980): "
+        "F1 0.750 (training, 8 epochs), 0.900 (training, 48 epochs), 0.850 (training and"
+    ) in last
     assert last.endswith("; accuracy on images that training does not know 0.550, then 0.500.")
-    run.save_table(
-        "lengths", lengths.assign(accuracy_known=float("nan"))
-    )  # as on the phantom: training knows no test image
+    # As on the phantom: training knows no test image.
+    run.save_table("lengths", lengths.assign(accuracy_known=float("nan")))
     record(finished, tmp_path / "measured")
     assert "longer training" not in answer(tmp_path / "measured")
 
@@ -291,10 +292,10 @@ def test_an_unfinished_or_changed_run_is_not_recorded(finished, tmp_path):
 
 def test_a_table_is_found_in_each_recorded_run_that_has_it(finished, tmp_path):
     record(finished, tmp_path / "measured")
-    found = tables_of("classification", tmp_path / "measured")
+    tables = tables_of("classification", tmp_path / "measured")
     assert (
-        list(found) == ["brain_tumor-cpu-seed0"]
-        and found["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
+        list(tables) == ["brain_tumor-cpu-seed0"]
+        and tables["brain_tumor-cpu-seed0"]["accuracy"].tolist() == SCORES["accuracy"].tolist()
     )
     assert tables_of("sweep", tmp_path / "measured") == {}
 
@@ -320,25 +321,14 @@ def test_generated_volumes_beside_real_images_are_not_recorded_with_them(finishe
     assert {(folder / f"{name}.csv").exists() for name in ("volumes", "tests_volumes")} == {kept}
 
 
-# -- volumes ----------------------------------------------------------------------------------------------------------
+# -- volumes --------------------------------------------------------------------------------------------------------
 
 
 def with_volumes(
     measured, dataset: str, split: str = "official", student: float = 0.8, verdict: str = HOLDS, lesion: bool = False
 ) -> None:
     """A recorded run of a data set whose claims on volumes all have this verdict."""
-    folder = measured / f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
-    folder.mkdir()
-    run = {"dataset": dataset, "profile": "cpu", "split_protocol": split, "seed": 0}
-    provenance = {
-        "run": run,
-        "data": {},
-        "teacher": {},
-        "environment": {"device": "cpu"},
-        "budget": {},
-        "date": "2026-11-30",
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance))
+    folder = record_folder(measured, dataset, split)
     SCORES.to_csv(folder / "classification.csv", index=False)
     ways = ["teacher", CONSTANT, PAPER, PAPER, SLICES_ALONE]
     accuracy = [0.9, 0.5, student - 0.01, student + 0.01, 0.6]
@@ -377,9 +367,9 @@ def test_volumes_have_a_line_for_each_data_set_that_has_them(tmp_path):
     with_volumes(tmp_path, "eye_disease", verdict=NOT_TESTABLE)
     (line,) = (line for line in answer(tmp_path).splitlines() if "carry over to volumes" in line)
     assert (
-        "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), 0.600 (a student of slices), 0.500 (always"
-        in line
-    )
+        "`phantom`: accuracy 0.800 (the taught student), 0.900 (its teacher), "
+        "0.600 (a student of slices), 0.500 (always"
+    ) in line
     assert "counts alike +2.0 [-1.0, +5.0]" in line
     assert "student minus teacher +5.0 points [+1.0, +9.0] (*yes*)" in line and "250 times (*yes*)" in line
     assert (

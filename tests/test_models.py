@@ -58,7 +58,8 @@ def test_wrong_options_are_refused():
 
 
 def test_sizes_that_the_paper_is_compared_with():
-    # Nominal figures: DenseNet121 about 2.83 GMAC and 7-8 M parameters; the released student 1.16 GMAC and 9.86 M parameters.
+    # Nominal figures: DenseNet121 about 2.83 GMAC and 7-8 M parameters;
+    # the released student 1.16 GMAC and 9.86 M parameters.
     teacher, released = models.densenet121_teacher(4, head="paper"), models.ReleasedStudent(4)
     assert cost.macs(teacher, 224) == pytest.approx(2.833e9, rel=0.01)
     assert 6.9e6 < cost.parameters(teacher) < 8.1e6
@@ -154,8 +155,7 @@ def test_in_training_each_image_hears_another_combination_of_layers_and_all_of_t
     images = torch.rand(1, 3, 16, 16).repeat(8, 1, 1, 1)
     heard = model(images)
     assert len({tuple(row) for row in heard[:7].round(decimals=5).tolist()}) == 7 and torch.equal(heard[7], heard[0])
-    torch.testing.assert_close(
-        heard[6], model.eval()(images)[6]
-    )  # the seventh of seven combinations is all three layers
+    # The seventh of seven combinations is all three layers.
+    torch.testing.assert_close(heard[6], model.eval()(images)[6])
     first = model.classifier.weight[:, :4] @ model.features[0](model.standardise(images[:1])).mean(dim=(2, 3))[0]
     torch.testing.assert_close(heard[0], 3 * first + model.classifier.bias)

@@ -48,7 +48,8 @@ def test_only_the_student_of_slices_is_blind_to_their_order():
 
 
 def test_a_student_of_slices_is_the_mean_of_a_network_of_images():
-    """With standardisation taken away, its logits are the mean over slices of what the plane student with its weights says."""
+    """With standardisation taken away,
+    its logits are the mean over slices of what the plane student with its weights says."""
     volumes, ours = torch.rand(2, 5, 16, 16), student("slices", Grid((5, 16, 16), (9.0, 1.0, 1.0))).eval()
     plane = initialised(plane_student, "plain", 3, WIDTHS, seed=0).eval()
     weights = {name: value.squeeze(2) if value.ndim == 5 else value for name, value in ours.state_dict().items()}
@@ -66,11 +67,13 @@ def test_a_student_of_slices_is_the_mean_of_a_network_of_images():
 @pytest.mark.parametrize("name", list(models3d.SHAPES))
 def test_evidence_adds_up_to_the_logits_in_three_dimensions(name):
     network, volumes = student(name).eval(), torch.rand(3, 10, 24, 24)
-    found = class_evidence(network, volumes)
+    evidence = class_evidence(network, volumes)
     with torch.no_grad():
         assert (
-            found.maps.ndim == 5
-            and (found.maps.sum(dim=(2, 3, 4)) / found.maps[0, 0].numel() + found.bias - network(volumes)).abs().max()
+            evidence.maps.ndim == 5
+            and (evidence.maps.sum(dim=(2, 3, 4)) / evidence.maps[0, 0].numel() + evidence.bias - network(volumes))
+            .abs()
+            .max()
             < 1e-4
         )
 
@@ -99,19 +102,18 @@ def test_the_receptive_field_is_where_a_gradient_arrives():
         seen = volume.grad[0] != 0
         reach = int(seen.any(2).any(1).sum()), int(seen.any(0).any(0).sum())
         field = models3d.receptive_field(network)
-        assert all(found <= most for found, most in zip(reach, field, strict=True)), name
-        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], (
-            name
-        )  # the largest of a pooling window decides
+        assert all(extent <= most for extent, most in zip(reach, field, strict=True)), name
+        # The largest of a pooling window decides.
+        assert reach[0] >= 0.7 * field[0] and reach[1] >= 0.7 * field[1], name
 
 
 def test_a_seed_decides_the_weights_and_leaves_torch_s_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    one, same, other = (student("volume", seed=s) for s in (0, 0, 1))
+    student_0, same, other = (student("volume", seed=s) for s in (0, 0, 1))
     assert torch.equal(torch.rand(3), expected)
-    first = [next(network.parameters()) for network in (one, same, other)]
+    first = [next(network.parameters()) for network in (student_0, same, other)]
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
 
 
@@ -153,8 +155,8 @@ def test_monai_s_densenet_teaches_volumes_of_few_slices_and_can_be_explained():
     with torch.no_grad():
         assert teacher(volume).shape == (1, 3)
     for method in (volume_maps.methods(4)["feature_maps_layer1"], volume_maps.grad_cam):
-        found = method(teacher, volume, torch.tensor([1]))
-        assert found.shape == volume.shape and torch.isfinite(found).all()
+        attribution = method(teacher, volume, torch.tensor([1]))
+        assert attribution.shape == volume.shape and torch.isfinite(attribution).all()
     assert volume_maps.average_mean(teacher, volume, None).std() > 0, (
         "the last block has one cell here, the first eight a side"
     )

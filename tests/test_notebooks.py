@@ -32,8 +32,8 @@ WARNINGS = re.compile(r"\w*Warning\b:?|Traceback \(most recent")
 def pytest_generate_tests(metafunc):
     if "notebook" in metafunc.fixturenames:
         folder = Path(metafunc.config.getoption("--notebooks"))
-        found = [path for path in sorted(folder.glob("*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
-        metafunc.parametrize("notebook", [pytest.param(Notebook(path), id=path.stem) for path in found])
+        notebooks = [path for path in sorted(folder.glob("*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
+        metafunc.parametrize("notebook", [pytest.param(Notebook(path), id=path.stem) for path in notebooks])
 
 
 class Notebook:
@@ -79,12 +79,12 @@ def compared(cells: list[dict]) -> int:
 
 
 def test_there_are_the_chapters_in_order(request):
-    found = [
+    numbers = [
         path.stem
         for path in sorted(Path(request.config.getoption("--notebooks")).glob("*.ipynb"))
         if path.stem.count(".") == 0
     ]
-    assert found == [
+    assert numbers == [
         "00_start_here",
         "01_data_prep",
         "02_teacher_training",
@@ -112,9 +112,9 @@ def test_opening_names_goal_needs_and_time(notebook):
 def test_headings_come_in_the_common_order(notebook):
     # "Look: layer by layer" is a "Look"; a chapter's own headings stand between the common ones
     lines = [line for cell in notebook.of("markdown") for line in source(cell).splitlines()]
-    found = [line[3:].partition(":")[0].strip() for line in lines if line.startswith("## ")]
-    assert [heading for heading in found if heading in HEADINGS] == HEADINGS, found
-    assert found[0] == "Parameters" and found[-1] == "Exercises"
+    headings = [line[3:].partition(":")[0].strip() for line in lines if line.startswith("## ")]
+    assert [heading for heading in headings if heading in HEADINGS] == HEADINGS, headings
+    assert headings[0] == "Parameters" and headings[-1] == "Exercises"
 
 
 def test_parameters_cell_is_the_contract(notebook):
@@ -122,8 +122,8 @@ def test_parameters_cell_is_the_contract(notebook):
     assert len(tagged) == 1
     tree = ast.parse(source(tagged[0]))
     assert all(isinstance(node, ast.AnnAssign) for node in tree.body), "only annotated parameters"
-    found = {node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value)) for node in tree.body}
-    assert {name: found.get(name) for name in CONTRACT} == CONTRACT
+    parameters = {node.target.id: (ast.unparse(node.annotation), ast.literal_eval(node.value)) for node in tree.body}
+    assert {name: parameters.get(name) for name in CONTRACT} == CONTRACT
     bare = [
         line
         for line in source(tagged[0]).splitlines()
@@ -175,8 +175,8 @@ def test_outputs_hold_nothing_of_this_machine_and_no_noise(notebook):
         for kind, text in texts(cell):
             assert kind != "stderr", f"something was written to stderr: {text[:300]}"
             for pattern in (PATHS, PROGRESS, WARNINGS, *map(re.compile, map(re.escape, names))):
-                found = pattern.search(text)
-                assert not found, f"{found.group()!r} in an output of: {source(cell)[:200]}"
+                match = pattern.search(text)
+                assert not match, f"{match.group()!r} in an output of: {source(cell)[:200]}"
 
 
 def test_notebook_has_compared_outputs(notebook):
@@ -221,10 +221,10 @@ def _cell(text="1 + 1", outputs=(), **more):
 
 
 def test_compared_counts_only_what_nbval_compares():
-    said = {"output_type": "stream", "name": "stdout", "text": "3\n"}
+    printed = {"output_type": "stream", "name": "stdout", "text": "3\n"}
     picture = {"output_type": "display_data", "data": {"image/png": "x"}, "metadata": {}}
-    assert compared([_cell(outputs=[said])]) == 1
-    assert compared([_cell(outputs=[said], tags=["nbval-ignore-output"])]) == 0
+    assert compared([_cell(outputs=[printed])]) == 1
+    assert compared([_cell(outputs=[printed], tags=["nbval-ignore-output"])]) == 0
     assert compared([_cell(outputs=[picture])]) == 0
     assert compared([_cell(outputs=[picture | {"data": {"image/png": "x", "text/plain": "alt"}}])]) == 1
     assert compared([_cell()]) == 0

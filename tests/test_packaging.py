@@ -1,9 +1,15 @@
-"""One list of dependencies: pyproject.toml says what is needed, requirements.lock which versions, and nothing says it twice."""
+"""One list of dependencies: pyproject.toml says what is needed, requirements.lock which versions,
+nothing says it twice.
 
+The package itself: what it carries, its form and its types, and who may import whom.
+"""
+
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import resolve_name
 
 import pytest
 import yaml
@@ -48,10 +54,10 @@ def test_every_dependency_is_locked_within_its_range(project, lock, environment)
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
     for requirement in map(Requirement, wanted):
-        found = pinned.get(canonicalize_name(requirement.name))
-        assert found is not None, f"{requirement.name} is not in requirements.lock: make lock"
-        version = str(found.specifier).removeprefix("==")
-        assert requirement.specifier.contains(version), f"{found} is outside {requirement}"
+        locked = pinned.get(canonicalize_name(requirement.name))
+        assert locked is not None, f"{requirement.name} is not in requirements.lock: make lock"
+        version = str(locked.specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{locked} is outside {requirement}"
 
 
 def test_the_lock_is_exact_and_names_no_host_or_path(repository, lock):
@@ -97,40 +103,63 @@ def test_code_and_notebooks_are_formatted_and_clean(repository):
         assert answer.returncode == 0, answer.stdout
 
 
-FLOORS = [
-    {"errors", "filesystems", "sources", "settings", "device", "files", "provenance", "runs"},
-    {"progress", "datasets", "models", "networks", "losses", "tensors", "cluster"},
-    {"views", "training", "stack", "evaluation", "teachers", "students", "explain", "cost", "models3d"}
-    | {"experiments", "specs", "store", "teacher_training"},
-    {
-        "sweep",
-        "comparison",
-        "few_labels",
-        "transparency",
-        "teaching",
-        "third_dimension",
-        "fidelity",
-        "figures",
-        "claims",
-        "report",
-        "one_image",
-        "measured",
-        "playing",
-        "findings",
-        "book",
-        "slides",
-        "pipeline",
-    }
-    | {"bench"},
-]
+def test_the_package_is_typed(repository):
+    answer = subprocess.run([sys.executable, "-m", "mypy"], cwd=repository, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-def test_a_floor_imports_only_from_its_own_and_the_floors_below(repository):
-    level = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# -- floors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def floors(repository):
+    """The floor of each room, as the map in CONTRIBUTING.md has them."""
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| floor (\d): ([^|]+) \|", text, re.MULTILINE)
+    rooms = [(room, int(floor)) for floor, names in rows for room in re.findall(r"`(\w+)/?`", names)]
+    assert len(dict(rooms)) == len(rooms), "a room stands on one floor"
+    return dict(rooms)
+
+
+def imported_rooms(source, package):
+    """The rooms right below kdnb that code in ``package`` imports, in any form, at its top or in a function."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("kdnb.")}
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("import torch, kdnb.runs as runs", {"runs"}),
+        ("from kdnb import (\n    cost,\n    losses as arms,\n)", {"cost", "losses"}),
+        ("from kdnb.explain.maps import project", {"explain"}),
+        ("def f():\n    from kdnb import book", {"book"}),
+        ("from .tables import fidelity_rows", {"fidelity"}),
+        ("from .. import pipeline", {"pipeline"}),
+        ("from ..figures import data", {"figures"}),
+        ("import kdnb\nfrom kdnbs import sweep", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source, rooms):
+    assert imported_rooms(source, "kdnb.fidelity") == rooms
+
+
+def test_the_map_names_every_room(repository, floors):
+    package = repository / "kdnb"
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    assert set(floors) == modules | {path.parent.name for path in package.glob("*/__init__.py")}
+
+
+def test_a_floor_imports_only_from_its_own_and_the_floors_below(repository, floors):
     for path in (repository / "kdnb").rglob("*.py"):
-        parts = path.relative_to(repository / "kdnb").with_suffix("").parts
-        if parts == ("__init__",):
+        parts = path.relative_to(repository).with_suffix("").parts
+        if parts == ("kdnb", "__init__"):
             continue
-        assert parts[0] in level, f"{path.name}: which floor is it on?"
-        for name in re.findall(r"^\s*(?:from|import) kdnb\.(\w+)", path.read_text(), re.MULTILINE):
-            assert level[name] <= level[parts[0]], f"{'/'.join(parts)} imports {name} from a floor above"
+        for room in imported_rooms(path.read_text(encoding="utf-8"), ".".join(parts[:-1])) & floors.keys():
+            assert floors[room] <= floors[parts[1]], f"{'/'.join(parts)} imports {room} from a floor above"

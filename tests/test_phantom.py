@@ -1,7 +1,5 @@
 """The phantom: the same everywhere, evidence confined to the masks, nothing to learn without it."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -48,10 +46,10 @@ def test_every_size_and_variant(size, variant):
 
 @pytest.mark.parametrize("variant", ["", "shortcut", "fundus", "volume"])
 def test_evidence_is_confined_to_the_mask(variant):
-    whole, bare = (phantom.generate(64, SIZE, variant, lesions=shown) for shown in (True, False))
-    differs = (whole.images != bare.images).any(axis=3)
-    assert not (differs & ~whole.masks).any()
-    assert (differs.any(axis=(1, 2)) == (whole.labels > 0)).all()
+    with_lesions, bare = (phantom.generate(64, SIZE, variant, lesions=shown) for shown in (True, False))
+    differs = (with_lesions.images != bare.images).any(axis=3)
+    assert not (differs & ~with_lesions.masks).any()
+    assert (differs.any(axis=(1, 2)) == (with_lesions.labels > 0)).all()
 
 
 def test_lesions_differ_more_with_contrast():
@@ -111,15 +109,8 @@ def test_pixels_alone_do_not_solve_it(data):
 
 
 def test_no_copies_across_subjects(data):
-    found = audit.twins(data)
-    assert len(found.copies(audit.copies_from(data))) == 0
-
-
-def test_two_thousand_images_a_second():
-    phantom.generate(64, 64)
-    start = time.process_time()
-    phantom.generate(2000, 64)
-    assert time.process_time() - start < 2.0, "2,000 images of 64 pixels take more than a second on two processors"
+    twins = audit.twins(data)
+    assert len(twins.copies(audit.copies_from(data))) == 0
 
 
 def test_to_tensor_keeps_values_and_layout(data):

@@ -1,4 +1,5 @@
-"""The phantom of drawn labels: the posterior is true, evidence is confined to the lesion, flaws are where they are said to be."""
+"""The phantom of drawn labels: the posterior is true, evidence is confined to the lesion,
+flaws are where they are said to be."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ def data() -> ImageSet:
 
 
 def test_labels_follow_the_posterior_they_were_drawn_from():
-    """100,000 images: in each tenth of probability, labels are as frequent as they should be, but for chance (one draw a subject)."""
+    """100,000 images: in each tenth of probability, labels are as frequent as they should be,
+    but for chance (one draw a subject)."""
     latents = [phantom._draw_lesions(0, chunk) for chunk in range(1563)]
     first = slice(None, None, phantom.DRAWN_PER_SUBJECT)
     p = np.concatenate([latent["posterior"][first] for latent in latents])
@@ -26,15 +28,17 @@ def test_labels_follow_the_posterior_they_were_drawn_from():
     for c in range(4):
         tenth = np.minimum((p[:, c] * 10).astype(int), 9)
         for k in np.unique(tenth):
-            here = tenth == k
-            chance = np.sqrt((p[here, c] * (1 - p[here, c])).sum()) / here.sum()
-            assert abs(drawn[here, c].mean() - p[here, c].mean()) <= 4 * chance + 1e-9, (c, k)
+            in_tenth = tenth == k
+            chance = np.sqrt((p[in_tenth, c] * (1 - p[in_tenth, c])).sum()) / in_tenth.sum()
+            assert abs(drawn[in_tenth, c].mean() - p[in_tenth, c].mean()) <= 4 * chance + 1e-9, (c, k)
     assert np.allclose(p.mean(axis=0), [0.3, 0.233, 0.233, 0.233], atol=0.02)
 
 
 def test_posterior_by_hand():
-    found = phantom.posterior(np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 1.0, 0.5]), np.array([2, 2, 3, 2]))
-    assert np.allclose(found, [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
+    posterior = phantom.posterior(
+        np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 1.0, 0.5]), np.array([2, 2, 3, 2])
+    )
+    assert np.allclose(posterior, [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0]])
 
 
 def test_bayes_rule_by_hand():
@@ -49,10 +53,10 @@ def test_same_images_at_every_call_and_prefix_of_a_larger_set():
 
 
 def test_evidence_is_confined_to_the_mask():
-    whole, bare = (phantom.generate(128, SIZE, "drawn", lesions=shown) for shown in (True, False))
-    differs = (whole.images != bare.images).any(axis=3)
-    assert not (differs & ~whole.masks).any() and differs.any(axis=(1, 2)).mean() > 0.95
-    assert np.array_equal(whole.posterior, bare.posterior)
+    with_lesions, bare = (phantom.generate(128, SIZE, "drawn", lesions=shown) for shown in (True, False))
+    differs = (with_lesions.images != bare.images).any(axis=3)
+    assert not (differs & ~with_lesions.masks).any() and differs.any(axis=(1, 2)).mean() > 0.95
+    assert np.array_equal(with_lesions.posterior, bare.posterior)
 
 
 def test_one_subject_shows_one_lesion_and_has_one_label():
@@ -121,7 +125,7 @@ def test_truth_travels_with_the_images(data):
 
 
 def test_pixels_alone_stay_far_below_bayes(data):
-    accuracy, lo, hi = audit.pixel_probe(data.images, data)
+    _, _, hi = audit.pixel_probe(data.images, data)
     assert hi < data.posterior.max(axis=1).mean() - 0.1
 
 

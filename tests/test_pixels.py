@@ -1,4 +1,5 @@
-"""Pixels of every kind that people have, against pydicom, nibabel's own volumes, and pictures whose values are known."""
+"""Pixels of every kind that people have, against pydicom, nibabel's own volumes,
+and pictures whose values are known."""
 
 import gzip
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicoms import dicom, dicom_without_preamble
 from PIL import Image, PngImagePlugin
 
 from kdnb.datasets import reading
@@ -27,38 +29,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return np.round((values - values.min()) * 255 / (values.max() - values.min())).astype(np.uint8)
 
 
-# -- DICOM ------------------------------------------------------------------------------------------------------------------
-
-
-def dicom(
-    path: Path, values: np.ndarray, bits: int = 12, preamble: bool = True, implicit: bool = False, **elements
-) -> Path:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    file = Dataset()
-    file.SOPClassUID, file.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    file.Rows, file.Columns = values.shape[-3:-1] if values.shape[-1] == 3 else values.shape[-2:]
-    file.SamplesPerPixel, file.PhotometricInterpretation = (3, "RGB") if values.shape[-1] == 3 else (1, "MONOCHROME2")
-    if values.shape[-1] == 3:
-        file.PlanarConfiguration = 0
-    file.BitsAllocated, file.BitsStored, file.HighBit = 8 * values.itemsize, bits, bits - 1
-    file.PixelRepresentation = int(values.dtype.kind == "i")
-    file.PixelData = values.tobytes()
-    for name, value in elements.items():
-        setattr(file, name, value)
-    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    if preamble:
-        file.file_meta = FileMetaDataset()
-        file.file_meta.TransferSyntaxUID = syntax
-        file.file_meta.MediaStorageSOPClassUID, file.file_meta.MediaStorageSOPInstanceUID = (
-            file.SOPClassUID,
-            file.SOPInstanceUID,
-        )
-        file.save_as(path, enforce_file_format=True)
-    else:
-        file.save_as(path, implicit_vr=implicit, little_endian=True)
-    return path
+# -- DICOM ----------------------------------------------------------------------------------------------------------
 
 
 WINDOWS = {  # what the header says of the grey values
@@ -124,14 +95,14 @@ def test_colours_are_scaled_by_the_bits_that_are_used(bits, tmp_path):
     ramp = np.repeat(
         np.linspace(0, 2**bits - 1, 48).astype(np.uint16 if bits > 8 else np.uint8)[None, :, None], 3, axis=2
     )
-    found = pixels(dicom(tmp_path / "x.dcm", np.repeat(ramp, 4, axis=0), bits))
-    assert found.shape == (4, 48, 3) and np.abs(found[0, :, 0] - np.linspace(0, 255, 48)).max() <= 1
+    shown = pixels(dicom(tmp_path / "x.dcm", np.repeat(ramp, 4, axis=0), bits))
+    assert shown.shape == (4, 48, 3) and np.abs(shown[0, :, 0] - np.linspace(0, 255, 48)).max() <= 1
 
 
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("name", ["x.dcm", "IM0001", "1.2.840.1"])
 def test_dicom_without_its_first_part_is_read_whatever_it_is_called(implicit, name, tmp_path):
-    path = dicom(tmp_path / name, GREY, preamble=False, implicit=implicit)
+    path = dicom_without_preamble(tmp_path / name, GREY, implicit)
     assert path.read_bytes()[128:132] != b"DICM" and reading.is_dicom(path)
     assert np.array_equal(pixels(path), stretched(GREY))
 
@@ -204,7 +175,8 @@ def test_the_middle_frame_of_colours(tmp_path):
 
 
 def lossless_jpeg(values: np.ndarray, bits: int) -> bytes:
-    """A lossless JPEG (ITU T.81 H, each pixel predicted by its left neighbour) with one code of five bits for each size of difference."""
+    """A lossless JPEG (ITU T.81 H, each pixel predicted by its left neighbour) with one code of five bits for each size
+    of difference."""
 
     def segment(mark: int, content: bytes) -> bytes:
         return struct.pack(">HH", mark, len(content) + 2) + content
@@ -275,7 +247,7 @@ def test_packing_without_a_plug_in_is_named_with_its_cure(tmp_path, monkeypatch)
         decode(path)
 
 
-# -- NIfTI ------------------------------------------------------------------------------------------------------------------
+# -- NIfTI ----------------------------------------------------------------------------------------------------------
 
 
 def volume_of(codes: str, shape: tuple[int, int, int] = (12, 14, 10)) -> tuple[np.ndarray, np.ndarray]:
@@ -338,7 +310,7 @@ def test_a_nifti_that_would_unfold_without_limit_is_refused(tmp_path, monkeypatc
         decode(tmp_path / "x.nii.gz")
 
 
-# -- 16 bits ----------------------------------------------------------------------------------------------------------------
+# -- 16 bits --------------------------------------------------------------------------------------------------------
 
 
 def png16(path: Path, values: np.ndarray, chunk: bytes = b"") -> Path:

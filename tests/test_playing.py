@@ -1,4 +1,5 @@
-"""The page that plays: its numbers are PyTorch's, its drawings the phantom's, and no network is ever asked for anything.
+"""The page that plays: its numbers are PyTorch's, its drawings the phantom's,
+and no network is ever asked for anything.
 
 Node and Chromium run its scripts; where one is not installed, the tests that need it are skipped.
 """
@@ -18,10 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nbformat.v4 import nbjson, new_markdown_cell, new_notebook
 from PIL import Image
 from playwright.sync_api import expect
-from test_book import built
+from test_book import built, executed_notebook
 
 from kdnb import models, playing, runs
 from kdnb.book import write_sources
@@ -72,7 +72,7 @@ def said_by_node(script: str, question, answer: str):
     return json.loads(done.stdout)
 
 
-# -- what it computes ---------------------------------------------------------------------------------------------------
+# -- what it computes -----------------------------------------------------------------------------------------------
 
 
 @node
@@ -124,7 +124,7 @@ def test_the_network_is_computed_in_at_most_200_lines():
     assert len((SCRIPTS / "network.js").read_text().splitlines()) <= 200
 
 
-# -- what it draws and reads --------------------------------------------------------------------------------------------
+# -- what it draws and reads ----------------------------------------------------------------------------------------
 
 
 @node
@@ -151,19 +151,22 @@ def test_the_same_numbers_give_the_phantoms_grey_values(made, monkeypatch, scann
         "discs": True,
         "scanner": scanner,
     }
-    answer = "q.heads.map((head, k) => Array.from(Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})))"
-    found = said_by_node(
+    drawn = "Phantom.draw(head, q.lesions[k], {...q.options, strength: q.lesions[k].strength})"
+    answer = f"q.heads.map((head, k) => Array.from({drawn}))"
+    drawn_values = said_by_node(
         "phantom.js", {"heads": made["drawing"]["heads"], "lesions": lesions, "options": options}, answer
     )
-    apart = np.abs(np.array(found).reshape(wanted.shape) - wanted)
+    apart = np.abs(np.array(drawn_values).reshape(wanted.shape) - wanted)
     assert wanted.std() > 20 and apart.max() <= 1 and (apart > 0).mean() < 0.01
 
 
 @node
 def test_noise_has_its_standard_deviation_and_comes_again():
-    one, again, other = said_by_node("phantom.js", [1, 1, 2], "q.map((seed) => Array.from(Phantom.noise(seed, 20000)))")
-    assert one == again and abs(np.corrcoef(one, other)[0, 1]) < 0.03
-    assert abs(np.mean(one)) < 0.03 and abs(np.std(one) - 1) < 0.03
+    first, same_seed, other_seed = said_by_node(
+        "phantom.js", [1, 1, 2], "q.map((seed) => Array.from(Phantom.noise(seed, 20000)))"
+    )
+    assert first == same_seed and abs(np.corrcoef(first, other_seed)[0, 1]) < 0.03
+    assert abs(np.mean(first)) < 0.03 and abs(np.std(first) - 1) < 0.03
 
 
 @node
@@ -176,10 +179,10 @@ def test_the_truth_is_the_generators(made):
         for scanner in (False, True)
     ]
     rates = np.array(made["drawing"]["scanner"])
-    found = said_by_node(
+    posterior = said_by_node(
         "phantom.js", {"cases": cases, "rates": rates.tolist()}, "q.cases.map((one) => Phantom.truth(...one, q.rates))"
     )
-    for (strength, way, outer, scanner), chances in zip(cases, found, strict=True):
+    for (strength, way, outer, scanner), chances in zip(cases, posterior, strict=True):
         plain = phantom.posterior(np.array([strength]), np.array([way]), np.array([outer + 1]))
         assert np.allclose(chances, phantom.updated(plain, (rates if scanner else 1 - rates)[None])[0])
 
@@ -190,14 +193,14 @@ def test_images_are_fitted_as_the_study_fits_them(width, height):
     pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     opaque = np.dstack([pixels, np.full((height, width), 255)])
     question = {"rgba": opaque.flatten().tolist(), "width": width, "height": height}
-    found = said_by_node("phantom.js", question, f"Array.from(Reading.fitted(q.rgba, q.width, q.height, {SIZE}))")
+    fitted = said_by_node("phantom.js", question, f"Array.from(Reading.fitted(q.rgba, q.width, q.height, {SIZE}))")
     apart = np.abs(
-        np.array(found).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int)
+        np.array(fitted).reshape(3, SIZE, SIZE).transpose(1, 2, 0) - fit(Image.fromarray(pixels), SIZE).astype(int)
     )
     assert apart.max() <= 1 and (apart > 0).mean() < 0.02
 
 
-# -- in a browser -------------------------------------------------------------------------------------------------------
+# -- in a browser ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -357,17 +360,24 @@ def test_served_it_asks_for_itself_alone_and_its_policy_lets_no_script_ask_for_m
         assert page.inner_text("#checked").startswith("Checked") and refused == []
         tries = """async () => {
           const picture = Object.assign(new Image(), { src: "/b.png" });
-          const seen = new Promise(done => Object.assign(picture, { onload: () => done("came"), onerror: () => done("refused") }));
+          const seen = new Promise(done => {
+            Object.assign(picture, { onload: () => done("came"), onerror: () => done("refused") });
+          });
           const fetched = ["/a", location.href].map(url => fetch(url).then(() => "came", () => "refused"));
           navigator.sendBeacon("/c", "pixels");
-          document.head.append(Object.assign(document.createElement("script"), { textContent: "window.foreign = true" }));
+          const script = Object.assign(document.createElement("script"), { textContent: "window.foreign = true" });
+          document.head.append(script);
           document.body.append(Object.assign(document.createElement("iframe"), { src: "/d" }));
           document.head.append(Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/e.css" }));
           return [await seen, ...await Promise.all(fetched), String(window.foreign)];
         }"""
         assert page.evaluate(tries) == ["refused"] * 3 + ["undefined"]
-        page.wait_for_timeout(300)
-        assert len([text for text in refused if "Content Security Policy" in text]) >= 6
+        for _ in range(200):  # ten seconds at most
+            if len([text for text in refused if "Content Security Policy" in text]) >= 6:
+                break
+            page.wait_for_timeout(50)
+        else:
+            pytest.fail(f"the policy refused too little: {refused}")
         page.close()
         server.shutdown()
     assert asked_for == ["/playing.html"]
@@ -386,8 +396,8 @@ def test_it_fits_the_width_and_all_of_it_has_names(page, width):
         "canvas:not([aria-hidden])", "all => all.map(one => [one.getAttribute('role'), one.ariaLabel])"
     )
     assert len(pictures) == 1 + 5 + 4 and all(role == "img" and words for role, words in pictures)
-    names = "all => all.map(one => one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join())"
-    assert all(page.eval_on_selector_all("input, button", names))
+    name = "one.ariaLabel || one.textContent.trim() || [...one.labels].map(label => label.textContent.trim()).join()"
+    assert all(page.eval_on_selector_all("input, button", f"all => all.map(one => {name})"))
     heights = page.eval_on_selector_all("label, button", "all => all.map(one => one.getBoundingClientRect().height)")
     assert min(heights) >= 40, "too low to be touched"
 
@@ -454,7 +464,7 @@ def test_images_that_nobody_draws_leave_the_drawing_out(browser, players, tmp_pa
     page.close()
 
 
-# -- where it comes from ------------------------------------------------------------------------------------------------
+# -- where it comes from --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -467,22 +477,22 @@ def run(tmp_path):
         run.save_model(name, models.initialised(models.student, shape, 4, run.budget.student_widths, seed=1), "key")
         run.record("students", {name: f"kd_t2-a0.4-t5-{shape}-s0"})
     (run.folder / "notebooks").mkdir()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    chapter = new_notebook(cells=[new_markdown_cell("# 00 · Start")], metadata=kernel)
-    (run.folder / "notebooks" / "00_start_here.ipynb").write_text(nbjson.writes(chapter))
+    executed_notebook(run.folder / "notebooks")
     return run
 
 
-def test_the_book_of_a_run_has_the_page_of_its_students_among_the_chapters(run):
+def test_the_book_of_a_run_has_its_chapters_with_alternatives_and_among_them_the_page_of_its_students(run):
     book = built(run.folder)
     index = (book / "index.html").read_text()
     assert 'href="playing.html"' in index and "00_start_here.html" in index
+    chapter = (book / "00_start_here.html").read_text()
+    assert 'alt="A rising line."' in chapter and "<math" in chapter
     html = (book / "playing.html").read_text()
     assert "Content-Security-Policy" in html and 'href="index.html"' in html
     assert playing.TITLE in (book / "searchindex.js").read_text()
     made = json.loads(re.search(r'id="data">(.*)</script>', html)[1])
     assert made["run"] == "phantom, profile smoke, seed 0" and made["size"] == 32 and made["temperature"] == 5
-    assert [one["layers"][3]["kernel"] for one in made["students"]] == [3, 1]
+    assert [student["layers"][3]["kernel"] for student in made["students"]] == [3, 1]
 
 
 def test_without_students_of_the_studys_own_shapes_a_book_has_no_such_page(run, tmp_path):

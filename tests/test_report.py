@@ -141,17 +141,20 @@ def test_caveats_come_from_the_run(folder):
     shared = pd.DataFrame({"part": ["known", "new", "new minus known"], "n": [80, 20, 100], "model": "teacher"})
     stated = pd.DataFrame({"stated": ["before", "after seeing data"]})
     info = {"run": {"dataset": "phantom"}, "budget": {"03": {"image_size": 48}}, "teacher": {"weights": "scratch"}}
-    said = " ".join(caveats({"known_and_new": shared, "claims": stated}, info))
-    assert "generated" in said and "48 pixels" in said and "random weights" in said
-    assert "Of 100 test images 80 show a person" in said and "Of 2 rules of verdicts 1 were" in said
+    text = " ".join(caveats({"known_and_new": shared, "claims": stated}, info))
+    assert "generated" in text and "48 pixels" in text and "random weights" in text
+    assert "Of 100 test images 80 show a person" in text and "Of 2 rules of verdicts 1 were" in text
     assert caveats({}, {}) == [caveats({}, info)[-1]] and "not a medical device" in caveats({}, {})[0]
 
 
 def test_sentences_are_made_from_rows():
-    said = verdicts({"classification": CLASSIFICATION, "tests": TESTS})
-    assert said["Accuracy"][0] == "teacher classifies 96.2% of 400 test images correctly (95% interval 94.0% to 98.0%)."
-    assert said["Comparisons"][0] == "Does T² matter: 0 of 1 comparisons show a difference."
-    assert said["Comparisons"][1].startswith(
+    sentences = verdicts({"classification": CLASSIFICATION, "tests": TESTS})
+    assert (
+        sentences["Accuracy"][0]
+        == "teacher classifies 96.2% of 400 test images correctly (95% interval 94.0% to 98.0%)."
+    )
+    assert sentences["Comparisons"][0] == "Does T² matter: 0 of 1 comparisons show a difference."
+    assert sentences["Comparisons"][1].startswith(
         "Does distillation help: 1 of 1 comparisons show a difference; the surest is student_kd against student_ce"
     )
     assert verdicts({}) == {}
@@ -160,10 +163,11 @@ def test_sentences_are_made_from_rows():
 def test_several_seeds_are_told_once_and_claims_with_their_verdict():
     seeds = pd.concat([CLASSIFICATION, CLASSIFICATION.assign(seed=1, accuracy=0.9)])
     claims = pd.DataFrame({"statement": ["The student keeps up"], "verdict": ["not reproduced"]})
-    said = verdicts({"classification": seeds, "claims": claims})
-    assert said["Claims of the paper and questions of ours"] == ["The student keeps up: not reproduced."]
-    assert len(said["Accuracy"]) == 2 and said["Accuracy"][1] == (
-        "student_kd classifies 92.0% of 400 test images correctly on average over 2 seeds (seed 0: 94.0%, 95% interval 91.0% to 96.0%)."
+    sentences = verdicts({"classification": seeds, "claims": claims})
+    assert sentences["Claims of the paper and questions of ours"] == ["The student keeps up: not reproduced."]
+    assert len(sentences["Accuracy"]) == 2 and sentences["Accuracy"][1] == (
+        "student_kd classifies 92.0% of 400 test images correctly on average over 2 seeds "
+        "(seed 0: 94.0%, 95% interval 91.0% to 96.0%)."
     ), "of seeds that differ the mean comes first, and the interval is said to be one seed's"
 
 

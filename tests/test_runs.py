@@ -150,9 +150,9 @@ def test_written_files_can_be_read_by_others(run):
 
 def test_two_notebooks_may_record_at_once(tmp_path):
     def write(number):
-        one = Run(resolve(run_dir=tmp_path / "run"), f"notebook {number}")
+        run = Run(resolve(run_dir=tmp_path / "run"), f"notebook {number}")
         for step in range(10):
-            one.record("section", {f"{number}-{step}": step})
+            run.record("section", {f"{number}-{step}": step})
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -282,9 +282,9 @@ def test_names_of_classes_are_text_in_every_table_that_is_read(tmp_path):
         table = run.save_table(
             "per_class", pd.DataFrame({"class": names, "image_id": ["007", "1.0"], "f1": [0.5, 1.0]})
         )
-        again = run.load_table("per_class")
-        assert again["class"].tolist() == names and again["image_id"].tolist() == ["007", "1.0"]
-        assert again["f1"].dtype == table["f1"].dtype
-        assert pd.concat([table, again]).pivot_table(index="class", values="f1").index.tolist() == sorted(names), (
+        reread = run.load_table("per_class")
+        assert reread["class"].tolist() == names and reread["image_id"].tolist() == ["007", "1.0"]
+        assert reread["f1"].dtype == table["f1"].dtype
+        assert pd.concat([table, reread]).pivot_table(index="class", values="f1").index.tolist() == sorted(names), (
             "no class twice"
         )

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -91,10 +90,10 @@ def test_a_wrong_value_names_parameter_value_and_what_is_allowed(values, words):
 def test_missing_data_say_where_to_get_them_and_where_to_put_them(dataset, tmp_path):
     with pytest.raises(DataNotFoundError) as caught:
         resolve(dataset, data_dir=tmp_path)
-    said = str(caught.value)
-    assert table()[dataset]["url"] in said
-    assert str(tmp_path / table()[dataset]["folder"]) in said
-    assert "DATA_DIR" in said
+    message = str(caught.value)
+    assert table()[dataset]["url"] in message
+    assert str(tmp_path / table()[dataset]["folder"]) in message
+    assert "DATA_DIR" in message
 
 
 def test_a_data_set_is_found_by_its_folder_or_directly(tmp_path):
@@ -158,8 +157,7 @@ def test_a_runs_folder_that_make_cannot_use_is_refused(runs, capsys):
     assert "runs is" in capsys.readouterr().err
 
 
-def test_the_check_needs_nothing_installed_and_no_time(repository, tmp_path):
-    start = time.monotonic()
+def test_the_check_needs_nothing_installed(repository, tmp_path):
     command = [
         sys.executable,
         "-S",
@@ -169,7 +167,6 @@ def test_the_check_needs_nothing_installed_and_no_time(repository, tmp_path):
     ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert answer.stdout.strip() == "runs/phantom-quick-seed0", answer.stderr
-    assert time.monotonic() - start < 5
 
 
 def test_student_seeds_count_from_the_runs_seed_unless_they_are_given():

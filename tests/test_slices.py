@@ -22,12 +22,12 @@ def a_set(split: list[str]) -> ImageSet:
 
 
 def test_persons_are_those_of_the_slices_and_the_rest_is_said_to_be_open():
-    found, said = slices.persons(np.array(["a.png", "b.png", "c.png", "d.png"]), KNOWN)
-    assert found.tolist() == ["person_p1", "person_p1", "person_p2", "d.png"]
+    persons, note = slices.persons(np.array(["a.png", "b.png", "c.png", "d.png"]), KNOWN)
+    assert persons.tolist() == ["person_p1", "person_p1", "person_p2", "d.png"]
     assert (
-        said.startswith("2 persons of 3 images")
-        and "the other 1 images are nobody knows" in said
-        and "both sides" in said
+        note.startswith("2 persons of 3 images")
+        and "the other 1 images are nobody knows" in note
+        and "both sides" in note
     )
 
 
@@ -48,15 +48,17 @@ def test_an_image_with_another_label_than_its_slice_is_named():
 def test_slices_are_found_again_mirrored_or_not():
     known = np.stack([np.asarray(textured(seed, 48)) for seed in range(6)])
     images = np.stack([known[4], known[2][:, ::-1], np.asarray(textured(99, 48))])
-    found = audit.recover(images, known)
-    assert found["slice"].tolist()[:2] == [4, 2] and found["mirrored"].tolist()[:2] == [False, True]
-    assert (found["correlation"][:2] > slices.ALIKE).all() and found["correlation"][2] < 0.5 > found["next"].max()
+    recovered = audit.recover(images, known)
+    assert recovered["slice"].tolist()[:2] == [4, 2] and recovered["mirrored"].tolist()[:2] == [False, True]
+    assert (recovered["correlation"][:2] > slices.ALIKE).all() and recovered["correlation"][2] < 0.5 > recovered[
+        "next"
+    ].max()
 
 
 def test_the_tables_of_the_study_fit_each_other():
     known = slices.known("figshare_brain", "brain_tumor_slices.csv")
-    assert len(known) == 4750 and len({one.person for one in known.values()}) == 209
-    ways = [[one.name for one in known.values() if one.mirrored == mirrored] for mirrored in (True, False)]
+    assert len(known) == 4750 and len({slice_.person for slice_ in known.values()}) == 209
+    ways = [[slice_.name for slice_ in known.values() if slice_.mirrored == mirrored] for mirrored in (True, False)]
     assert [(len(way), len(set(way))) for way in ways] == [(3064, 3064), (1686, 1665)]
 
 
@@ -66,11 +68,12 @@ def test_every_slice_of_the_table_is_found_again_from_pixels():
     data = real("brain_tumor", size=slices.SIZE)
     source = real("figshare_brain", size=slices.SIZE)
     tumours = np.flatnonzero(data.labels != data.classes.index("notumor"))
-    found = audit.recover(data.images[tumours, ..., 0], source.images[..., 0])
-    same = found["correlation"] >= slices.ALIKE
+    recovered = audit.recover(data.images[tumours, ..., 0], source.images[..., 0])
+    same = recovered["correlation"] >= slices.ALIKE
     truth = [data.notes["slices"].get(name) for name in data.ids[tumours]]
     said = [
-        (source.ids[row.slice], row.mirrored) if row.correlation >= slices.ALIKE else None for row in found.itertuples()
+        (source.ids[row.slice], row.mirrored) if row.correlation >= slices.ALIKE else None
+        for row in recovered.itertuples()
     ]
     assert said == [(one.name, one.mirrored) if one else None for one in truth]
-    assert found.loc[~same, "correlation"].max() < 0.95
+    assert recovered.loc[~same, "correlation"].max() < 0.95

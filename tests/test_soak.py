@@ -11,7 +11,8 @@ WARM_UP, RUNS, MOST_MIB = 10, 50, 20
 
 
 def benchmark(student, data) -> int:
-    """Draw a sample, explain it by every kind of method, judge the maps, compare; the number of rows that came of it."""
+    """Draw a sample, explain it by every kind of method, judge the maps, compare;
+    the number of rows that came of it."""
     from kdnb import explain, fidelity
     from kdnb.datasets import to_tensor
 
@@ -55,14 +56,14 @@ def soak(told) -> None:
 
 def test_fifty_benchmarks_in_one_process_take_no_more_memory():
     context = multiprocessing.get_context("spawn")  # this process is full of other tests' memory
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=soak, args=(there,))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=soak, args=(sender,))
     process.start()
-    there.close()
+    sender.close()
     memory = []
     try:
         while True:
-            memory.append(here.recv())
+            memory.append(receiver.recv())
     except EOFError:
         process.join()
     assert process.exitcode == 0 and len(memory) == WARM_UP + RUNS

@@ -28,36 +28,37 @@ def test_a_stack_of_three_equals_three_alone(monkeypatch):
 
     with training.threads(1):
         together = stack.fit(students(), train, validation, recipe, arms, seeds=seeds, bank=bank)
-        for student, loss, seed, found in zip(students(), arms, seeds, together, strict=True):
+        for student, loss, seed, stacked in zip(students(), arms, seeds, together, strict=True):
             alone = training.fit(student, train, validation, recipe, loss, seed=seed, bank=bank)
-            assert set(found.last) == set(alone.last)
+            assert set(stacked.last) == set(alone.last)
             for name, value in alone.last.items():
-                # Adam divides by the root of the squared gradient: a gradient that rounding makes of nothing counts like any other.
-                torch.testing.assert_close(found.last[name], value, atol=2e-3, rtol=2e-3, msg=name)
-            np.testing.assert_allclose(found.history["train_loss"], alone.history["train_loss"], rtol=1e-4)
-            assert found.best_epoch == alone.best_epoch
+                # Adam divides by the root of the squared gradient:
+                # a gradient that rounding makes of nothing counts like any other.
+                torch.testing.assert_close(stacked.last[name], value, atol=2e-3, rtol=2e-3, msg=name)
+            np.testing.assert_allclose(stacked.history["train_loss"], alone.history["train_loss"], rtol=1e-4)
+            assert stacked.best_epoch == alone.best_epoch
     assert not torch.equal(together[0].last["classifier.weight"], together[1].last["classifier.weight"])
 
 
 def test_a_grid_in_stacks_is_stored_cell_by_cell_and_not_trained_again(tmp_path, monkeypatch):
     made = phantom.generate(96, 32)
-    parts = [
+    splits = [
         training.Examples(made.images[part], made.labels[part]) for part in (slice(64), slice(64, 80), slice(80, 96))
     ]
     bank = np.zeros((1, 64, 4), np.float32)
-    experiment = experiments.Experiment(*parts, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key")
+    experiment = experiments.Experiment(*splits, bank, training.Recipe(epochs=1, batch_size=32, views=1), 4, "key")
     cells = [specs.spec("kd", seed, 0.4, 5.0, widths=(4, 8)) for seed in (0, 1)] + [
         specs.spec("ce", 0, 1, 1, widths=(4, 8, 8))
     ]
     run = runs.start("04_temperature_sweep", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     monkeypatch.setattr(sweep, "stacked", lambda waiting, _: [waiting[:2], waiting[2:]] if len(waiting) == 3 else 1 / 0)
-    found = sweep.train(run, cells, experiment)
-    again = sweep.train(run, cells, experiment)
-    assert list(found) == list(again) == cells
-    for one in cells:
-        np.testing.assert_array_equal(found[one].test_logits, again[one].test_logits)
-        network = store.trained_student(run, one, experiment)
-        np.testing.assert_allclose(predict(network, experiment.test.images), found[one].test_logits, atol=1e-5)
+    students = sweep.train(run, cells, experiment)
+    stored = sweep.train(run, cells, experiment)
+    assert list(students) == list(stored) == cells
+    for spec in cells:
+        np.testing.assert_array_equal(students[spec].test_logits, stored[spec].test_logits)
+        network = store.trained_student(run, spec, experiment)
+        np.testing.assert_allclose(predict(network, experiment.test.images), students[spec].test_logits, atol=1e-5)
 
 
 def test_only_small_images_on_a_gpu_are_stacked(monkeypatch):

@@ -1,7 +1,8 @@
-"""A full disk, a read-only folder, a missing permission: one sentence, no damaged file, and the work goes on once the cause is gone.
+"""A full disk, a read-only folder, a missing permission:
+one sentence, no damaged file, and the work goes on once the cause is gone.
 
-The causes are real. Each is brought about in a process of its own: a small file system in memory that only this process sees, a limit
-on the size of files, or a process without the superuser's right to write everywhere.
+The causes are real. Each is brought about in a process of its own: a small file system in memory that only this process
+sees, a limit on the size of files, or a process without the superuser's right to write everywhere.
 """
 
 import json
@@ -103,16 +104,8 @@ def writes(run, images: Path) -> dict[str, Callable[[], object]]:
     def train() -> None:
         student = models.initialised(models.StudentCNN, 2, (4, 8, 8), seed=0)
         recipe = training.Recipe(epochs=2, batch_size=16, views=1)
-        training.fit(
-            student,
-            examples,
-            examples,
-            recipe,
-            lambda z, _, y: F.cross_entropy(z, y),
-            seed=0,
-            checkpoint=checkpoint,
-            key="k",
-        )
+        options = {"seed": 0, "checkpoint": checkpoint, "key": "k"}
+        training.fit(student, examples, examples, recipe, lambda z, _, y: F.cross_entropy(z, y), **options)
 
     return {
         "table": lambda: run.save_table("audit", NEW),
@@ -132,7 +125,7 @@ def linear(value: float) -> torch.nn.Linear:
 def told(write: Callable[[], object]) -> list[str]:
     try:
         write()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - which error it is, is what the test asks
         return [type(error).__name__, str(error)]
     return []
 
@@ -151,7 +144,7 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     run.save_table("audit", OLD)
     run.save_model("student", linear(1), key="old")
     with CAUSES[cause](folder):
-        said = {name: told(write) for name, write in writes(run, images).items()}
+        messages = {name: told(write) for name, write in writes(run, images).items()}
         between = [
             run.load_table("audit").equals(OLD),
             run.load_model("student", linear(0), "old").weight.mean().item(),
@@ -159,12 +152,12 @@ def endure(cause: str, folder: Path, images: Path) -> dict[str, object]:
     left = [
         path.name
         for path in folder.rglob("*")
-        if path.suffix == ".part" or path.parent == cache.FOLDER and path.suffix != ".lock"
+        if path.suffix == ".part" or (path.parent == cache.FOLDER and path.suffix != ".lock")
     ]
     after = {name: told(write) for name, write in writes(run, images).items()}
     end = [run.load_table("audit").equals(NEW), run.load_model("student", linear(0), "new").weight.mean().item()]
     return {
-        "said": said,
+        "said": messages,
         "between": between,
         "left": left,
         "after": after,
@@ -205,23 +198,23 @@ def images(tmp_path_factory):
     ],
 )
 def test_a_write_that_fails_is_a_sentence_damages_nothing_and_succeeds_later(cause, reason, tmp_path, images):
-    here = f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_storage import *; "
+    imports = f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_storage import *; "
     call = "print(json.dumps(endure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))"
     prefix = ALONE if cause in ("full", "read_only") else NOT_SUPER if cause == "forbidden" else []
-    command = [*prefix, sys.executable, "-c", here + call, cause, str(tmp_path), str(images)]
+    command = [*prefix, sys.executable, "-c", imports + call, cause, str(tmp_path), str(images)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout.splitlines()[-1])
-    assert set(found["said"]) == {"table", "model", "provenance", "checkpoint", "cache"}
-    for name, said in found["said"].items():
-        assert said, f"{name} was written in spite of all"
-        kind, sentence = said
-        assert kind == "StorageError", (name, said)
+    report = json.loads(answer.stdout.splitlines()[-1])
+    assert set(report["said"]) == {"table", "model", "provenance", "checkpoint", "cache"}
+    for name, messages in report["said"].items():
+        assert messages, f"{name} was written in spite of all"
+        kind, sentence = messages
+        assert kind == "StorageError", (name, messages)
         assert reason in sentence and str(tmp_path) in sentence and sentence.endswith(".") and "\n" not in sentence
-    assert found["between"] == [True, 1.0], "the old table and the old model are as they were"
-    assert found["left"] == [], "nothing half written is left"
-    assert all(said == [] for said in found["after"].values()), found["after"]
-    assert found["end"] == [True, 2.0] and found["images"] == IMAGES
+    assert report["between"] == [True, 1.0], "the old table and the old model are as they were"
+    assert report["left"] == [], "nothing half written is left"
+    assert all(messages == [] for messages in report["after"].values()), report["after"]
+    assert report["end"] == [True, 2.0] and report["images"] == IMAGES
 
 
 # A notebook beside which the disk fills up: it does not write itself, but what it shows cannot be kept.

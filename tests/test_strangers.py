@@ -1,4 +1,5 @@
-"""Files, names and parameters from strangers: nothing in them is executed, unfolds without limit or leaves its folder."""
+"""Files, names and parameters from strangers: nothing in them is executed,
+unfolds without limit or leaves its folder."""
 
 import ast
 import io
@@ -12,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import dicoms
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_datasets_reading import dicom
+from test_datasets_reading import half_white
 
 from kdnb import experiments, models, specs, sweep, training
 from kdnb.datasets import cache, fetch, load, phantom, reading
@@ -57,23 +59,23 @@ METHODS = ("read_pickle", "extractall", "unpack_archive")
 
 def dangers(code: str) -> list[str]:
     """What in a piece of Python could execute what a file or a parameter holds."""
-    found = []
+    names = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name in MODULES]
+            names += [alias.name for alias in node.names if alias.name in MODULES]
         if isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            found.append(node.module)
+            names.append(node.module)
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if name in CALLS or name.rpartition(".")[2] in METHODS:
-            found.append(name)
+            names.append(name)
         if name in ("np.load", "numpy.load") and options.get("allow_pickle") != "False":
-            found.append(f"{name} without allow_pickle=False")
+            names.append(f"{name} without allow_pickle=False")
         if "shell" in options:
-            found.append(f"{name} with a shell")
-    return found
+            names.append(f"{name} with a shell")
+    return names
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,11 @@ def run(tmp_path):
 
 def small_material() -> experiments.Experiment:
     made = phantom.generate(64, SIZE)
-    parts = [training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))]
+    splits = [
+        training.Examples(made.images[cut], made.labels[cut]) for cut in (slice(32), slice(32, 48), slice(48, 64))
+    ]
     return experiments.Experiment(
-        *parts, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
+        *splits, np.zeros((1, 32, 4), np.float32), training.Recipe(epochs=1, batch_size=16, views=1), 4, "data"
     )
 
 
@@ -187,11 +191,11 @@ def test_a_bomb_in_place_of_a_model_does_not_go_off(form, run, tmp_path):
 
 @FORMS
 def test_a_bomb_in_place_of_a_student_or_its_checkpoint_does_not_go_off(form, run, tmp_path):
-    one, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
+    spec, marker = specs.spec("ce", 0, 1, 1, widths=(4, 8, 8)), tmp_path / "marker"
     for folder in ("cells", "cells/unfinished"):
-        form(run.folder / folder / f"{one.name}.safetensors", marker)
-    found = sweep.train(run, [one], small_material(), jobs=1)
-    assert len(found[one].history) == 1, "it was trained"
+        form(run.folder / folder / f"{spec.name}.safetensors", marker)
+    students = sweep.train(run, [spec], small_material(), jobs=1)
+    assert len(students[spec].history) == 1, "it was trained"
     assert not marker.exists()
 
 
@@ -214,8 +218,8 @@ def test_a_bomb_in_place_of_the_cache_does_not_go_off(form, tmp_path):
     assert any(path.suffix == ".npz" for path in stored)
     for path in stored:
         form(path, marker)
-    again = load(f"folder:{folder}", SIZE)
-    assert (again.images == pixels).all() and again.data_hash == first.data_hash
+    reread = load(f"folder:{folder}", SIZE)
+    assert (reread.images == pixels).all() and reread.data_hash == first.data_hash
     assert not marker.exists()
 
 
@@ -256,18 +260,10 @@ def test_a_parameter_of_a_notebook_is_a_value_whatever_it_says(text):
 
 def deflated_dicom(path: Path) -> None:
     """A hundred megabytes of zeros in a hundred kilobytes."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    file = Dataset()
-    file.file_meta = FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = CTImageStorage
-    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
-    file.Rows, file.Columns, file.SamplesPerPixel, file.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 12, 11, 0
+    file = dicoms.dataset(np.zeros((4, 4), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
     file.add_new(0x00091001, "OB", bytes(100_000_000))
-    file.PixelData = bytes(32)
     file.save_as(path, enforce_file_format=True)
 
 
@@ -293,8 +289,8 @@ def apart():
 @pytest.mark.parametrize("bomb", [deflated_dicom, wide_tiff, sparse_file], ids=lambda bomb: bomb.__name__)
 def test_a_bomb_among_images_is_refused_before_it_unfolds(bomb, tmp_path, apart):
     bomb(tmp_path / "x.png")
-    before, after, said = apart.apply(_memory_of_reading, (tmp_path / "x.png",))
-    assert said and "\n" not in said
+    before, after, message = apart.apply(_memory_of_reading, (tmp_path / "x.png",))
+    assert message and "\n" not in message
     assert after - before < 50, f"{after - before:.0f} MiB"
 
 
@@ -304,12 +300,12 @@ def _memory_of_reading(path: Path) -> tuple[float, float, str]:
     import pydicom.pixels  # noqa: F401
 
     peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-    said = ""
+    message = ""
     try:
         reading.read(path, SIZE)
     except DataError as error:
-        said = str(error)
-    return *peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, said
+        message = str(error)
+    return *peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, message
 
 
 def test_no_image_starts_another_program(tmp_path, monkeypatch):
@@ -410,7 +406,7 @@ def encoded() -> list[bytes]:
         Image.fromarray(deep).save(buffer, "TIFF")
         files.append(buffer.getvalue())
     with tempfile.TemporaryDirectory() as folder:
-        dicom(Path(folder) / "x.dcm")
+        half_white(Path(folder) / "x.dcm")
         files.append((Path(folder) / "x.dcm").read_bytes())
     return files
 
@@ -430,9 +426,9 @@ EDITS = st.lists(
 def test_any_bytes_are_an_image_or_refused_in_a_few_words(content, suffix):
     if isinstance(content, tuple):
         content, edits = bytearray(content[0]), content[1]
-        for at, what, more in edits:
-            at %= len(content) + 1
-            content[at : at + (0 if what == "add" else len(more))] = b"" if what == "cut" else more
+        for at, edit, inserted in edits:
+            start = at % (len(content) + 1)
+            content[start : start + (0 if edit == "add" else len(inserted))] = b"" if edit == "cut" else inserted
     path = Path(tempfile.gettempdir()) / f"kdnb-fuzz-{os.getpid()}{suffix}"
     path.write_bytes(content)
     try:
@@ -517,10 +513,10 @@ def test_any_folder_is_a_data_set_or_refused_in_one_sentence(tree, protocol):
 @example([("--data-dir", "~0")])
 def test_any_command_line_is_settings_inside_the_runs_folder_or_refused(words):
     try:
-        asked, folder = from_command_line([f"{name}={value}" for name, value in words])
+        chosen, folder = from_command_line([f"{name}={value}" for name, value in words])
     except KdnbError as error:
         assert str(error)
         return
     runs = dict(words).get("--runs", "runs")
     assert folder.parent == Path(runs) and folder.name not in ("", ".", "..")
-    assert asked.run_dir == folder.absolute()
+    assert chosen.run_dir == folder.absolute()

@@ -41,24 +41,24 @@ def run(tmp_path):
 
 def kept(run, folder):
     """Record as ``make record`` does."""
-    told = students.record(run, 4, folder)
-    (folder / "provenance.json").write_text(json.dumps({"students": told}))
-    return told
+    provenance = students.record(run, 4, folder)
+    (folder / "provenance.json").write_text(json.dumps({"students": provenance}))
+    return provenance
 
 
 def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_precision(run, tmp_path):
-    told = kept(run, tmp_path / "record")
-    assert list(told) == ["student_ce", "student_kd_t2", "student_transparent"], (
+    provenance = kept(run, tmp_path / "record")
+    assert list(provenance) == ["student_ce", "student_kd_t2", "student_transparent"], (
         "of those that are kept, the ones the run stored"
     )
-    assert told["student_kd_t2"] == {
+    assert provenance["student_kd_t2"] == {
         "cell": "kd_t2-a0.4-t10-s0",
         "shape": "plain",
         "key": "key of student_kd_t2",
         "sha256": files.file_hash(run.model_path("student_kd_t2")),
     }
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    for name in told:
+    for name in provenance:
         own, back = students.of_run(run, name, 4), students.recorded(tmp_path / "record", name)
         assert not back.training and {value.dtype for value in back.parameters()} == {torch.float32}
         with torch.no_grad():
@@ -71,9 +71,9 @@ def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_p
 def test_a_record_that_was_damaged_or_exchanged_is_refused(run, tmp_path):
     kept(run, tmp_path)
     file = tmp_path / "students" / "student_ce.safetensors"
-    whole = file.read_bytes()
+    intact = file.read_bytes()
     for content in (
-        whole[:-1] + bytes([whole[-1] ^ 1]),
+        intact[:-1] + bytes([intact[-1] ^ 1]),
         (tmp_path / "students" / "student_kd_t2.safetensors").read_bytes(),
     ):
         file.write_bytes(content)
@@ -128,20 +128,20 @@ def test_make_record_keeps_the_students_of_the_runs_that_are_named(record, run, 
 def test_a_run_that_has_trained_nothing_is_given_the_recorded_students_and_told_whose(record, data, tmp_path, capsys):
     fresh = begun(tmp_path / "fresh")
     ce, transparent = students.own_or_recorded(fresh, data, "student_ce", "student_transparent")
-    said = capsys.readouterr().out
-    told = students.provenance(record)
-    assert said.count("\n") == 1
-    assert said.startswith(
+    printed = capsys.readouterr().out
+    provenance = students.provenance(record)
+    assert printed.count("\n") == 1
+    assert printed.startswith(
         "student_ce and student_transparent as recorded, for this run has trained none: phantom-smoke-seed0 of "
     )
-    assert told["date"] in said and f"commit {told['environment']['commit'][:8]}" in said
-    assert said.endswith("accuracy on its test images: student_ce 0.750.\n"), (
+    assert provenance["date"] in printed and f"commit {provenance['environment']['commit'][:8]}" in printed
+    assert printed.endswith("accuracy on its test images: student_ce 0.750.\n"), (
         "of the run's own seed; the other is in no table"
     )
-    for found, name in ((ce, "student_ce"), (transparent, "student_transparent")):
+    for student, name in ((ce, "student_ce"), (transparent, "student_transparent")):
         kept = students.recorded(record, name).state_dict()
-        assert not found.training and all(
-            torch.equal(value.cpu(), kept[part]) for part, value in found.state_dict().items()
+        assert not student.training and all(
+            torch.equal(value.cpu(), kept[part]) for part, value in student.state_dict().items()
         )
 
 
@@ -196,9 +196,9 @@ def test_a_recorded_run_is_opened_by_its_name_until_there_is_one_of_ones_own(rec
     monkeypatch.setattr(students, "REPOSITORY", tmp_path / "checkout")
     usual = tmp_path / "checkout" / "runs" / record.name
     for name in (record.name, usual, record, ""):
-        found = students.opened(name, "explain_image")
-        assert found.folder == usual and not usual.exists(), "nothing is written"
-        assert found.budget.student_widths == WIDTHS and found.info() == {}
+        opened = students.opened(name, "explain_image")
+        assert opened.folder == usual and not usual.exists(), "nothing is written"
+        assert opened.budget.student_widths == WIDTHS and opened.info() == {}
     with pytest.raises(ArtefactError, match="holds no run"):
         students.opened(tmp_path / "elsewhere" / record.name, "explain_image")
     shutil.copytree(run.folder, usual)
@@ -213,8 +213,8 @@ def test_chapters_on_maps_find_a_student_and_a_teacher_of_the_default_run_in_a_f
     accuracy = (
         measured.tables_of("classification")["phantom-quick-seed0"].query("seed == 0").set_index("model")["accuracy"]
     )
-    told = f"student_kd {accuracy['student_kd']:.3f}, teacher {accuracy['teacher']:.3f}."
-    assert capsys.readouterr().out.strip().endswith(told)
+    printed = f"student_kd {accuracy['student_kd']:.3f}, teacher {accuracy['teacher']:.3f}."
+    assert capsys.readouterr().out.strip().endswith(printed)
     some = data.index("test")[:64]
     for network in (student, teacher):
         right = (predict(network, data.images[some]).argmax(axis=1) == data.labels[some]).mean()
@@ -230,15 +230,15 @@ def test_the_documentation_says_how_large_a_record_can_be(repository):
 
 def test_the_default_runs_recorded_students_score_as_its_record_says():
     folder = measured.MEASURED / "phantom-quick-seed0"
-    told = json.loads((folder / "provenance.json").read_text())
-    assert set(told["students"]) == set(students.KEPT)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert set(provenance["students"]) == set(students.KEPT)
     assert sum(path.stat().st_size for path in (folder / "students").iterdir()) < 1_000_000
-    data = load_for(resolve(**told["run"]))
+    data = load_for(resolve(**provenance["run"]))
     test = data.index("test")
     scores = (
         measured.tables_of("classification")[folder.name].query("seed == 0").set_index("model")["expected_accuracy"]
     )
     for name in ("student_ce", "student_kd", "student_kd_t2"):
         network = students.recorded(folder, name)
-        found = expected_accuracy(predict(network, data.images[test]), data.posterior[test])
-        assert found == pytest.approx(scores[name], abs=2e-3), name
+        accuracy = expected_accuracy(predict(network, data.images[test]), data.posterior[test])
+        assert accuracy == pytest.approx(scores[name], abs=2e-3), name

@@ -2,10 +2,7 @@
 
 import _thread
 import itertools
-import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, replace
@@ -14,8 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dask_cluster import cluster_of_two
 
-from kdnb import comparison, evaluation, experiments, models, specs, store, sweep, teacher_training, training, views
+from kdnb import (
+    comparison,
+    evaluation,
+    experiments,
+    losses,
+    models,
+    specs,
+    store,
+    sweep,
+    teacher_training,
+    training,
+    views,
+)
 from kdnb.datasets import phantom
 from kdnb.errors import ArtefactError, ParameterError
 from kdnb.runs import Run
@@ -43,7 +53,7 @@ def run_at(folder) -> Run:
 
 def narrow(cells: list[specs.StudentSpec]) -> list[specs.StudentSpec]:
     """The same cells with students that train in no time."""
-    return [replace(one, widths=(4, 8, 8)) for one in cells]
+    return [replace(spec, widths=(4, 8, 8)) for spec in cells]
 
 
 def small_grid() -> list[specs.StudentSpec]:
@@ -60,8 +70,8 @@ def same(first: specs.TrainedStudent, second: specs.TrainedStudent) -> bool:
 def test_grid_holds_every_combination_and_one_line_of_comparison_a_seed():
     cells = specs.grid(["kd", "kd_t2"], [0.4, 0.7], [5, 10, 15], [0, 1, 2])
     assert len(cells) == 3 + 2 * 2 * 3 * 3
-    assert len({one.name for one in cells}) == len(cells)
-    assert [one.name for one in cells if one.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
+    assert len({spec.name for spec in cells}) == len(cells)
+    assert [spec.name for spec in cells if spec.arm == "ce"] == ["ce-s0", "ce-s1", "ce-s2"]
 
 
 def test_a_named_shape_is_another_cell_and_the_plain_one_keeps_its_name(experiment):
@@ -76,11 +86,11 @@ def test_other_shapes_are_of_the_plain_student_whatever_the_runs_own_is(experime
     variants = {f"{depth} layers": [specs.spec("kd", 0, 0.4, 10, widths=(4,) * depth)] for depth in (3, 6)}
     logits = 3 * np.eye(4, dtype=np.float32)
     results = {
-        one: specs.TrainedStudent(
-            one, logits[experiment.validation.labels], logits[experiment.test.labels], pd.DataFrame(), 1, None, 0.0
+        spec: specs.TrainedStudent(
+            spec, logits[experiment.validation.labels], logits[experiment.test.labels], pd.DataFrame(), 1, None, 0.0
         )
         for group in variants.values()
-        for one in group
+        for spec in group
     }
     table = comparison.ablation_table(variants, results, replace(experiment, student=of_run), 32).set_index("shape")
     sizes = {
@@ -118,16 +128,16 @@ def test_finished_cells_are_never_trained_again_and_others_are(tmp_path, experim
     first = sweep.train(run, small_grid(), experiment, jobs=1)
     trained = []
     original = sweep.train_student
-    monkeypatch.setattr(sweep, "train_student", lambda one, *rest: trained.append(one) or original(one, *rest))
-    again = sweep.train(run, [*small_grid(), specs.spec("kd", 0, 0.4, 15.0, widths=(4, 8, 8))], experiment, jobs=1)
+    monkeypatch.setattr(sweep, "train_student", lambda spec, *rest: trained.append(spec) or original(spec, *rest))
+    second = sweep.train(run, [*small_grid(), specs.spec("kd", 0, 0.4, 15.0, widths=(4, 8, 8))], experiment, jobs=1)
     assert trained == [specs.spec("kd", 0, 0.4, 15.0, widths=(4, 8, 8))]
-    assert all(same(first[one], again[one]) for one in small_grid())
-    np.testing.assert_array_equal(first[small_grid()[1]].test_logits, again[small_grid()[1]].test_logits)
+    assert all(same(first[spec], second[spec]) for spec in small_grid())
+    np.testing.assert_array_equal(first[small_grid()[1]].test_logits, second[small_grid()[1]].test_logits)
     path = tmp_path / "cells" / "kd-a0.4-t5-w4x8x8-s0.safetensors"
     path.write_bytes(path.read_bytes()[:500])
     trained.clear()
     sweep.train(run, small_grid(), experiment, jobs=1)
-    assert [one.name for one in trained] == ["kd-a0.4-t5-w4x8x8-s0"]
+    assert [spec.name for spec in trained] == ["kd-a0.4-t5-w4x8x8-s0"]
 
 
 def test_another_teacher_makes_taught_cells_new_and_leaves_the_others(experiment):
@@ -140,38 +150,51 @@ def test_another_teacher_makes_taught_cells_new_and_leaves_the_others(experiment
 def test_parallel_training_gives_the_same_bytes_as_one_after_another(tmp_path, experiment):
     serial = sweep.train(run_at(tmp_path / "a"), small_grid(), experiment, jobs=1)
     parallel = sweep.train(run_at(tmp_path / "b"), small_grid(), experiment, jobs=2)
-    assert all(same(serial[one], parallel[one]) for one in small_grid())
-    for one in small_grid():
-        first, second = (store.trained_student(run_at(tmp_path / name), one, experiment).state_dict() for name in "ab")
+    assert all(same(serial[spec], parallel[spec]) for spec in small_grid())
+    for spec in small_grid():
+        first, second = (store.trained_student(run_at(tmp_path / name), spec, experiment).state_dict() for name in "ab")
         assert all(torch.equal(value, second[name]) for name, value in first.items())
-        network = store.trained_student(run_at(tmp_path / "a"), one, experiment)
+        network = store.trained_student(run_at(tmp_path / "a"), spec, experiment)
         np.testing.assert_allclose(
-            evaluation.predict(network, experiment.test.images), serial[one].test_logits, atol=1e-4
+            evaluation.predict(network, experiment.test.images), serial[spec].test_logits, atol=1e-4
         )
     with pytest.raises(ArtefactError, match="is not the finished student"):
         store.trained_student(run_at(tmp_path / "c"), small_grid()[0], experiment)
 
 
-def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment):
-    endless = experiments.Experiment(
-        **{**vars(experiment), "recipe": training.Recipe(epochs=1_000_000, batch_size=16, views=2)}
-    )
+def test_interrupted_students_stop_training_and_leave_torch_its_threads(tmp_path, experiment, monkeypatch):
+    endless = replace(experiment, recipe=training.Recipe(epochs=1_000_000, batch_size=16, views=2))
+    steps, ended, interrupted = [], [], threading.Event()
+    train_student, arm_loss = sweep.train_student, losses.arm_loss
+
+    def train_and_note(*arguments):
+        try:
+            return train_student(*arguments)
+        finally:
+            ended.append(threading.get_ident())
+
+    def interrupt_once_both_train(*arguments, **options):
+        steps.append(threading.get_ident())
+        if len(steps) > 20 and len(set(steps)) == 2 and not interrupted.is_set():
+            interrupted.set()
+            _thread.interrupt_main()
+        return arm_loss(*arguments, **options)
+
+    monkeypatch.setattr(sweep, "train_student", train_and_note)
+    monkeypatch.setattr(losses, "arm_loss", interrupt_once_both_train)
     threads = torch.get_num_threads()
-    interrupt = threading.Timer(3.0, _thread.interrupt_main)
-    handler = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # what a shell starts in the background ignores it
+    # What a shell starts in the background ignores it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        interrupt.start()
         with pytest.raises(KeyboardInterrupt):
             sweep.train(run_at(tmp_path), small_grid(), endless, jobs=2)
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert interrupt.finished.is_set() and torch.get_num_threads() == threads
-    time.sleep(1.0)
-    before = time.process_time()
-    time.sleep(1.0)
-    assert time.process_time() - before < 0.5, "a student trains on for nobody"
+    assert interrupted.is_set() and torch.get_num_threads() == threads
+    deadline = time.monotonic() + 60
+    while set(ended) != set(steps):
+        assert time.monotonic() < deadline, "a student trains on for nobody"
+        time.sleep(0.01)
 
 
 def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, experiment):
@@ -182,54 +205,20 @@ def test_unreachable_scheduler_is_one_sentence_before_any_training(tmp_path, exp
 
 
 def test_dask_sweep_survives_the_death_of_a_worker(tmp_path, experiment):
-    """A real scheduler and two real workers on localhost; one worker is killed while it trains; the table is the same."""
-    dask = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-        "--no-dashboard",
-    ]
-    address_file = tmp_path / "scheduler.json"
-    processes = [subprocess.Popen([*dask, "--scheduler-file", str(address_file)], stderr=subprocess.DEVNULL)]
-    try:
-        deadline = time.monotonic() + 60
-        while not address_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        address = json.loads(address_file.read_text())["address"]
-        worker = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            address,
-            "--nthreads",
-            "1",
-            "--nworkers",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-        ]
-        processes += [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=tmp_path) for _ in range(2)]
-        cells = narrow(specs.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
-        longer = experiments.Experiment(
-            **{**vars(experiment), "recipe": training.Recipe(epochs=20, batch_size=16, views=2)}
-        )
-        killer = _kill_when_one_is_stored(processes[2], tmp_path / "dask" / "cells")
-        found = sweep.train(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
+    """A real scheduler and two real workers on localhost; one worker is killed while it trains;
+    the table is the same."""
+    cells = narrow(specs.grid(["kd"], [0.4, 0.7], [5.0, 10.0], [0, 1]))
+    longer = replace(experiment, recipe=training.Recipe(epochs=20, batch_size=16, views=2))
+    with cluster_of_two(tmp_path) as (address, workers):
+        killer = _kill_when_one_is_stored(workers[1], tmp_path / "dask" / "cells")
+        on_dask = sweep.train(run_at(tmp_path / "dask"), cells, longer, scheduler=address)
         killer.join()
-        assert processes[2].poll() is not None  # it really died
-        here = sweep.train(run_at(tmp_path / "here"), cells, longer, jobs=2)
-        columns = [name for name in comparison.sweep_table(here, longer).columns if name != "seconds"]
-        pd.testing.assert_frame_equal(
-            comparison.sweep_table(found, longer)[columns], comparison.sweep_table(here, longer)[columns]
-        )
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        workers[1].wait(timeout=60)  # it really died
+    in_threads = sweep.train(run_at(tmp_path / "here"), cells, longer, jobs=2)
+    columns = [name for name in comparison.sweep_table(in_threads, longer).columns if name != "seconds"]
+    pd.testing.assert_frame_equal(
+        comparison.sweep_table(on_dask, longer)[columns], comparison.sweep_table(in_threads, longer)[columns]
+    )
 
 
 def _kill_when_one_is_stored(process, folder):
@@ -243,7 +232,7 @@ def _kill_when_one_is_stored(process, folder):
     return thread
 
 
-# -- few images ---------------------------------------------------------------------------------------------------------
+# -- few images -----------------------------------------------------------------------------------------------------
 
 
 def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(experiment, tmp_path):
@@ -257,12 +246,12 @@ def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(exp
     }
     assert all(known[image] == label for image, label in seen.items())
     assert np.array_equal(few.bank, views.teacher_bank(teacher, few.train.images, 2))
-    again = experiments.with_few_images(run, experiment, teacher, per_class=2)
-    assert np.array_equal(again.train.images, few.train.images) and np.array_equal(again.bank, few.bank)
-    one = narrow([specs.spec("kd", 0, 0.4, 5.0)])
-    whole_student, few_student = (sweep.train(run, one, m, jobs=1)[one[0]] for m in (experiment, few))
+    drawn_again = experiments.with_few_images(run, experiment, teacher, per_class=2)
+    assert np.array_equal(drawn_again.train.images, few.train.images) and np.array_equal(drawn_again.bank, few.bank)
+    cells = narrow([specs.spec("kd", 0, 0.4, 5.0)])
+    whole_student, few_student = (sweep.train(run, cells, m, jobs=1)[cells[0]] for m in (experiment, few))
     assert not same(whole_student, few_student)
-    assert same(sweep.train(run, one, experiment, jobs=1)[one[0]], whole_student), "stored beside, not over"
+    assert same(sweep.train(run, cells, experiment, jobs=1)[cells[0]], whole_student), "stored beside, not over"
     with pytest.raises(ParameterError, match="per_class is 0"):
         experiments.with_few_images(run, experiment, teacher, per_class=0)
 
@@ -274,10 +263,10 @@ def test_with_validation_the_students_learn_from_both_and_lie_apart(experiment, 
     assert np.array_equal(both.train.labels, np.concatenate([experiment.train.labels, experiment.validation.labels]))
     assert np.array_equal(both.bank, views.teacher_bank(teacher, both.train.images, 2))
     assert both.test is experiment.test and both.recipe == experiment.recipe
-    one = narrow([specs.spec("kd", 0, 0.4, 5.0)])
-    without, with_both = (sweep.train(run, one, m, jobs=1)[one[0]] for m in (experiment, both))
+    cells = narrow([specs.spec("kd", 0, 0.4, 5.0)])
+    without, with_both = (sweep.train(run, cells, m, jobs=1)[cells[0]] for m in (experiment, both))
     assert not same(without, with_both)
-    assert same(sweep.train(run, one, experiment, jobs=1)[one[0]], without), "stored beside, not over"
+    assert same(sweep.train(run, cells, experiment, jobs=1)[cells[0]], without), "stored beside, not over"
 
 
 def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(experiment):
@@ -300,65 +289,70 @@ def test_labels_of_persons_say_nothing_of_an_image_but_who_is_shown(experiment):
 
 def test_another_length_of_training_shares_what_is_trained_and_lies_apart(experiment, tmp_path):
     run, plain = run_at(tmp_path), narrow([specs.spec("ce", 0, 1, 1)])
-    [grids_own] = sweep.train(run, plain, experiment, jobs=1).values()
+    [of_the_grid] = sweep.train(run, plain, experiment, jobs=1).values()
     [shorter], [longer] = (
         sweep.train(run, plain, experiments.of_length(experiment, n), jobs=1).values() for n in (2, 5)
     )
-    assert shorter.seconds == grids_own.seconds, "the grid's own student, not trained again"
+    assert shorter.seconds == of_the_grid.seconds, "the grid's own student, not trained again"
     assert len(longer.history) == 5 and not same(longer, shorter)
     [taught] = sweep.train(
         run, narrow([specs.spec("kd_t2", 0, 0.4, 5.0)]), experiments.of_length(experiment, 5), jobs=1
     ).values()
     assert len(taught.history) == 5 and not same(taught, longer), "who listens to the teacher hears it for as long"
-    assert sweep.train(run, plain, experiment, jobs=1)[plain[0]].seconds == grids_own.seconds, "stored beside, not over"
+    assert sweep.train(run, plain, experiment, jobs=1)[plain[0]].seconds == of_the_grid.seconds, (
+        "stored beside, not over"
+    )
     both = experiments.with_validation(run, experiment, models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9))
-    [theirs] = sweep.train(run, plain, both, jobs=1).values()
-    [found] = sweep.train(run, plain, experiments.training_and_validation(experiment), jobs=1).values()
-    assert found.seconds == theirs.seconds, "with the images of validation: notebook 03's"
+    [with_validation] = sweep.train(run, plain, both, jobs=1).values()
+    [shared] = sweep.train(run, plain, experiments.training_and_validation(experiment), jobs=1).values()
+    assert shared.seconds == with_validation.seconds, "with the images of validation: notebook 03's"
 
 
 def test_refitted_teacher_learns_from_both_by_the_recorded_recipe_and_once(experiment, tmp_path, monkeypatch):
-    run, fit, asked = run_at(tmp_path), training.fit, []
+    monkeypatch.setattr(models, "densenet121_teacher", lambda classes, *_: models.StudentCNN(classes, (4, 8, 8)))
+    run, fit, calls = run_at(tmp_path), training.fit, []
     recipe = training.Recipe(epochs=1, batch_size=32, views=1)
     run.record("teacher", {"key": "the first", "weights": "scratch", "head": "plain", "recipe": asdict(recipe)})
-    monkeypatch.setattr(training, "fit", lambda *given, **options: asked.append(given) or fit(*given, **options))
-    first, again = (teacher_training.refitted_teacher(run, experiment, 0) for _ in range(2))
-    [(_, train, _, used, _)] = asked
+    monkeypatch.setattr(
+        training, "fit", lambda *arguments, **options: calls.append(arguments) or fit(*arguments, **options)
+    )
+    first, second = (teacher_training.refitted_teacher(run, experiment, 0) for _ in range(2))
+    [(_, train, _, used, _)] = calls
     assert used == recipe
     assert np.array_equal(train.images, np.concatenate([experiment.train.images, experiment.validation.images]))
     assert np.array_equal(train.labels, np.concatenate([experiment.train.labels, experiment.validation.labels]))
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
     (run.folder / "results" / "teacher_with_validation_s0_history.csv").unlink()
     teacher_training.refitted_teacher(run, experiment, 0)
-    assert len(asked) == 2 and run.has_table("teacher_with_validation_s0_history"), (
+    assert len(calls) == 2 and run.has_table("teacher_with_validation_s0_history"), (
         "weights alone do not tell the epochs"
     )
     other = teacher_training.refitted_teacher(run, experiment, 1)
-    assert len(asked) == 3 and not all(
+    assert len(calls) == 3 and not all(
         torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items()
     )
     beside = teacher_training.refitted_teacher(run, experiment, 0)
-    assert len(asked) == 3 and all(
+    assert len(calls) == 3 and all(
         torch.equal(value, beside.state_dict()[name]) for name, value in first.state_dict().items()
     )
 
 
 def test_scores_have_a_row_for_each_network_on_the_images_asked_for(experiment, tmp_path):
     cells, labels, groups = small_grid()[:2], experiment.test.labels, np.arange(len(experiment.test)).astype(str)
-    found = sweep.train(run_at(tmp_path), cells, experiment, jobs=1)
+    students = sweep.train(run_at(tmp_path), cells, experiment, jobs=1)
     right = np.eye(experiment.num_classes)[labels]
     where = np.arange(len(labels)) % 3 == 0
-    table = comparison.scores(found, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
-    assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{one.arm}" for one in cells)]
-    assert table["seed"].tolist() == [7, 8, *(one.seed for one in cells)]
+    table = comparison.scores(students, labels, groups, 20, teachers={7: right, 8: -right}, where=where)
+    assert table["model"].tolist() == ["teacher", "teacher", *(f"student_{spec.arm}" for spec in cells)]
+    assert table["seed"].tolist() == [7, 8, *(spec.seed for spec in cells)]
     assert (table["n"] == where.sum()).all() and table["f1_macro"].tolist()[:2] == [1.0, 0.0]
     assert table["accuracy"].tolist()[2:] == [
-        float((t.test_logits.argmax(1) == labels)[where].mean()) for t in found.values()
+        float((t.test_logits.argmax(1) == labels)[where].mean()) for t in students.values()
     ]
-    assert comparison.scores(found, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
+    assert comparison.scores(students, labels, groups, 20)["n"].tolist() == [len(labels)] * 2
 
 
-# -- statistics on tables with a known answer ---------------------------------------------------------------------------
+# -- statistics on tables with a known answer -----------------------------------------------------------------------
 
 
 def table_with(effect_of_temperature: float, luck: float, seed: int = 0) -> pd.DataFrame:
@@ -418,18 +412,18 @@ def test_teacher_entropy_by_hand():
 
 def test_a_class_without_validation_images_has_no_best_temperature(experiment):
     results = {}
-    for one in specs.grid(["kd"], [0.4], [5.0, 10.0], [0]):
+    for spec in specs.grid(["kd"], [0.4], [5.0, 10.0], [0]):
         val, test = (3 * np.eye(4, dtype=np.float32)[part.labels] for part in (experiment.validation, experiment.test))
-        if one.temperature == 5.0:
+        if spec.temperature == 5.0:
             val = np.roll(val, 1, axis=1)  # every image wrong
-        results[one] = specs.TrainedStudent(one, val, test, pd.DataFrame(), 1, test, 0.0)
+        results[spec] = specs.TrainedStudent(spec, val, test, pd.DataFrame(), 1, test, 0.0)
     best = comparison.best_temperature_per_class(results, experiment, CLASSES)
     assert list(best["class"]) == sorted(CLASSES) and (best["temperature"] == 10).all() and (best["val_f1"] == 1).all()
     kept = experiment.validation.labels != 2
     lacking = replace(
         experiment, validation=training.Examples(experiment.validation.images[kept], experiment.validation.labels[kept])
     )
-    results = {one: replace(trained, val_logits=trained.val_logits[kept]) for one, trained in results.items()}
+    results = {spec: replace(trained, val_logits=trained.val_logits[kept]) for spec, trained in results.items()}
     best = comparison.best_temperature_per_class(results, lacking, CLASSES)
     assert list(best["class"]) == sorted(set(CLASSES) - {CLASSES[2]})
 
@@ -437,8 +431,8 @@ def test_a_class_without_validation_images_has_no_best_temperature(experiment):
 def test_what_the_images_of_validation_add_is_counted_on_new_images_only():
     groups = np.array(["a", "b", "b", "c", "d"])  # a is known to training, b to validation, c and d to neither
     before, after = np.array([[0, 0, 0, 1, 1]]), np.array([[1, 1, 1, 1, 1]])
-    found = comparison.gains(
+    gains = comparison.gains(
         {"student_ce": (after, before)}, groups, np.array(["a"]), np.array(["b"]), samples=50
     ).set_index("part")
-    assert found["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
-    assert found["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}
+    assert gains["n"].to_dict() == {"become known": 2, "stay new": 2, "stay new minus become known": 4}
+    assert gains["mean"].to_dict() == {"become known": 1.0, "stay new": 0.0, "stay new minus become known": -1.0}

@@ -1,4 +1,5 @@
-"""Tables as public sets have them: columns by their usual names, text that stays text, images wherever they lie, persons, splits."""
+"""Tables as public sets have them: columns by their usual names, text that stays text, images wherever they lie,
+persons, splits."""
 
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 FOUR = [f"{k}.png" for k in range(4)]
 AB = "0.png,a\n1.png,b\n2.png,a\n3.png,b\n"
+CHESTS = "0.png,a,0,7\n1.png,b,0,8\n2.png,a,1,7\n3.png,b,1,8\n9.png,a|b,0,9\n"
+EYES = "".join(f"{k // 2},60,0.png,1,0,['{'ab'[k % 2]}'],{k}.png\n" for k in range(4))
 
 UNDERSTOOD = {  # header and rows, images -> labels by id
     "plain": ("image,label\n" + AB, FOUR),
@@ -43,12 +46,11 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
         [f"ISIC_Training_Input/{name}" for name in FOUR],
     ),
     "ChestX-ray14": (
-        "Image Index,Finding Labels,Follow-up #,Patient ID\n0.png,a,0,7\n1.png,b,0,8\n2.png,a,1,7\n3.png,b,1,8\n9.png,a|b,0,9\n",
+        "Image Index,Finding Labels,Follow-up #,Patient ID\n" + CHESTS,
         [f"images_00{k}/images/{k}.png" for k in range(4)] + ["images_009/images/9.png"],
     ),
     "ODIR": (
-        "ID,Patient Age,Left-Fundus,N,D,labels,filename\n"
-        "0,60,0.png,1,0,['a'],0.png\n0,60,0.png,1,0,['b'],1.png\n1,60,0.png,1,0,['a'],2.png\n1,60,0.png,1,0,['b'],3.png\n",
+        "ID,Patient Age,Left-Fundus,N,D,labels,filename\n" + EYES,
         [f"preprocessed_images/{name}" for name in FOUR],
     ),
     "Kaggle's retinopathy": ("image,level\n" + AB.replace(".png", ""), [f"train/{k}.jpeg" for k in range(4)]),
@@ -99,31 +101,33 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
 def test_usual_tables_are_understood(case, tmp_path):
     text, images = UNDERSTOOD[case]
     put(tmp_path, *images)
-    found = read(write(tmp_path / "train.csv", text))
-    assert {Path(name).stem: label for name, label in zip(found.ids, found.labels, strict=True)} == {
+    listing = read(write(tmp_path / "train.csv", text))
+    assert {Path(name).stem: label for name, label in zip(listing.ids, listing.labels, strict=True)} == {
         "0": "a",
         "1": "b",
         "2": "a",
         "3": "b",
     }
-    assert len(found.ids) == 4
-    assert found.ids == sorted(found.ids) and all((tmp_path / name).is_file() for name in found.ids)
-    assert "2 classes by the table train.csv" in found.understood() and "\n" not in found.understood()
+    assert len(listing.ids) == 4
+    assert listing.ids == sorted(listing.ids) and all((tmp_path / name).is_file() for name in listing.ids)
+    assert "2 classes by the table train.csv" in listing.understood() and "\n" not in listing.understood()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_a_table_in_another_encoding(encoding, tmp_path):
     put(tmp_path, *FOUR)
-    found = read(write(tmp_path / "t.csv", "image,label\n0.png,Kératite\n1.png,b\n2.png,Kératite\n3.png,b\n", encoding))
-    assert found.classes == ("Kératite", "b")
+    listing = read(
+        write(tmp_path / "t.csv", "image,label\n0.png,Kératite\n1.png,b\n2.png,Kératite\n3.png,b\n", encoding)
+    )
+    assert listing.classes == ("Kératite", "b")
 
 
 def test_one_class_whatever_system_wrote_its_letters(tmp_path):
     put(tmp_path, *FOUR)
-    found = read(
+    listing = read(
         write(tmp_path / "t.csv", "image,label\n0.png,K\u00e9ratite\n1.png,b\n2.png,Ke\u0301ratite\n3.png,b\n")
     )
-    assert found.classes == ("K\u00e9ratite", "b")
+    assert listing.classes == ("K\u00e9ratite", "b")
 
 
 NAMES = ["0", "01", "1.0", "none", "None", "NaN", "nan", "NA", "null", "True", "all", "1e5", "-", "#N/A"]
@@ -161,17 +165,17 @@ def test_a_published_split_in_a_column(case, column, tmp_path):
     images = [f"{k}.png" for k in range(6)]
     put(tmp_path, *images)
     rows = "".join(f"{image},{'ab'[k % 2]},{SPLITS[case][k // 2]}\n" for k, image in enumerate(images))
-    found = read(write(tmp_path / "t.csv", f"image,label,{column}\n{rows}"))
-    assert found.split == ["train", "train", "val", "val", "test", "test"]
-    assert "published split (train 2, val 2, test 2)" in found.understood()
+    listing = read(write(tmp_path / "t.csv", f"image,label,{column}\n{rows}"))
+    assert listing.split == ["train", "train", "val", "val", "test", "test"]
+    assert "published split (train 2, val 2, test 2)" in listing.understood()
 
 
 def test_a_row_without_a_split_is_left_out_and_counted(tmp_path):
     images = [f"{k}.png" for k in range(6)]
     put(tmp_path, *images)
     rows = "".join(f"{image},{'ab'[k % 2]},{('train', 'test', '')[k // 2]}\n" for k, image in enumerate(images))
-    found = read(write(tmp_path / "t.csv", "image,label,split\n" + rows))
-    assert found.split == ["train", "train", "test", "test"] and "2 rows without a split" in found.understood()
+    listing = read(write(tmp_path / "t.csv", "image,label,split\n" + rows))
+    assert listing.split == ["train", "train", "test", "test"] and "2 rows without a split" in listing.understood()
 
 
 def test_published_folds_in_a_column(tmp_path):
@@ -205,8 +209,8 @@ LEFT_OUT = {  # what is appended to the rows -> what is said
 def test_what_is_left_out_is_counted(case, tmp_path):
     rows, words = LEFT_OUT[case]
     put(tmp_path, *FOUR, "4.png")
-    found = read(write(tmp_path / "t.csv", "image,label\n" + AB + rows))
-    assert words in found.understood() and set(found.ids) <= {*FOUR}
+    listing = read(write(tmp_path / "t.csv", "image,label\n" + AB + rows))
+    assert words in listing.understood() and set(listing.ids) <= {*FOUR}
 
 
 REFUSED = {  # table's text -> what the sentence must name
@@ -252,9 +256,9 @@ def test_columns_and_folders_can_be_named(tmp_path):
     rows = "".join(f"{k},{'ab'[k % 2]},{'xy'[k // 2]},p{k // 2},left\n" for k in range(4))
     path = write(tmp_path / "t.csv", "No: 1,label,true class,who,split\n" + rows)
     name = f"table:{path}:image=No: 1,label=true class,person=who,split=off,images=right"
-    found = listing(check_name(name), path)
-    assert found.ids == [f"right/{name}" for name in FOUR] and found.labels == ["x", "x", "y", "y"]
-    assert found.persons == ["p0", "p0", "p1", "p1"]
+    chosen = listing(check_name(name), path)
+    assert chosen.ids == [f"right/{name}" for name in FOUR] and chosen.labels == ["x", "x", "y", "y"]
+    assert chosen.persons == ["p0", "p0", "p1", "p1"]
     with pytest.raises(DataError, match="no column 'whom'"):
         read(path, {"person": "whom"})
     with pytest.raises(DataError, match="no folder"):
@@ -351,8 +355,8 @@ def test_a_parquet_table_reads_as_its_csv_or_says_what_is_missing(tmp_path, monk
     )
     monkeypatch.setattr(pd, "read_parquet", lambda path, dtype_backend: frame)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    found = read(tmp_path / "t.parquet")
-    assert found.labels == ["0", "1", "1"] and found.left_out["rows without a label"] == 1
+    listing = read(tmp_path / "t.parquet")
+    assert listing.labels == ["0", "1", "1"] and listing.left_out["rows without a label"] == 1
 
     def missing(path, dtype_backend):
         raise ImportError("pyarrow")
@@ -374,9 +378,13 @@ def test_parquet_as_it_is_written(tmp_path):
         (frame.astype({"label": "category"}), {"compression": "zstd"}),
     ):
         written.to_parquet(tmp_path / "t.parquet", **options)
-        found = read(tmp_path / "t.parquet")
-        assert (found.ids, found.labels, found.classes) == (sorted(FOUR), ["01", "none", "01", "none"], ("01", "none"))
-        assert found.persons == ["1.0", "1.0", "2.0", ""]
+        listing = read(tmp_path / "t.parquet")
+        assert (listing.ids, listing.labels, listing.classes) == (
+            sorted(FOUR),
+            ["01", "none", "01", "none"],
+            ("01", "none"),
+        )
+        assert listing.persons == ["1.0", "1.0", "2.0", ""]
     for inside in ([{"bytes": b"PNG", "path": name} for name in FOUR], [bytes(2000)] * 4):
         frame.assign(image=inside).to_parquet(tmp_path / "t.parquet")
         with pytest.raises(DataError, match="holds the images themselves: write them as files") as refused:

@@ -41,10 +41,10 @@ def test_where_the_last_block_has_several_cells_its_evidence_is_the_exact_one(te
 
 
 def test_where_the_last_block_is_one_cell_the_deepest_finer_one_speaks(teacher):
-    found = teacher_explanations(teacher, pictures(2, 48))
-    assert [tuple(a.shape[1:]) for a in found.attention] == [(12, 12), (6, 6), (3, 3)]
-    assert found.evidence.shape == (2, CLASSES, 3, 3)
-    assert found.evidence.flatten(2).std(dim=2).min() > 0
+    explained = teacher_explanations(teacher, pictures(2, 48))
+    assert [tuple(a.shape[1:]) for a in explained.attention] == [(12, 12), (6, 6), (3, 3)]
+    assert explained.evidence.shape == (2, CLASSES, 3, 3)
+    assert explained.evidence.flatten(2).std(dim=2).min() > 0
 
 
 def test_gradient_times_activation_adds_up_where_what_follows_is_linear():
@@ -59,10 +59,10 @@ def test_gradient_times_activation_adds_up_where_what_follows_is_linear():
             return self.head(self.maps(images).mean(dim=(2, 3)))
 
     network, images = Linear().eval(), pictures(2, 8)
-    found = teacher_explanations(network, images)
+    explained = teacher_explanations(network, images)
     logits = network(images).detach()
     torch.testing.assert_close(
-        found.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5
+        explained.evidence.sum(dim=(2, 3)) + network.head.bias.detach(), logits, rtol=1e-4, atol=1e-5
     )
 
 
@@ -73,9 +73,9 @@ def test_other_teachers_explain_themselves_too(name):
     for module in network.modules():
         if isinstance(module, nn.Linear) and module.out_features == CLASSES:
             nn.init.normal_(module.weight)  # torchvision starts a transformer's head at zero
-    found = teacher_explanations(network, pictures(1, 64))
-    assert found.evidence.shape[:2] == (1, CLASSES) and found.evidence.shape[-1] > 1
-    assert found.evidence.isfinite().all() and found.evidence.abs().max() > 0
+    explained = teacher_explanations(network, pictures(1, 64))
+    assert explained.evidence.shape[:2] == (1, CLASSES) and explained.evidence.shape[-1] > 1
+    assert explained.evidence.isfinite().all() and explained.evidence.abs().max() > 0
 
 
 def test_the_teacher_is_left_as_found(teacher):
@@ -114,12 +114,13 @@ def test_a_bank_keeps_directions_by_view_and_image(teacher):
 
 
 def test_fine_maps_are_kept_at_so_many_cells_at_most(teacher):
-    found = teacher_explanations(teacher, pictures(1, 128))
-    assert max(a.shape[-1] for a in found.attention) == MOST_CELLS
+    explained = teacher_explanations(teacher, pictures(1, 128))
+    assert max(a.shape[-1] for a in explained.attention) == MOST_CELLS
 
 
 class Quiet(nn.Module):
-    """Two blocks, the last of which dark images do not excite; it adds filters to the first one's, which every image excites."""
+    """Two blocks, the last of which dark images do not excite;
+    it adds filters to the first one's, which every image excites."""
 
     feature_layers = ("first", "last")
 
@@ -136,7 +137,8 @@ class Quiet(nn.Module):
 
 
 def test_one_silent_image_chooses_no_other_block_for_its_batch():
-    """The first image of each later batch is black: alone it would have chosen the first block, with another meaning in the same row."""
+    """The first image of each later batch is black: alone it would have chosen the first block,
+    with another meaning in the same row."""
     torch.manual_seed(0)
     network, images = Quiet().eval(), pictures(4, 8)
     images[2] = 0
@@ -159,14 +161,13 @@ def test_a_student_in_training_shows_its_average_maps_and_its_evidence():
     student, images = models.StudentCNN(CLASSES, widths=(4, 4, 4, 4, 4)).eval(), pictures(2, 48)
     with explaining(student, LAYOUT) as shows:
         student(images)
-        found = shows()
+        shown = shows()
     maps = average_feature_maps(student, images)
-    for mine, depth in zip(
-        found.attention, (1, 2, 4), strict=True
-    ):  # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3
-        torch.testing.assert_close(mine, maps[depth])
-    torch.testing.assert_close(found.evidence, class_evidence(student, images).maps)
-    assert found.evidence.requires_grad
+    # 12, 6 and 3 cells: layers 2, 3 and 5, the deeper of the two of 3.
+    for own_maps, depth in zip(shown.attention, (1, 2, 4), strict=True):
+        torch.testing.assert_close(own_maps, maps[depth])
+    torch.testing.assert_close(shown.evidence, class_evidence(student, images).maps)
+    assert shown.evidence.requires_grad
     assert not any(module._forward_hooks for module in student.modules())
 
 
@@ -180,7 +181,8 @@ def test_a_student_whose_classifier_reads_all_layers_is_refused():
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_a_student_learns_the_lesson(lesson):
-    """With the lesson alone to learn, its maps come nearer to the teacher's on the very images: far below those of its start."""
+    """With the lesson alone to learn, its maps come nearer to the teacher's on the very images:
+    far below those of its start."""
     teacher = models.initialised(models.densenet121_teacher, CLASSES, seed=0).eval()
     images = (pictures(32, 48).permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)
     bank, layout = explanation_bank(teacher, images, views=1)
@@ -202,10 +204,10 @@ def test_a_student_learns_the_lesson(lesson):
 
 def test_the_lesson_of_one_class_is_that_of_the_teachers_answer():
     generator = torch.Generator().manual_seed(0)
-    mine, theirs = (torch.randn(2, CLASSES, 3, 3, generator=generator) for _ in range(2))
+    students_maps, teachers_maps = (torch.randn(2, CLASSES, 3, 3, generator=generator) for _ in range(2))
     from kdnb.explain.taught import Explanations
 
     answers = torch.tensor([2, 0])
-    found = lesson_loss("explanation", Explanations([], mine), Explanations([], theirs), answers)
-    chosen = [torch.stack([maps[0, 2], maps[1, 0]]) for maps in (mine, theirs)]
-    torch.testing.assert_close(found, losses.explanation_similarity_loss(*chosen))
+    loss = lesson_loss("explanation", Explanations([], students_maps), Explanations([], teachers_maps), answers)
+    chosen = [torch.stack([maps[0, 2], maps[1, 0]]) for maps in (students_maps, teachers_maps)]
+    torch.testing.assert_close(loss, losses.explanation_similarity_loss(*chosen))

@@ -31,7 +31,7 @@ def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
         "attention too",
         "explanation too",
     ]
-    assert [one.seed for one in ways["attention too"]] == [0, 1]
+    assert [spec.seed for spec in ways["attention too"]] == [0, 1]
     lesson, without = ways["attention too"][0], ways["with T²"][0]
     assert (lesson.arm, lesson.alpha, lesson.temperature) == (without.arm, without.alpha, without.temperature)
     assert (lesson.lesson, lesson.weight) == ("attention", 3.0) and lesson.name != without.name
@@ -46,7 +46,7 @@ def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
     candidates = teaching.candidates(0, 0.4, 10, (1.0, 10.0))
     assert len(candidates) == 6
     table = teaching.choose_weights(
-        {one: trained(one, right[one.lesson, one.weight]) for one in candidates}, without, validation
+        {spec: trained(spec, right[spec.lesson, spec.weight]) for spec in candidates}, without, validation
     )
     chosen = table[table["chosen"]].set_index("lesson")["weight"].to_dict()
     # attention: both are free; explanation: both cost more, 1 the least; class attention: 10 costs 2.5 points
@@ -54,8 +54,9 @@ def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
 
 
 def rows(better_by: float = 0.2, wrong: int = 0) -> pd.DataFrame:
-    """With T² is better than the labels alone by each metric, in 40 images and 3 seeds; ``wrong`` images are misread by one seed of it."""
-    rng, found = np.random.default_rng(0), []
+    """With T² is better than the labels alone by each metric, in 40 images and 3 seeds;
+    ``wrong`` images are misread by one seed of it."""
+    rng, records = np.random.default_rng(0), []
     noise = rng.normal(0, 0.02, (3, 40))
     for way, gain in (("labels alone", 0.0), ("with T²", better_by), ("attention too", better_by)):
         for seed in range(3):
@@ -64,9 +65,9 @@ def rows(better_by: float = 0.2, wrong: int = 0) -> pd.DataFrame:
                 for image in range(40):
                     right = not (way == "with T²" and seed == 1 and image < wrong)
                     value = 0.5 + sign * gain + noise[seed, image] * (1 + (way == "with T²"))
-                    found.append((f"i{image}", f"i{image}", way, seed, "feature_maps_mean", metric, value, right))
+                    records.append((f"i{image}", f"i{image}", way, seed, "feature_maps_mean", metric, value, right))
     names = ["image_id", "group", "way", "seed", "method", "metric", "value", "correct"]
-    return pd.DataFrame(found, columns=names)
+    return pd.DataFrame(records, columns=names)
 
 
 def test_answers_stand_against_the_labels_alone_and_lessons_against_the_loss_without():
@@ -91,7 +92,7 @@ def test_truth_is_asked_where_both_students_are_right_with_every_seed():
 def test_what_a_lesson_adds_to_accuracy_is_against_the_same_loss_without_it():
     ways = teaching.cells((0, 1), 0.4, 10, {"attention": 1.0})
     right = {"with T²": 30, "attention too": 34}
-    results = {one: trained(one, right.get(way, 20) + one.seed) for way, of_way in ways.items() for one in of_way}
+    results = {spec: trained(spec, right.get(way, 20) + spec.seed) for way, of_way in ways.items() for spec in of_way}
     test = Examples(np.zeros((40, 8, 8, 3), np.uint8), LABELS)
     row = teaching.accuracy_tests(results, ways, test, np.arange(40).astype(str), "all labels").iloc[0]
     assert (row["a"], row["b"]) == ("attention too", "with T²") and row["difference"] == pytest.approx(0.1)
@@ -125,18 +126,18 @@ def test_a_filter_that_responds_at_the_lesion_is_a_detector_and_another_is_not()
         masks[k, k : k + 3, 5:8] = True
         images[k, 0][torch.from_numpy(masks[k])] += 0.5  # red where the lesion is
         images[k, 1, 15, k] = 1.0  # green elsewhere
-    found = fidelity.concept_filters(TwoFilters(), images, masks)
-    assert found["detects"].tolist() == [True, False]
+    detectors = fidelity.concept_filters(TwoFilters(), images, masks)
+    assert detectors["detects"].tolist() == [True, False]
     # The highest 0.5% of 8 x 400 places are 16 of the 72 of the lesions.
-    assert found["overlap"].iloc[0] == pytest.approx(16 / 72, abs=0.01)
-    assert found["overlap"].iloc[1] < concepts.DETECTS / 2
+    assert detectors["overlap"].iloc[0] == pytest.approx(16 / 72, abs=0.01)
+    assert detectors["overlap"].iloc[1] < concepts.DETECTS / 2
 
 
 def test_a_silent_filter_detects_nothing():
     network = TwoFilters()
     nn.init.zeros_(network.maps.weight)
-    found = fidelity.concept_filters(network, torch.rand(4, 3, 20, 20), np.ones((4, 20, 20), bool))
-    assert not found["detects"].any()
+    detectors = fidelity.concept_filters(network, torch.rand(4, 3, 20, 20), np.ones((4, 20, 20), bool))
+    assert not detectors["detects"].any()
 
 
 def test_the_figure_has_a_panel_for_each_metric_that_was_measured():

@@ -1,5 +1,6 @@
 """The loop: learns, repeats itself to the byte, resumes to the byte, stops on divergence."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -53,8 +54,8 @@ def test_learning_rate_rises_then_falls_to_zero():
     recipe = training.Recipe(epochs=1, learning_rate=1.0, warmup=0.2)
     rates = [training.learning_rate(step, 100, recipe) for step in range(101)]
     assert rates[19] == 1.0 and max(rates) == 1.0
-    assert all(a < b for a, b in zip(rates[:19], rates[1:20], strict=True))
-    assert all(a >= b for a, b in zip(rates[20:-1], rates[21:], strict=True))
+    assert all(before < after for before, after in itertools.pairwise(rates[:20]))
+    assert all(before >= after for before, after in itertools.pairwise(rates[20:]))
     assert rates[100] == pytest.approx(0, abs=1e-9)
 
 
@@ -66,8 +67,8 @@ def test_training_lowers_the_loss_and_repeats_itself():
 
 
 def test_history_names_the_best_epoch():
-    found = fitted()
-    assert found.best_epoch == 1 + int(np.argmax(found.history["val_accuracy"]))
+    result = fitted()
+    assert result.best_epoch == 1 + int(np.argmax(result.history["val_accuracy"]))
 
 
 def test_every_epoch_sees_every_image_once_in_another_order():
@@ -180,7 +181,8 @@ def test_arms_of_one_seed_start_from_the_same_weights():
 
 
 def test_no_step_reads_a_value_back_from_the_device():
-    """On a GPU each read would wait until the device has caught up: an epoch may read its losses once, however many steps it has."""
+    """On a GPU each read would wait until the device has caught up:
+    an epoch may read its losses once, however many steps it has."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Reads(TorchDispatchMode):

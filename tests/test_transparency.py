@@ -29,13 +29,14 @@ def experiment():
 
 @pytest.fixture
 def results():
-    """Of each 20 images plain gets 18 right, taught or not; transparent 14 alone and 17 taught. One more or less from seed to seed."""
-    found = {}
+    """Of each 20 images plain gets 18 right, taught or not; transparent 14 alone and 17 taught.
+    One more or less from seed to seed."""
+    students = {}
     right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
-    for one in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
-        logits = logits_of(np.arange(60) % 20 < right[one.shape, one.arm] + one.seed - 1)
-        found[one] = TrainedStudent(one, logits, logits, pd.DataFrame(), 1, logits, 1.0)
-    return found
+    for spec in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
+        logits = logits_of(np.arange(60) % 20 < right[spec.shape, spec.arm] + spec.seed - 1)
+        students[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    return students
 
 
 def test_price_and_gain_are_differences_on_the_same_images(results, experiment):
@@ -64,7 +65,8 @@ def test_the_table_knows_field_cells_and_operations(results, experiment):
 
 
 def explained(seeds=(0, 1, 2)) -> pd.DataFrame:
-    """Evidence is better than both rivals by each metric, by 0.3, but for the pointing game of Grad-CAM; deletion is better when lower."""
+    """Evidence is better than both rivals by each metric, by 0.3, but for the pointing game of Grad-CAM;
+    deletion is better when lower."""
     rows = []
     for seed in seeds:
         for image in range(30):
@@ -74,9 +76,9 @@ def explained(seeds=(0, 1, 2)) -> pd.DataFrame:
                     ("plain", "grad_cam", 0.6 if metric == "pointing_game" else 0.3),
                     ("plain", "random", 0.3),
                 ):
-                    value = 1 - value if metric == "deletion_blur" else value
-                    value += 0.02 * ((7 * image + seed) % 5)
-                    rows.append((f"i{image}", f"g{image}", shape, method, metric, seed, value))
+                    score = 1 - value if metric == "deletion_blur" else value
+                    score += 0.02 * ((7 * image + seed) % 5)
+                    rows.append((f"i{image}", f"g{image}", shape, method, metric, seed, score))
     return pd.DataFrame(rows, columns=["image_id", "group", "shape", "method", "metric", "seed", "value"])
 
 
@@ -109,7 +111,7 @@ def test_explanations_of_real_networks_fill_the_table_and_the_figure(results, ex
     )
     summary = transparency.explanation_summary(rows)
     figure = figures.price(transparency.prices(results, experiment, 32), summary)
-    assert [axis.get_ylabel().split("\n")[0] for axis in figure.axes][0] == "test accuracy" and len(figure.axes) >= 4
+    assert figure.axes[0].get_ylabel().split("\n")[0] == "test accuracy" and len(figure.axes) >= 4
 
 
 def test_a_decision_taken_apart_adds_up():

@@ -46,7 +46,7 @@ def test_a_view_is_as_sharp_as_its_image():
     seen = views.render(images, views.view_moves(4, 0, 32))
     assert not torch.equal(seen, images)
     assert all(
-        set(one.flatten().tolist()) <= set(whole.flatten().tolist()) for one, whole in zip(seen, images, strict=True)
+        set(view.flatten().tolist()) <= set(image.flatten().tolist()) for view, image in zip(seen, images, strict=True)
     )
 
 
@@ -59,7 +59,7 @@ def test_bank_replays_the_same_logits_after_shuffling():
     for view in range(3):
         moves = views.view_moves(24, view, 32)[order]
         with torch.no_grad():
-            again = teacher(views.render(to_tensor(made.images[order]), moves)).numpy()
-        np.testing.assert_allclose(again, bank[view, order], atol=1e-5)
+            replayed = teacher(views.render(to_tensor(made.images[order]), moves)).numpy()
+        np.testing.assert_allclose(replayed, bank[view, order], atol=1e-5)
     assert np.abs(bank[0] - bank[1]).max() > 1e-3  # another view is another picture
     assert not teacher.training

@@ -1,14 +1,14 @@
-"""Volumes from every source: the phantom's truth, the order of recovered slices, published files, and readers of NIfTI and DICOM."""
+"""Volumes from every source: the phantom's truth, the order of recovered slices, published files,
+and readers of NIfTI and DICOM."""
 
 import hashlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from dicoms import dicom
+from pydicom.uid import CTImageStorage
 
 from kdnb.datasets import volume_files, volume_phantom, volumes
 from kdnb.errors import DataError, DataNotFoundError, ParameterError
@@ -21,7 +21,7 @@ def made() -> volume_phantom.VolumePhantom:
     return volume_phantom.generate(300, SIZE)
 
 
-# -- the phantom ------------------------------------------------------------------------------------------------------
+# -- the phantom ----------------------------------------------------------------------------------------------------
 
 
 def test_the_same_volumes_on_every_processor_and_a_prefix_of_a_larger_set(made):
@@ -55,19 +55,20 @@ def test_evidence_is_confined_to_the_mask_and_three_slices_hold_it(made):
 
 
 def test_no_slice_alone_tells_balls_from_a_tube(made):
-    """A slice's disc is as large, as bright and as far from the middle in either class; where discs stand in line only depth shows."""
+    """A slice's disc is as large, as bright and as far from the middle in either class;
+    where discs stand in line only depth shows."""
     axis = (2 * np.arange(SIZE) + 1) / SIZE - 1
     places = {}
     for label, straight in ((1, 0.0), (2, 1.0)):
-        found = []
+        centres = []
         for volume in np.flatnonzero((made.labels == label) & (made.straightness == straight)):
             of_slices = [mask for mask in made.masks[volume] if mask.any()]
-            found.append([(axis[np.nonzero(m)[1]].mean(), axis[np.nonzero(m)[0]].mean(), m.sum()) for m in of_slices])
-        places[label] = np.array(found)  # (n, 3, 3)
-    radius = {label: np.hypot(found[..., 0], found[..., 1]) for label, found in places.items()}
+            centres.append([(axis[np.nonzero(m)[1]].mean(), axis[np.nonzero(m)[0]].mean(), m.sum()) for m in of_slices])
+        places[label] = np.array(centres)  # (n, 3, 3)
+    radius = {label: np.hypot(centres[..., 0], centres[..., 1]) for label, centres in places.items()}
     assert abs(radius[1].mean() - radius[2].mean()) < 0.02
     assert abs(places[1][..., 2].mean() - places[2][..., 2].mean()) < 0.5, "voxels of a disc"
-    apart = {label: np.ptp(found[:, :, :2], axis=1).max(axis=1) for label, found in places.items()}
+    apart = {label: np.ptp(centres[:, :, :2], axis=1).max(axis=1) for label, centres in places.items()}
     assert apart[2].max() < 1e-6 < 0.5 < apart[1].min()
 
 
@@ -91,11 +92,11 @@ def test_other_names_and_sizes_are_refused(name, size):
 
 
 def test_a_data_set_without_volumes_gets_the_phantom_s():
-    found = {
+    sources = {
         name: volumes.source_of(name)
         for name in ("phantom", "phantom:volume", "eye_disease", "alzheimer", "alzheimer:2")
     }
-    assert found == {
+    assert sources == {
         "phantom": "phantom",
         "phantom:volume": "phantom",
         "eye_disease": "phantom",
@@ -104,11 +105,12 @@ def test_a_data_set_without_volumes_gets_the_phantom_s():
     }
 
 
-# -- slices put together ----------------------------------------------------------------------------------------------
+# -- slices put together --------------------------------------------------------------------------------------------
 
 
 def test_levels_follow_the_order_of_the_files():
-    """Two subjects, 64 files: the last fifth of the order stands in front, so file 13 is the first subject's first slice."""
+    """Two subjects, 64 files: the last fifth of the order stands in front,
+    so file 13 is the first subject's first slice."""
     ids = np.array([f"Moderate_Demented/moderate{'' if n == 1 else f'_{n}'}.jpg" for n in (13, 14, 15, 64, 1, 12)])
     assert volumes.levels(ids).tolist() == [0, 0, 1, 25, 26, 31]
 
@@ -145,7 +147,7 @@ def test_recovered_subjects_become_volumes(monkeypatch):
     assert smaller.volumes.shape == (2, 32, 16, 16) and (smaller.volumes[:, :, 8, 8] == np.arange(32)).all()
 
 
-# -- MedMNIST ---------------------------------------------------------------------------------------------------------
+# -- MedMNIST -------------------------------------------------------------------------------------------------------
 
 
 def medmnist_file(folder: Path, flag: str = "nodulemnist3d") -> Path:
@@ -179,7 +181,7 @@ def test_an_unknown_flag_names_those_there_are():
         volumes.load("medmnist:nonsense3d", 28)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_nifti_volume_is_turned_upright(tmp_path):
@@ -194,22 +196,21 @@ def test_a_nifti_volume_is_turned_upright(tmp_path):
 
 
 def dicom_slice(path: Path, number: int, height: float, value: int, series: str = "1.2.3") -> None:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, f"1.2.3.{number + 1}"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    one = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.SeriesInstanceUID, one.PatientID = (
-        CTImageStorage,
-        f"1.2.3.{number + 1}",
-        series,
-        "P7",
+    dicom(
+        path,
+        np.full((6, 8), value, np.uint16),
+        bits=16,
+        SOPClassUID=CTImageStorage,
+        SOPInstanceUID=f"1.2.3.{number + 1}",
+        SeriesInstanceUID=series,
+        PatientID="P7",
+        ImagePositionPatient=[0, 0, height],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[0.5, 0.5],
+        RescaleSlope=1,
+        RescaleIntercept=-1000,
+        InstanceNumber=number,
     )
-    one.Rows, one.Columns, one.BitsAllocated, one.BitsStored, one.HighBit = 6, 8, 16, 16, 15
-    one.SamplesPerPixel, one.PixelRepresentation, one.PhotometricInterpretation = 1, 0, "MONOCHROME2"
-    one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, height], [1, 0, 0, 0, 1, 0]
-    one.PixelSpacing, one.RescaleSlope, one.RescaleIntercept, one.InstanceNumber = [0.5, 0.5], 1, -1000, number
-    one.PixelData = np.full((6, 8), value, np.uint16).tobytes()
-    pydicom.dcmwrite(path, one, enforce_file_format=True)
 
 
 def series_in(folder: Path, heights: tuple[float, ...]) -> Path:
