@@ -1,7 +1,8 @@
-"""One image explained with a finished or a recorded run, as a page and a folder: ``make explain IMAGE=scan.png RUN=phantom-quick-seed0``.
+"""One image explained with a finished or a recorded run, as a page and a folder.
 
-The folder, ``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``, ``probabilities.csv`` and
-``manifest.json``: the image, the run, versions, and a hash of every file.
+``make explain IMAGE=scan.png RUN=phantom-quick-seed0`` calls it. The folder,
+``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``,
+``probabilities.csv`` and ``manifest.json``: the image, the run, versions, and a hash of every file.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +30,20 @@ NOTICE = "This is a study of a method, not a medical device; nothing here is fit
 
 
 def explain(image: str, folder: str, data_dir: str = "", model_name: str = "student_kd") -> Path:
-    """Explain the image at a path, say what it shows, and return the page; an earlier explanation of the same image is replaced.
+    """Explain the image at a path and say what it shows; an earlier explanation of the same image is replaced.
 
     Args:
+        image: the path.
         folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`.
         data_dir: where the images lie that the student learned from, if not where the run found them.
+        model_name: which of the run's students explains it.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        DataError: the image cannot be read. ArtefactError: there is no such run.
+        DataError: the image cannot be read.
+        ArtefactError: there is no such run.
     """
     if not image:
         raise DataError(f"image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN={RUNS[0]}.")
@@ -87,7 +95,7 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     )
 
 
-def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
+def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict[str, object]:
     """Which run trained the model, from which images, and a hash of its file; of a recorded one its origin, too."""
     info = run.info()
     if answer.origin:
@@ -105,7 +113,7 @@ def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
     }
 
 
-def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict) -> str:
+def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict[str, Any]) -> str:
     """The explanation as one self-contained page."""
     facts = {name: manifest[name] for name in ("run", "recorded", "calibration", "environment") if manifest[name]}
     return render(
@@ -151,13 +159,15 @@ def _png_of_map(values: np.ndarray, size: int) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Explain one image and print what it shows and where the page lies; for a wrong path print the sentence and return 2."""
+    """Explain one image and print what it shows and where the page lies; for a wrong path, print a sentence."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.one_image", description=main.__doc__)
     parser.add_argument("image")
     parser.add_argument("run", nargs="?", default="")
     parser.add_argument("data_dir", nargs="?", default="")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: print(f"kdnb: the explanation is {explain(given.image, given.run, given.data_dir)}"))
+    options = parser.parse_args(arguments)
+    return exit_status(
+        lambda: print(f"kdnb: the explanation is {explain(options.image, options.run, options.data_dir)}")
+    )
 
 
 if __name__ == "__main__":
