@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
@@ -249,7 +249,12 @@ def parameters_of(notebook: Path) -> set[str]:
     """The names of a notebook's parameters."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    return {node.target.id for text in tagged for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)}
+    return {
+        cast(ast.Name, node.target).id
+        for text in tagged
+        for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign)
+    }
 
 
 def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
@@ -429,7 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(sentence if sentence.startswith("kdnb: ") else f"kdnb: {sentence}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] == "kdnb":
+        if cast(str, error.name).partition(".")[0] == "kdnb":
             raise
         cure = (
             "install it (requirements.lock names all that the study uses), or leave out PY= and have make set .venv up"

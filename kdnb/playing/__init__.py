@@ -13,10 +13,10 @@ import re
 import shutil
 import string
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ PER_CLASS = 4  # test images that the page holds
 HEADS_SEED, HEADS = 5, 12
 SCRIPTS = ("network.js", "phantom.js", "page.js")
 _HERE = Path(__file__).parent
+# The layers of a student's features: what is in each of them.
+_Blocks = Iterable[tuple[nn.Conv2d, nn.Module, nn.BatchNorm2d, nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,14 @@ def of_record(folder: Path) -> Players | None:
         )
     loaded = {name: students.recorded(folder, name) for name in PLAYERS}
     cell = next(provenance["students"][name]["cell"] for name in PLAYERS if loaded[name])
-    return _players(loaded, lambda: students.recorded(folder, "teacher"), data, cell, provenance["run"])
+    return _players(
+        loaded, lambda: cast(nn.Module, students.recorded(folder, "teacher")), data, cell, provenance["run"]
+    )
 
 
 def _players(
     loaded: dict[str, nn.Module | None],
-    load_teacher: Callable[[], nn.Module | None],
+    load_teacher: Callable[[], nn.Module],
     data: ImageSet,
     cell: str,
     run: dict[str, Any],
@@ -140,7 +144,7 @@ def _players(
 
 
 def _pools_by_maximum(student: StudentCNN) -> bool:
-    return all(isinstance(block[1], (nn.MaxPool2d, nn.Identity)) for block in student.features)
+    return all(isinstance(block[1], (nn.MaxPool2d, nn.Identity)) for block in cast(_Blocks, student.features))
 
 
 # -- what the page holds ----------------------------------------------------------------------------------------------
@@ -158,7 +162,7 @@ def packed(student: StudentCNN) -> dict[str, Any]:
         a filter; then weights and biases of the linear layer.
     """
     layers, weights = [], []
-    for convolution, pooling, norm, _ in student.features:
+    for convolution, pooling, norm, _ in cast(_Blocks, student.features):
         factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         weights += [convolution.weight, factor, norm.bias.double() - norm.running_mean.double() * factor]
         after, before, kernel, _ = convolution.weight.shape
