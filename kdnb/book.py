@@ -88,12 +88,12 @@ def mathml(latex: str, display: str) -> str:
     """
     from latex2mathml.converter import convert
 
-    made = convert(latex.strip(), display=display)
-    if unknown := re.search(r"\\[a-zA-Z]+", made):
+    markup = convert(latex.strip(), display=display)
+    if unknown := re.search(r"\\[a-zA-Z]+", markup):
         raise ArtefactError(
             f"the book cannot show {unknown.group()} in the formula {latex.strip()!r}: write it with other commands."
         )
-    return made
+    return markup
 
 
 def _inline(translator: "HTML5Translator", node: "Element") -> None:
@@ -222,25 +222,27 @@ def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Returns:
         The notebook, and the text alternatives of its pictures by the SHA-256 of their bytes.
     """
-    book = json.loads(notebook.read_text(encoding="utf-8"))
-    book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
-    book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    _fold(book["cells"])
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content["cells"] = [
+        cell for cell in content["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    content["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    _fold(content["cells"])
     alternatives = {}
-    for cell in book["cells"]:
+    for cell in content["cells"]:
         cell["outputs"] = [still(output) for output in cell.get("outputs", []) if not gone(output)]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
-                content = base64.b64decode("".join(output["data"]["image/png"]))
-                alternatives[hashlib.sha256(content).hexdigest()] = "".join(output["data"].get("text/plain", ""))
+                picture = base64.b64decode("".join(output["data"]["image/png"]))
+                alternatives[hashlib.sha256(picture).hexdigest()] = "".join(output["data"].get("text/plain", ""))
             if "text/html" in output.get("data", {}):
                 output["data"]["text/html"] = one_header("".join(output["data"]["text/html"]))
         if cell["cell_type"] != "code":
             del cell["outputs"]
-    code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    code = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
     if line := reference.chapter_line(code):
-        book["cells"].append({"cell_type": "markdown", "id": "in-the-code", "metadata": {}, "source": line})
-    return book, alternatives
+        content["cells"].append({"cell_type": "markdown", "id": "in-the-code", "metadata": {}, "source": line})
+    return content, alternatives
 
 
 def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = None) -> dict[str, str]:
@@ -282,9 +284,9 @@ def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = N
         (folder / f"{name}.md").write_text(linked(page, chapters), encoding="utf-8")
     reference.write_sources((REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), folder)
     for path in paths:
-        book, described = chapter(path)
+        content, described = chapter(path)
         alternatives |= described
-        (folder / path.name).write_text(json.dumps(book), encoding="utf-8")
+        (folder / path.name).write_text(json.dumps(content), encoding="utf-8")
     return alternatives
 
 

@@ -66,8 +66,8 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     pictures = {"image": _png_of_pixels(answer.image)}
     maps = answer.maps | {f"evidence_{name}": values for name, values in answer.evidence.items()}
     for number, (method, values) in enumerate(maps.items()):
-        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
-        stem = plain if plain == method else f"{plain}-{number}"
+        safe_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
+        stem = safe_name if safe_name == method else f"{safe_name}-{number}"
         np.save(folder / "maps" / f"{stem}.npy", values, allow_pickle=False)
         pictures[method] = _png_of_map(values, answer.image.shape[0])
         (folder / "maps" / f"{stem}.png").write_bytes(pictures[method])
@@ -99,17 +99,17 @@ def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict[str, object]:
     """Which run trained the model, from which images, and a hash of its file; of a recorded one its origin, too."""
     info = run.info()
     if answer.origin:
-        known = provenance(MEASURED / answer.origin["run"])
+        record = provenance(MEASURED / answer.origin["run"])
         return {
-            "run": known["run"] | {"data": known["data"]},
+            "run": record["run"] | {"data": record["data"]},
             "recorded": answer.origin,
             "model_sha256": answer.origin["sha256"],
         }
-    signed = info["artefacts"][f"models/{model_name}.safetensors"]
+    artefact = info["artefacts"][f"models/{model_name}.safetensors"]
     return {
         "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
         "recorded": None,
-        "model_sha256": signed["sha256"],
+        "model_sha256": artefact["sha256"],
     }
 
 

@@ -145,12 +145,15 @@ def index_page(contributing: str, files: dict[str, Path]) -> str:
     for floor, (names, words) in floors(contributing).items():
         here = [name for name in (f"kdnb.{name}" for name in names) if name in rest]
         rest = [name for name in rest if name not in here]
-        lines += (
-            [*_heading(floor.capitalize(), "-"), f"{words[0].upper()}{words[1:]}.", "", *_contents(here, files)]
-            if here
-            else []
-        )
-    lines += [*_heading("Elsewhere", "-"), *_contents(rest, files)] if rest else []
+        if here:
+            lines += [
+                *_heading(floor.capitalize(), "-"),
+                f"{words[0].upper()}{words[1:]}.",
+                "",
+                *_contents(here, files),
+            ]
+    if rest:
+        lines += [*_heading("Elsewhere", "-"), *_contents(rest, files)]
     return "\n".join(lines)
 
 

@@ -210,13 +210,13 @@ def tables(folder: Path, info: dict[str, Any]) -> dict[str, pd.DataFrame]:
         ArtefactError: a table was changed since, or is missing.
     """
     results = {}
-    for name, signed in info.get("artefacts", {}).items():
+    for name, artefact in info.get("artefacts", {}).items():
         if name.startswith("results/") and not (folder / name).exists():
-            raise ArtefactError(f"{folder / name} is missing: {rerun_command(folder, signed)}.")
+            raise ArtefactError(f"{folder / name} is missing: {rerun_command(folder, artefact)}.")
     for path in sorted((folder / "results").glob("*.csv")):
-        signed = info.get("artefacts", {}).get(f"results/{path.name}")
-        if signed is None or signed["sha256"] != file_hash(path):
-            cure = "delete it" if signed is None else rerun_command(folder, signed)
+        artefact = info.get("artefacts", {}).get(f"results/{path.name}")
+        if artefact is None or artefact["sha256"] != file_hash(path):
+            cure = "delete it" if artefact is None else rerun_command(folder, artefact)
             raise ArtefactError(f"{path} is not what a notebook of this run wrote: {cure}.")
         results[path.stem] = read_table(path)
     return results
@@ -225,8 +225,8 @@ def tables(folder: Path, info: dict[str, Any]) -> dict[str, pd.DataFrame]:
 def pictures(folder: Path, info: dict[str, Any]) -> list[Picture]:
     """Every figure of the executed notebooks, in reading order; ``run.json`` knows their names by their hashes."""
     names = {
-        signed["sha256"]: Path(path).stem
-        for path, signed in info.get("artefacts", {}).items()
+        artefact["sha256"]: Path(path).stem
+        for path, artefact in info.get("artefacts", {}).items()
         if path.startswith("figures/")
     }
     figures = []
