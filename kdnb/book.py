@@ -55,6 +55,7 @@ CONFIGURATION: dict[str, object] = {
     "html_theme_options": {
         "home_page_in_toc": True,
         "show_toc_level": 2,
+        "collapse_navbar": True,  # the modules of the reference are in the menu of its own pages alone
         "navbar_persistent": [],
         "use_download_button": False,
         "use_fullscreen_button": False,
