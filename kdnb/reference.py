@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from docutils.nodes import document
     from sphinx.application import Sphinx
 
 PACKAGE = Path(__file__).parent
@@ -196,6 +197,14 @@ def _skip_imported(app: "Sphinx", kind: str, name: str, thing: object, skip: boo
     return True if str(thing.__doc__).startswith("Alias for field number") else None
 
 
+def _as_words(app: "Sphinx", doctree: "document") -> None:
+    """Leave what could not be read as the words that it is: its link would lead to a message that pages do not show."""
+    from docutils.nodes import Text, problematic
+
+    for node in list(doctree.findall(problematic)):
+        node.replace_self(Text(node.astext()))
+
+
 class DocstringFaults(logging.Filter):
     """Takes the warnings about docstrings out of Sphinx's, which stop the book, and keeps them."""
 
@@ -227,4 +236,5 @@ class DocstringFaults(logging.Filter):
 def connect(app: "Sphinx") -> None:
     """Have the modules' own members shown alone, and docstrings read as they are meant."""
     app.connect("autodoc-skip-member", _skip_imported)
+    app.connect("doctree-read", _as_words)
     app.connect("autodoc-process-docstring", _prepare, priority=400)  # before napoleon, whose place is 500
