@@ -1,8 +1,9 @@
 """The book: all notebooks as an HTML site, from their stored outputs, to be read without a network.
 
-``python -m kdnb.book`` builds it from ``notebooks/``, ``--run runs/...`` from the executed notebooks of a run. Mathematics is
-converted to MathML while building, so pages need no script for it; pictures carry the text alternatives that the notebooks give them.
-This module is at the same time the Sphinx extension that does both.
+``python -m kdnb.book`` builds it from ``notebooks/``, ``--run runs/...`` from the executed notebooks of a run.
+Mathematics is converted to MathML while building, so pages need no script for it; pictures carry the text alternatives
+that the notebooks give them. This module is at the same time the Sphinx extension that does both. The API reference,
+which the book holds too, is made by :mod:`kdnb.reference`.
 """
 
 import argparse
@@ -14,32 +15,34 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kdnb.errors
-from kdnb import __version__, playing
+from kdnb import __version__, playing, reference
 from kdnb.errors import ArtefactError, KdnbError, exit_status
 from kdnb.pipeline import gone, still
+from kdnb.report import render
 from kdnb.sources import REPOSITORY
 
+if TYPE_CHECKING:
+    from docutils.nodes import Element, document
+    from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
+
 TITLE = "Knowledge distillation for transparent classifiers"
-STYLE = Path(__file__).parent / "pages" / "book.css"
+# What pages load: their look, and an icon (five layers, narrowing), for which a browser asks and logs that it lacks it.
+STATIC = tuple(Path(__file__).parent / "pages" / name for name in ("book.css", "icon.svg"))
 # Heading in a chapter -> what the folded cells below it are called.
 FOLDED = {"Parameters": "Parameters", "Load": "Loading"}
 # Pages beside the chapters, in the order of the menu.
 PAGES = ("FINDINGS.md", "docs/own_images.md", "docs/machines.md", "CONTRIBUTING.md")
 REFERENCE = ("glossary", "symbols", "bibliography")  # pages beside the notebooks, for all chapters
-# Five layers, narrowing: without an icon of its own the browser asks for one and logs that there is none.
-ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="#1f5fa8"><rect x="2" y="2" width="4" height="28"/>
-<rect x="8" y="5" width="4" height="22"/><rect x="14" y="8" width="4" height="16"/><rect x="20" y="11" width="4" height="10"/>
-<rect x="26" y="13" width="4" height="6"/></g></svg>
-"""
-CONFIGURATION: dict[str, Any] = {
+CONFIGURATION: dict[str, object] = {
     "project": TITLE,
     "author": "The kdnb authors",
     "copyright": "The kdnb authors; prose and figures CC BY 4.0",
     "version": __version__,
-    "extensions": ["myst_nb", "kdnb.book"],
+    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "kdnb.book"],
     "myst_enable_extensions": ["dollarmath", "amsmath", "colon_fence"],
     "myst_dmath_double_inline": True,
     "myst_heading_anchors": 3,
@@ -52,6 +55,7 @@ CONFIGURATION: dict[str, Any] = {
     "html_theme_options": {
         "home_page_in_toc": True,
         "show_toc_level": 2,
+        "collapse_navbar": True,  # the modules of the reference are in the menu of its own pages alone
         "navbar_persistent": [],
         "use_download_button": False,
         "use_fullscreen_button": False,
@@ -64,48 +68,56 @@ CONFIGURATION: dict[str, Any] = {
     "html_css_files": ["book.css"],
     "html_favicon": "_static/icon.svg",
     "language": "en",
+    **reference.CONFIGURATION,
 }
 
 # -- the Sphinx extension -------------------------------------------------------------------------------------------
 
 
 def mathml(latex: str, display: str) -> str:
-    """A formula as MathML, ``display`` being ``"inline"`` or ``"block"``.
+    """A formula as MathML.
+
+    Args:
+        latex: the formula without its dollars.
+        display: ``"inline"`` or ``"block"``.
+
+    Returns:
+        A ``math`` element.
 
     Raises:
         ArtefactError: the formula holds a command that the converter does not know and would print as it is.
     """
     from latex2mathml.converter import convert
 
-    made = convert(latex.strip(), display=display)
-    if unknown := re.search(r"\\[a-zA-Z]+", made):
+    markup = convert(latex.strip(), display=display)
+    if unknown := re.search(r"\\[a-zA-Z]+", markup):
         raise ArtefactError(
             f"the book cannot show {unknown.group()} in the formula {latex.strip()!r}: write it with other commands."
         )
-    return made
+    return markup
 
 
-def _inline(translator: Any, node: Any) -> None:
+def _inline(translator: "HTML5Translator", node: "Element") -> None:
     from docutils.nodes import SkipNode
 
     translator.body.append(mathml(node.astext(), "inline"))
     raise SkipNode
 
 
-def _block(translator: Any, node: Any) -> None:
+def _block(translator: "HTML5Translator", node: "Element") -> None:
     from docutils.nodes import SkipNode
 
-    label = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
-    identity = f' id="equation-{node["label"]}"' if node.get("label") else ""
-    translator.body.append(f'<div class="math"{identity}>{label}{mathml(node.astext(), "block")}</div>\n')
+    formula = mathml(node.astext(), "block")
+    label, number = node.get("label") or "", node.get("number") or ""
+    translator.body.append(render("equation.html", mathml=formula, label=label, number=number) + "\n")
     raise SkipNode
 
 
-def _leave(translator: Any, node: Any) -> None:
+def _leave(translator: "HTML5Translator", node: "Element") -> None:
     """Nothing is left open."""
 
 
-def _describe(app: Any, doctree: Any) -> None:
+def _describe(app: "Sphinx", doctree: "document") -> None:
     """Give every picture of an output the text alternative that its notebook holds."""
     from docutils.nodes import image
 
@@ -115,11 +127,12 @@ def _describe(app: Any, doctree: Any) -> None:
             node["alt"] = alternative
 
 
-def setup(app: Any) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Sphinx calls this."""
     app.add_html_math_renderer("mathml", (_inline, _leave), (_block, _leave))
     app.add_config_value("kdnb_alternatives", {}, "env")
     app.connect("doctree-read", _describe)
+    reference.connect(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -128,8 +141,8 @@ def setup(app: Any) -> dict[str, bool]:
 
 def error_classes() -> list[type[KdnbError]]:
     """All errors that the study raises on purpose, the general one first."""
-    found = [value for value in vars(kdnb.errors).values() if inspect.isclass(value) and issubclass(value, KdnbError)]
-    return sorted(found, key=lambda error: (error is not KdnbError, error.__name__))
+    classes = [value for value in vars(kdnb.errors).values() if inspect.isclass(value) and issubclass(value, KdnbError)]
+    return sorted(classes, key=lambda error: (error is not KdnbError, error.__name__))
 
 
 def errors_page() -> str:
@@ -137,24 +150,24 @@ def errors_page() -> str:
     lines = ["# Errors: cause and cure", "", "Every error of the study is one sentence. These are their kinds.", ""]
     lines += ["| error | cause | cure |", "| --- | --- | --- |"]
     for error in error_classes():
-        cause, _, rest = inspect.getdoc(error).partition("\n")
+        cause, _, rest = (inspect.getdoc(error) or "").partition("\n")
         cure = " ".join(rest.partition("Cure:")[2].split())
         lines.append(f"| `{error.__name__}` | {cause} | {cure} |")
     return "\n".join(lines) + "\n"
 
 
 def linked(page: str, chapters: list[str]) -> str:
-    """A page of the repository as the book has it: links lead to chapters and pages of the book, to other files of the repository not."""
+    """A page of the repository as the book has it: links to chapters and pages of the book, no others."""
     known = (
         {f"{name}.ipynb" for name in chapters}
         | {Path(name).name for name in PAGES}
         | {f"{name}.md" for name in REFERENCE}
     )
 
-    def link(found: re.Match[str]) -> str:
-        text, target = found.groups()
+    def link(match: re.Match[str]) -> str:
+        text, target = match.groups()
         if re.match(r"[a-z]+:|#", target):
-            return found.group()
+            return match.group()
         name = Path(target).name
         return f"[{text}]({name})" if name in known else text
 
@@ -166,19 +179,19 @@ def index_page(readme: str, chapters: list[str]) -> str:
     tree = "\n".join(["```{toctree}", ":hidden:", ":caption: Chapters", "", *chapters, "```"])
     pages = [Path(name).stem for name in PAGES]
     more = "\n".join(["```{toctree}", ":hidden:", ":caption: Reference", "", *pages, *REFERENCE, "errors", "```"])
-    return f"{linked(readme, chapters)}\n\n{tree}\n\n{more}\n"
+    code = "\n".join(["```{toctree}", ":hidden:", ":caption: Code", "", reference.INDEX, "```"])
+    return f"{linked(readme, chapters)}\n\n{tree}\n\n{more}\n\n{code}\n"
 
 
 def one_header(html: str) -> str:
-    """The tables of an output with one header row: pandas writes the names of an index into a second one, empty but for these."""
+    """The tables of an output with one header row: pandas writes an index's names into a second, empty but for them."""
 
-    def merged(found: re.Match[str]) -> str:
-        *before, above, below = (
-            re.findall(r"<tr.*?</tr>", found.group(), re.DOTALL) if found.group().count("<tr") > 1 else ("", "")
-        )
+    def merged(match: re.Match[str]) -> str:
+        head = match.group()
+        *before, above, below = re.findall(r"<tr.*?</tr>", head, re.DOTALL) if head.count("<tr") > 1 else ("", "")
         columns, names = (re.findall(r"<th[^>]*>(.*?)</th>", row, re.DOTALL) for row in (above, below))
         if len(columns) != len(names) or not any(names):
-            return found.group()
+            return head
         heads = iter(" / ".join(filter(None, pair)) for pair in zip(names, columns, strict=True))
         row = re.sub(r"(<th[^>]*>).*?(</th>)", lambda cell: cell[1] + next(heads) + cell[2], above, flags=re.DOTALL)
         return f"<thead>{''.join(before)}{row}</thead>"
@@ -191,8 +204,8 @@ def _fold(cells: list[dict[str, Any]]) -> None:
     heading = ""
     for cell in cells:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown" and (found := re.search(r"^#+ (.+)$", source, re.MULTILINE)):
-            heading = found[1]
+        if cell["cell_type"] == "markdown" and (match := re.search(r"^#+ (.+)$", source, re.MULTILINE)):
+            heading = match[1]
         elif cell["cell_type"] == "code" and heading in FOLDED:
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["metadata"]["mystnb"] = {
@@ -202,74 +215,92 @@ def _fold(cells: list[dict[str, Any]]) -> None:
 
 
 def chapter(notebook: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A notebook as the book shows it, and the text alternatives of its pictures by the SHA-256 of their bytes.
+    """A notebook as the book shows it.
 
-    papermill's injected cell is left out, and of widgets, which need a running kernel, all but their picture; the cells that set parameters
-    and load are folded.
+    papermill's injected cell is left out, and of widgets, which need a running kernel, all but their picture; the cells
+    that set parameters and load are folded. A last cell links to the modules that the code imports.
+
+    Returns:
+        The notebook, and the text alternatives of its pictures by the SHA-256 of their bytes.
     """
-    book = json.loads(notebook.read_text(encoding="utf-8"))
-    book["cells"] = [cell for cell in book["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
-    book["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    _fold(book["cells"])
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content["cells"] = [
+        cell for cell in content["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    content["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    _fold(content["cells"])
     alternatives = {}
-    for cell in book["cells"]:
+    for cell in content["cells"]:
         cell["outputs"] = [still(output) for output in cell.get("outputs", []) if not gone(output)]
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
-                content = base64.b64decode("".join(output["data"]["image/png"]))
-                alternatives[hashlib.sha256(content).hexdigest()] = "".join(output["data"].get("text/plain", ""))
+                picture = base64.b64decode("".join(output["data"]["image/png"]))
+                alternatives[hashlib.sha256(picture).hexdigest()] = "".join(output["data"].get("text/plain", ""))
             if "text/html" in output.get("data", {}):
                 output["data"]["text/html"] = one_header("".join(output["data"]["text/html"]))
         if cell["cell_type"] != "code":
             del cell["outputs"]
-    return book, alternatives
+    code = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
+    if line := reference.chapter_line(code):
+        content["cells"].append({"cell_type": "markdown", "id": "in-the-code", "metadata": {}, "source": line})
+    return content, alternatives
 
 
 def write_sources(notebooks: Path, folder: Path, more: dict[str, str] | None = None) -> dict[str, str]:
-    """Write the pages that Sphinx reads into ``folder`` and return the pictures' text alternatives.
+    """Write the pages that Sphinx reads.
 
     Args:
+        notebooks: the folder of the chapters.
+        folder: where to write; what was there is deleted.
         more: name -> Markdown of pages that follow the chapters.
+
+    Returns:
+        The text alternatives of the chapters' pictures, as of :func:`chapter`.
 
     Raises:
         ArtefactError: there are no notebooks.
     """
-    found = [path for path in sorted(notebooks.glob("*_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
-    if not found:
+    paths = [path for path in sorted(notebooks.glob("*_*.ipynb")) if not path.stem.endswith((".running", ".failed"))]
+    if not paths:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "_static").mkdir(parents=True)
-    shutil.copy(STYLE, folder / "_static" / "book.css")
-    (folder / "_static" / "icon.svg").write_text(ICON, encoding="utf-8")
-    chapters = [path.stem for path in found]
-    alternatives = {}
+    for static in STATIC:
+        shutil.copy(static, folder / "_static")
+    chapters = [path.stem for path in paths]
+    alternatives: dict[str, str] = {}
     for name in ("README.md", *PAGES):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text):
             (folder / picture).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / picture, folder / picture)
-        listed = [*chapters, *(more or {})]
-        target, text = (
-            ("index.md", index_page(text, listed)) if name == "README.md" else (Path(name).name, linked(text, chapters))
-        )
-        (folder / target).write_text(text, encoding="utf-8")
+        if name == "README.md":
+            (folder / "index.md").write_text(index_page(text, [*chapters, *(more or {})]), encoding="utf-8")
+        else:
+            (folder / Path(name).name).write_text(linked(text, chapters), encoding="utf-8")
     for name, text in ({"errors": errors_page()} | (more or {})).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     for name in REFERENCE:
         page = (REPOSITORY / "notebooks" / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name}.md").write_text(linked(page, chapters), encoding="utf-8")
-    for path in found:
-        book, described = chapter(path)
+    reference.write_sources((REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), folder)
+    for path in paths:
+        content, described = chapter(path)
         alternatives |= described
-        (folder / path.name).write_text(json.dumps(book), encoding="utf-8")
+        (folder / path.name).write_text(json.dumps(content), encoding="utf-8")
     return alternatives
 
 
 def build(notebooks: Path, out: Path, players: playing.Players | None = None) -> Path:
-    """Build the site below ``out`` and return its first page.
+    """Build the site.
 
     Args:
+        notebooks: the folder of the chapters.
+        out: a folder for the site (``html``) and what it is made from.
         players: the students of the page that plays; ``None`` builds a book without it.
+
+    Returns:
+        The path of its first page.
 
     Raises:
         ArtefactError: no notebooks, or Sphinx warned (a broken link, a formula that cannot be converted).
@@ -281,11 +312,14 @@ def build(notebooks: Path, out: Path, players: playing.Players | None = None) ->
     configuration = CONFIGURATION | {"kdnb_alternatives": alternatives, "html_static_path": [str(sources / "_static")]}
     shutil.rmtree(out / "html", ignore_errors=True)
     app = Sphinx(sources, None, out / "html", out / "doctrees", "html", configuration, status=None, freshenv=True)
+    docstrings = reference.DocstringFaults()
+    docstrings.listen()
     app.build(force_all=True)
-    if app.statuscode or app._warncount:
-        raise ArtefactError(
-            f"the book has {app._warncount} faults, named above: mend the notebook and run `make book` again."
-        )
+    for fault in docstrings.faults:
+        print(f"kdnb: docstring of {fault}", file=sys.stderr)
+    faults = app._warncount  # noqa: SLF001 (Sphinx tells it nowhere else)
+    if app.statuscode or faults:
+        raise ArtefactError(f"the book has {faults} faults, named above: mend the notebook and run `make book` again.")
     if players is not None:  # the theme's page gave it a place among the chapters and in the search
         playing.write(players, out / "html" / "playing.html")
     return out / "html" / "index.html"

@@ -1,7 +1,8 @@
-"""One image explained with a finished or a recorded run, as a page and a folder: ``make explain IMAGE=scan.png RUN=phantom-quick-seed0``.
+"""One image explained with a finished or a recorded run, as a page and a folder.
 
-The folder, ``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``, ``probabilities.csv`` and
-``manifest.json``: the image, the run, versions, and a hash of every file.
+``make explain IMAGE=scan.png RUN=phantom-quick-seed0`` calls it. The folder,
+``<run>/explained/<image's name>-<hash>/``, holds ``index.html``, ``maps/*.png`` and ``maps/*.npy``,
+``probabilities.csv`` and ``manifest.json``: the image, the run, versions, and a hash of every file.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +32,20 @@ NOTICE = "This is a study of a method, not a medical device; nothing here is fit
 
 
 def explain(image: str, folder: str, data_dir: str = "", model_name: str = "student_kd") -> Path:
-    """Explain the image at a path, say what it shows, and return the page; an earlier explanation of the same image is replaced.
+    """Explain the image at a path and say what it shows; an earlier explanation of the same image is replaced.
 
     Args:
+        image: the path.
         folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`.
         data_dir: where the images lie that the student learned from, if not where the run found them.
+        model_name: which of the run's students explains it.
+
+    Returns:
+        The path of the page.
 
     Raises:
-        DataError: the image cannot be read. ArtefactError: there is no such run.
+        DataError: the image cannot be read.
+        ArtefactError: there is no such run.
     """
     if not image:
         raise DataError(f"image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN={RUNS[0]}.")
@@ -60,8 +68,8 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     pictures = {"image": _png_of_pixels(answer.image)}
     maps = answer.maps | {f"evidence_{name}": values for name, values in answer.evidence.items()}
     for number, (method, values) in enumerate(maps.items()):
-        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
-        stem = plain if plain == method else f"{plain}-{number}"
+        safe_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
+        stem = safe_name if safe_name == method else f"{safe_name}-{number}"
         np.save(folder / "maps" / f"{stem}.npy", values, allow_pickle=False)
         pictures[method] = _png_of_map(values, answer.image.shape[0])
         (folder / "maps" / f"{stem}.png").write_bytes(pictures[method])
@@ -89,25 +97,25 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     )
 
 
-def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict:
+def _of_model(answer: OwnImage, run: Run, model_name: str) -> dict[str, object]:
     """Which run trained the model, from which images, and a hash of its file; of a recorded one its origin, too."""
     info = run.info()
     if answer.origin:
-        known = provenance(MEASURED / answer.origin["run"])
+        record = provenance(MEASURED / answer.origin["run"])
         return {
-            "run": known["run"] | {"data": known["data"]},
+            "run": record["run"] | {"data": record["data"]},
             "recorded": answer.origin,
             "model_sha256": answer.origin["sha256"],
         }
-    signed = info["artefacts"][f"models/{model_name}.safetensors"]
+    artefact = info["artefacts"][f"models/{model_name}.safetensors"]
     return {
         "run": info.get("run", {}) | {"networks": info.get("networks", {}), "data": info.get("data", {})},
         "recorded": None,
-        "model_sha256": signed["sha256"],
+        "model_sha256": artefact["sha256"],
     }
 
 
-def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict) -> str:
+def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict[str, Any]) -> str:
     """The explanation as one self-contained page."""
     facts = {name: manifest[name] for name in ("run", "recorded", "calibration", "environment") if manifest[name]}
     return render(
@@ -153,13 +161,15 @@ def _png_of_map(values: np.ndarray, size: int) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Explain one image and print what it shows and where the page lies; for a wrong path print the sentence and return 2."""
+    """Explain one image and print what it shows and where the page lies; for a wrong path, print a sentence."""
     parser = argparse.ArgumentParser(prog="python -m kdnb.one_image", description=main.__doc__)
     parser.add_argument("image")
     parser.add_argument("run", nargs="?", default="")
     parser.add_argument("data_dir", nargs="?", default="")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: print(f"kdnb: the explanation is {explain(given.image, given.run, given.data_dir)}"))
+    options = parser.parse_args(arguments)
+    return exit_status(
+        lambda: print(f"kdnb: the explanation is {explain(options.image, options.run, options.data_dir)}")
+    )
 
 
 if __name__ == "__main__":

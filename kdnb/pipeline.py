@@ -2,8 +2,8 @@
 
 ``make`` keeps the order and decides what to run again. It calls this module:
 
-* ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells, the settings) and starts ``make run``.
-  Standard library only.
+* ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells, the settings) and starts
+  ``make run``. Standard library only.
 * ``notebook`` executes one notebook with papermill under a temporary name and moves it into place when it succeeded.
 * ``verify`` runs the executed notebooks again under nbval.
 * ``outputs`` copies the outputs of a finished run into the notebooks of the repository.
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
@@ -44,9 +44,16 @@ CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 @contextmanager
 def locked(path: Path, owner: str) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; wait for another process that holds it, saying so once.
+    """Hold an exclusive lock on a file; wait for another process that holds it, saying so once.
 
     The system drops the lock when its holder dies, so a kill leaves nothing to clean up.
+
+    Args:
+        path: the file, which is made where it is missing.
+        owner: what the holder is called in the sentence for those who wait.
+
+    Yields:
+        Nothing; the lock is held until the block ends.
 
     Raises:
         StorageError: the folder may not be written to.
@@ -54,8 +61,8 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = path.open("w")
-    said = f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up)."
-    with opened as file, lock(file, path, lambda: print(said, file=sys.stderr, flush=True)):
+    sentence = f"kdnb: {owner} is at work in {path.parent}; waiting for it to end (Ctrl-C to give up)."
+    with opened as file, lock(file, path, lambda: print(sentence, file=sys.stderr, flush=True)):
         yield
 
 
@@ -66,6 +73,12 @@ def cells_hash(notebook: Path) -> str:
     """A hash of what a person wrote in a notebook: kind, source and tags of all cells, no outputs.
 
     Prose counts too, because the executed copy that a run keeps should carry the newest prose.
+
+    Args:
+        notebook: its path.
+
+    Returns:
+        A SHA-256 in hexadecimal digits.
     """
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     written = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])] for cell in cells]
@@ -84,7 +97,14 @@ def write_stamp(path: Path, text: str) -> None:
 
 
 def notebook_parameters(settings: Settings) -> dict[str, Any]:
-    """The parameters of a run, of which a notebook is given those that it has: whole paths, so that they hold in any working directory."""
+    """The parameters of a run, of which a notebook is given those that it has.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        Name -> value; paths are whole, so that they hold in any working directory.
+    """
     return {
         "dataset": settings.dataset,
         "profile": settings.profile,
@@ -105,22 +125,23 @@ def write_stamps(settings: Settings) -> None:
         write_stamp(stamps / notebook.stem, cells_hash(notebook))
     parameters = notebook_parameters(settings)
     images = locate(settings.dataset, settings.data_dir)
-    asked = {"parameters": parameters, "budget": asdict(settings.budget), "images": str(images)}
+    stamp = {"parameters": parameters, "budget": asdict(settings.budget), "images": str(images)}
     if images is not None and images.is_file():
-        asked["table"] = hashlib.sha256(images.read_bytes()).hexdigest()
+        stamp["table"] = hashlib.sha256(images.read_bytes()).hexdigest()
     if images is None:  # the data come from nowhere, so another DATA_DIR changes nothing
         parameters["data_dir"] = ""
-    write_stamp(stamps / "settings.json", json.dumps(asked, indent=1, sort_keys=True))
+    write_stamp(stamps / "settings.json", json.dumps(stamp, indent=1, sort_keys=True))
 
 
 def reproduce(arguments: list[str], command: list[str]) -> int:
     """Lock the run's folder, remove what a killed write left, write the stamps and run ``command`` (make) on it."""
     settings, folder = from_command_line(arguments)
     with locked(folder / ".reproduce.lock", "another make reproduce"):
-        for left in folder.rglob(".*.part"):
-            left.unlink(missing_ok=True)
+        for leftover in folder.rglob(".*.part"):
+            leftover.unlink(missing_ok=True)
         write_stamps(settings)
-        status = subprocess.run([*command, f"FOLDER={folder}"], check=False, close_fds=False).returncode
+        run = [*command, f"FOLDER={folder}"]
+        status = subprocess.run(run, check=False, close_fds=False).returncode  # noqa: S603 (make's command)
     if status == 0:
         print(f"kdnb: the run is complete: {folder / 'report.html'}")
     return status
@@ -134,18 +155,22 @@ def _clock(seconds: float) -> str:
 
 
 class Status:
-    """The line on the terminal that says how far a notebook is; it follows what :mod:`kdnb.progress` writes in the kernel.
+    """The line on the terminal that says how far a notebook is, after what :mod:`kdnb.progress` writes in the kernel.
 
     A log file, or one of several notebooks running at once, gets the first and the last line only.
+
+    Args:
+        name: the notebook's.
+        follow: the file that the kernel writes its progress into.
     """
 
-    def __init__(self, name: str, follow: Path):
+    def __init__(self, name: str, follow: Path) -> None:
         self.name, self.follow, self.start = name, follow, time.monotonic()
         self.live = sys.stderr.isatty() and " -j" not in os.environ.get("MAKEFLAGS", "")
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Status":
+    def __enter__(self) -> Self:
         if self.live:
             self.thread.start()
         else:
@@ -164,12 +189,12 @@ class Status:
         """What the terminal shows now."""
         text = f"{self.name} {_clock(time.monotonic() - self.start)}"
         try:
-            told = self.follow.read_text(encoding="utf-8").splitlines()[-1]
-            what, done, total, left = told.split("\t")
+            progress = self.follow.read_text(encoding="utf-8").splitlines()[-1]
+            task, done, total, left = progress.split("\t")
         except (OSError, IndexError, ValueError):  # nothing told yet, or the last line is being written
             return text
         age = time.time() - self.follow.stat().st_mtime
-        return f"{text} · {what} {done}/{total}" + (f" · {_clock(max(0.0, float(left) - age))} left" if left else "")
+        return f"{text} · {task} {done}/{total}" + (f" · {_clock(max(0.0, float(left) - age))} left" if left else "")
 
     def _watch(self) -> None:
         while not self.stopped.wait(0.5):
@@ -178,7 +203,7 @@ class Status:
 
 
 def kernel_environment(progress_file: Path) -> dict[str, str]:
-    """What a kernel of the pipeline is told through its environment: where progress goes, and to leave the user's own settings aside."""
+    """What a kernel learns from its environment: where progress goes, and to leave the user's own settings aside."""
     prefix = Path(sys.prefix) / "var"
     try:
         for name in ("ipython", "matplotlib"):
@@ -196,8 +221,10 @@ def kernel_environment(progress_file: Path) -> dict[str, str]:
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "TQDM_DISABLE": "1",
-        "MALLOC_ARENA_MAX": "1",  # glibc: students in threads share one heap; else each thread's keeps what it freed, a quarter of the peak
-        # Activations of a step (up to 19 MB at 48 px) stay in the heap: else every step asks the kernel for fresh, zeroed pages.
+        # glibc: students in threads share one heap; else each thread's keeps what it freed, a quarter of the peak.
+        "MALLOC_ARENA_MAX": "1",
+        # Activations of a step (up to 19 MB at 48 px) stay in the heap: else every step asks the kernel for fresh,
+        # zeroed pages.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     }
@@ -205,31 +232,42 @@ def kernel_environment(progress_file: Path) -> dict[str, str]:
 
 def failure_sentence(name: str, error: Exception, failed: Path) -> str:
     """What the terminal says about a notebook that failed: the study's own sentence, or where the traceback lies."""
-    kind, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     known = getattr(kdnb.errors, kind, None)
     if isinstance(known, type) and issubclass(known, KdnbError):
-        return f"kdnb: {name}: {said}"
-    first = said.splitlines()[0] if said else "no message"
+        return f"kdnb: {name}: {message}"
+    first = message.splitlines()[0] if message else "no message"
     return f"kdnb: {name} failed with {kind}: {first} (the whole traceback is in {failed})."
 
 
 # What a user's shell may hold that would put another kernel, other figures or no checks in the place of the study's.
 LEFT_ASIDE = ("JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSAFEPATH", "PYTHONOPTIMIZE")
-_PAPERMILL = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
+_PAPERMILL: dict[str, Any] = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": ["--log-level=ERROR"]}
 
 
 def parameters_of(notebook: Path) -> set[str]:
     """The names of a notebook's parameters."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    return {node.target.id for text in tagged for node in ast.parse(text).body if isinstance(node, ast.AnnAssign)}
+    return {
+        cast(ast.Name, node.target).id
+        for text in tagged
+        for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign)
+    }
 
 
 def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
-    """Execute one notebook into ``folder``, whole or not at all.
+    """Execute one notebook, whole or not at all.
 
-    It runs as ``NN.running.ipynb``, which a kill leaves behind for inspection; a failed one is kept as ``NN.failed.ipynb``.
-    The finished file bears the time at which it was started, so that an edit made meanwhile counts as newer.
+    It runs as ``NN.running.ipynb``, which a kill leaves behind for inspection; a failed one is kept as
+    ``NN.failed.ipynb``. The finished file bears the time at which it was started, so that an edit made meanwhile counts
+    as newer.
+
+    Args:
+        notebook: its path.
+        folder: where the executed one goes.
+        parameters: of these the notebook is given those that it has.
 
     Raises:
         KdnbError: the notebook failed; the message is for the terminal.
@@ -246,16 +284,16 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
         if key in known
     }
     running, failed = folder / f"{name}.running.ipynb", folder / f"{name}.failed.ipynb"
-    told = folder / f".{name}.progress"
-    told.unlink(missing_ok=True)
+    progress_file = folder / f".{name}.progress"
+    progress_file.unlink(missing_ok=True)
     for variable in LEFT_ASIDE:
         os.environ.pop(variable, None)
-    os.environ.update(kernel_environment(told))
+    os.environ.update(kernel_environment(progress_file))
     started = time.time()
     # papermill formats both paths with the parameters
     read_from, written_to = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, running))
     try:
-        with Status(name, told):
+        with Status(name, progress_file):
             papermill.execute_notebook(read_from, written_to, parameters, cwd=str(REPOSITORY), **_PAPERMILL)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
@@ -266,7 +304,7 @@ def execute(notebook: Path, folder: Path, parameters: dict[str, Any]) -> None:
             running.replace(failed)
         raise KdnbError(failure_sentence(name, error, failed)) from error
     finally:
-        told.unlink(missing_ok=True)
+        progress_file.unlink(missing_ok=True)
     os.utime(running, (started, started))
     running.replace(folder / f"{name}.ipynb")
     failed.unlink(missing_ok=True)
@@ -291,13 +329,22 @@ def still(output: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, Any]:
-    """``source`` with the outputs of ``executed``: nothing else of it, no injected cell, no times, no live widgets.
+    """A notebook with the outputs of its executed copy: nothing else of it, no injected cell, times or live widgets.
+
+    Args:
+        source: the notebook, as JSON.
+        executed: its copy.
+
+    Returns:
+        A new notebook; ``source`` stays as it is.
 
     Raises:
         ArtefactError: the two do not have the same cells.
     """
-    ran = [cell for cell in executed["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
-    same = [(cell["cell_type"], "".join(cell["source"])) for cell in ran] == [
+    executed_cells = [
+        cell for cell in executed["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    same = [(cell["cell_type"], "".join(cell["source"])) for cell in executed_cells] == [
         (cell["cell_type"], "".join(cell["source"])) for cell in source["cells"]
     ]
     if not same:
@@ -306,20 +353,28 @@ def with_outputs(source: dict[str, Any], executed: dict[str, Any]) -> dict[str, 
         )
     count = 0
     cells = []
-    for cell, done in zip(source["cells"], ran, strict=True):
+    for cell, done in zip(source["cells"], executed_cells, strict=True):
+        filled = cell
         if cell["cell_type"] == "code":
             count += 1
             outputs = [still(output) for output in done["outputs"] if not gone(output)]
             for output in outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count
-            cell = cell | {"outputs": outputs, "execution_count": count}
-        cells.append(cell)
+            filled = cell | {"outputs": outputs, "execution_count": count}
+        cells.append(filled)
     return source | {"cells": cells}
 
 
 def copy_outputs(folder: Path) -> None:
-    """Copy the outputs of a run's executed notebooks into ``notebooks/``, and its picture of the student's layers into FINDINGS.md."""
+    """Copy a run's outputs into ``notebooks/``, and its picture of the student's layers into FINDINGS.md.
+
+    Args:
+        folder: the run's, with its executed notebooks.
+
+    Raises:
+        ArtefactError: a notebook was not executed in the run, or has other cells.
+    """
     import nbformat
 
     from kdnb.files import atomic_write
@@ -341,7 +396,8 @@ def verify(folder: Path) -> int:
     os.environ.update(kernel_environment(Path(os.devnull)))
     executed = str(folder / "notebooks")
     tests = ["tests/test_notebooks.py", f"--notebooks={executed}", "--nbval", executed]
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=REPOSITORY, check=False).returncode
+    command = [sys.executable, "-m", "pytest", "-q", *tests]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode  # noqa: S603 (words of our own)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -349,36 +405,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdnb.pipeline", description=__doc__.splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
     steps.add_parser("reproduce", help="settings as of kdnb.settings, then -- and a make command")
-    one = steps.add_parser("notebook")
-    one.add_argument("name")
-    one.add_argument("folder", type=Path)
+    notebook = steps.add_parser("notebook")
+    notebook.add_argument("name")
+    notebook.add_argument("folder", type=Path)
     for step in ("outputs", "verify"):
         steps.add_parser(step).add_argument("folder", type=Path)
-    lock = steps.add_parser("lock", help="a lock file, what its owner is called, then -- and a command")
-    lock.add_argument("lock", type=Path)
-    lock.add_argument("owner")
+    locking = steps.add_parser("lock", help="a lock file, what its owner is called, then -- and a command")
+    locking.add_argument("lock", type=Path)
+    locking.add_argument("owner")
     words = sys.argv[1:] if arguments is None else arguments
     words, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    given, rest = parser.parse_known_args(words)
+    options, rest = parser.parse_known_args(words)
     try:
-        if given.step == "reproduce":
+        if options.step == "reproduce":
             return reproduce(rest, command)
-        if given.step == "lock":
-            with locked(given.lock, given.owner):
-                return subprocess.run(command, check=False, close_fds=False).returncode
-        if given.step == "notebook":
-            asked = json.loads((given.folder / ".stamps" / "settings.json").read_text(encoding="utf-8"))
-            execute(NOTEBOOKS / f"{given.name}.ipynb", given.folder / "notebooks", asked["parameters"])
-        if given.step == "verify":
-            return verify(given.folder.absolute())
-        if given.step == "outputs":
-            copy_outputs(given.folder)
+        if options.step == "lock":
+            with locked(options.lock, options.owner):
+                return subprocess.run(command, check=False, close_fds=False).returncode  # noqa: S603 (make's command)
+        if options.step == "notebook":
+            stamp = json.loads((options.folder / ".stamps" / "settings.json").read_text(encoding="utf-8"))
+            execute(NOTEBOOKS / f"{options.name}.ipynb", options.folder / "notebooks", stamp["parameters"])
+        if options.step == "verify":
+            return verify(options.folder.absolute())
+        if options.step == "outputs":
+            copy_outputs(options.folder)
     except KdnbError as error:
-        said = str(error)
-        print(said if said.startswith("kdnb: ") else f"kdnb: {said}", file=sys.stderr)
+        sentence = str(error)
+        print(sentence if sentence.startswith("kdnb: ") else f"kdnb: {sentence}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] == "kdnb":
+        if cast(str, error.name).partition(".")[0] == "kdnb":
             raise
         cure = (
             "install it (requirements.lock names all that the study uses), or leave out PY= and have make set .venv up"

@@ -1,8 +1,9 @@
 """``report.html``: a run on one page, self-contained, for a supervisor or reviewer.
 
-``python -m kdnb.report runs/phantom-quick-seed0`` makes it from what the run holds: tables (checked against ``run.json``), the figures
-that its notebooks show, and where the numbers come from. It states nothing of its own: every sentence is made from a table's row. Question,
-answer, figures and caveats come first, to be read in two minutes; the rest is folded. Its words and its look are files in ``kdnb/pages``.
+``python -m kdnb.report runs/phantom-quick-seed0`` makes it from what the run holds: tables (checked against
+``run.json``), the figures that its notebooks show, and where the numbers come from. It states nothing of its own: every
+sentence is made from a table's row. Question, answer, figures and caveats come first, to be read in two minutes; the
+rest is folded. Its words and its look are files in ``kdnb/pages``.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -20,12 +22,15 @@ from kdnb.errors import ArtefactError, exit_status
 from kdnb.files import atomic_write, file_hash, read_table
 from kdnb.runs import in_common, rerun_command
 
-# Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their summaries only.
-TABLES = {
+# Table -> (heading, what a row is, the columns that the page shows; none: all). Longer tables are shown by their
+# summaries only.
+TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "claims": (
         "Claims",
-        "one claim of the paper or question of ours, with the released code beside it, what this run measured (in points, or a ratio) and "
-        "the verdict of the claim's rule",
+        (
+            "one claim of the paper or question of ours, with the released code beside it, "
+            "what this run measured (in points, or a ratio) and the verdict of the claim's rule"
+        ),
         (
             "statement",
             "origin",
@@ -92,7 +97,10 @@ TABLES = {
     "lengths": ("Longer training", "one student, by what it learned from and for how many epochs", ()),
     "length_gains": (
         "What longer training adds",
-        "gain in hits of cross-entropy alone, longer minus shorter training, on test images that training knows (copy or person), or not",
+        (
+            "gain in hits of cross-entropy alone, longer minus shorter training, "
+            "on test images that training knows (copy or person), or not"
+        ),
         (),
     ),
     "tests": (
@@ -109,7 +117,10 @@ TABLES = {
     "localisation_summary": ("Localisation", "one method by one metric against the true lesion", ()),
     "labels_of_persons": (
         "Labels of persons",
-        "test images that training knows (copy or person), or not: how often labels drawn by lot for each person were read from them",
+        (
+            "test images that training knows (copy or person), or not: "
+            "how often labels drawn by lot for each person were read from them"
+        ),
         (),
     ),
     "metric_agreement": (
@@ -155,14 +166,30 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def render(template: str, style: str, **values: object) -> str:
-    """A page of ``kdnb/pages`` as HTML: every value is text, which is escaped, and the stylesheet ``style`` is part of the page."""
+def render(template: str, style: str = "", **values: object) -> str:
+    """A page of ``kdnb/pages`` as HTML.
+
+    Args:
+        template: its file; every value is text there, which is escaped.
+        style: the stylesheet that becomes part of the page.
+        **values: what the template names.
+
+    Returns:
+        HTML.
+    """
     return _TEMPLATES.get_template(template).render(style=style, **values)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a notebook shows it: the chapter, the base64 of its PNG, its text alternative, and its name among the run's figures."""
+    """A figure as a notebook shows it.
+
+    Attributes:
+        chapter: the chapter's title.
+        png: the picture in base64.
+        alt: its text alternative.
+        name: its name among the run's figures.
+    """
 
     chapter: str
     png: str
@@ -170,33 +197,40 @@ class Picture:
     name: str = ""
 
 
-def tables(folder: Path, info: dict) -> dict[str, pd.DataFrame]:
+def tables(folder: Path, info: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """The run's result tables by name, each one as the notebook wrote it.
+
+    Args:
+        folder: the run's.
+        info: what its ``run.json`` holds.
+
+    Returns:
+        Name -> table, in the order of the names.
 
     Raises:
         ArtefactError: a table was changed since, or is missing.
     """
-    found = {}
-    for name, signed in info.get("artefacts", {}).items():
+    results = {}
+    for name, artefact in info.get("artefacts", {}).items():
         if name.startswith("results/") and not (folder / name).exists():
-            raise ArtefactError(f"{folder / name} is missing: {rerun_command(folder, signed)}.")
+            raise ArtefactError(f"{folder / name} is missing: {rerun_command(folder, artefact)}.")
     for path in sorted((folder / "results").glob("*.csv")):
-        signed = info.get("artefacts", {}).get(f"results/{path.name}")
-        if signed is None or signed["sha256"] != file_hash(path):
-            cure = "delete it" if signed is None else rerun_command(folder, signed)
+        artefact = info.get("artefacts", {}).get(f"results/{path.name}")
+        if artefact is None or artefact["sha256"] != file_hash(path):
+            cure = "delete it" if artefact is None else rerun_command(folder, artefact)
             raise ArtefactError(f"{path} is not what a notebook of this run wrote: {cure}.")
-        found[path.stem] = read_table(path)
-    return found
+        results[path.stem] = read_table(path)
+    return results
 
 
-def pictures(folder: Path, info: dict) -> list[Picture]:
+def pictures(folder: Path, info: dict[str, Any]) -> list[Picture]:
     """Every figure of the executed notebooks, in reading order; ``run.json`` knows their names by their hashes."""
     names = {
-        signed["sha256"]: Path(path).stem
-        for path, signed in info.get("artefacts", {}).items()
+        artefact["sha256"]: Path(path).stem
+        for path, artefact in info.get("artefacts", {}).items()
         if path.startswith("figures/")
     }
-    found = []
+    figures = []
     for path in sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         if path.stem.endswith((".running", ".failed")):
             continue
@@ -207,8 +241,8 @@ def pictures(folder: Path, info: dict) -> list[Picture]:
             if "image/png" in data:
                 png = "".join(data["image/png"]).replace("\n", "")
                 name = names.get(hashlib.sha256(base64.b64decode(png)).hexdigest(), "")
-                found.append(Picture(chapter, png, "".join(data.get("text/plain", "")), name))
-    return found
+                figures.append(Picture(chapter, png, "".join(data.get("text/plain", "")), name))
+    return figures
 
 
 def number(value: object) -> str:
@@ -236,24 +270,25 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
 
 
 def answers(found: dict[str, pd.DataFrame]) -> list[tuple[str, str, str]]:
-    """Of each claim that answers the question and that this run could test: statement, verdict, and what was measured."""
+    """Of each claim that answers the question and that this run could test: statement, verdict, what was measured."""
     table = found.get("claims", pd.DataFrame())
     if "claim" not in table:
         return []
-    said = []
+    tested = []
     for row in table[table["claim"].isin(ANSWERS) & table["measured"].notna()].itertuples():
         form, unit = ("+.1f", "points") if row.unit == "points" else (".0f", "times")
         interval = f" [{row.lo:{form}}, {row.hi:{form}}]" if row.lo < row.hi else ""
-        said.append((row.statement, row.verdict, f"{row.measured:{form}} {unit}{interval}"))
-    return said
+        tested.append((row.statement, row.verdict, f"{row.measured:{form}} {unit}{interval}"))
+    return tested
 
 
-def caveats(found: dict[str, pd.DataFrame], info: dict) -> list[str]:
+def caveats(found: dict[str, pd.DataFrame], info: dict[str, Any]) -> list[str]:
     """What a reader of the answers must know of this run, from its record and its tables."""
-    said = []
+    sentences = []
     if str(info.get("run", {}).get("dataset", "")).startswith("phantom"):
-        said.append(
-            "The images are generated: they say what a method can do where the truth is known, not how it does on patients."
+        sentences.append(
+            "The images are generated: they say what a method can do where the truth is known, "
+            "not how it does on patients."
         )
     pixels = {
         part["image_size"]
@@ -261,94 +296,99 @@ def caveats(found: dict[str, pd.DataFrame], info: dict) -> list[str]:
         if isinstance(part, dict) and "image_size" in part
     }
     weights = info.get("teacher", {}).get("weights")
-    said += [f"Images have {side} pixels a side; the paper's have 224." for side in sorted(pixels)]
-    said += (
-        ["The teacher starts from random weights; the paper's starts from ImageNet's."] if weights == "scratch" else []
-    )
+    sentences += [f"Images have {side} pixels a side; the paper's have 224." for side in sorted(pixels)]
+    if weights == "scratch":
+        sentences.append("The teacher starts from random weights; the paper's starts from ImageNet's.")
     shared = found.get("known_and_new", pd.DataFrame())
     if {"part", "n", "model"} <= set(shared):
-        one = shared[shared["model"] == shared["model"].iloc[0]].groupby("part")["n"].first()
-        known, new = (int(one.get(part, 0)) for part in ("known", "new"))
+        counts = shared[shared["model"] == shared["model"].iloc[0]].groupby("part")["n"].first()
+        known, new = (int(counts.get(part, 0)) for part in ("known", "new"))
         if known:
-            said.append(
-                f"Of {known + new} test images {known} show a person, or are a copy, of which training has another image."
+            sentences.append(
+                f"Of {known + new} test images {known} show a person, or are a copy, "
+                "of which training has another image."
             )
     claims = found.get("claims", pd.DataFrame())
     if "stated" in claims:
         after = claims["stated"].str.contains("after").sum()
-        said.append(
-            f"Of {len(claims)} rules of verdicts {after} were made or changed after data had been seen (below, under Claims)."
+        sentences.append(
+            f"Of {len(claims)} rules of verdicts {after} were made or changed after data had been seen "
+            "(below, under Claims)."
         )
     fired = len(_fired(found.get("diagnosis", pd.DataFrame())))
-    said += [f"{fired} of {len(found['diagnosis'])} failure signatures fired: see below."] if fired else []
-    return [*said, "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."]
+    if fired:
+        sentences.append(f"{fired} of {len(found['diagnosis'])} failure signatures fired: see below.")
+    return [*sentences, "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."]
 
 
 def _fired(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["fired"].astype(str).str.lower() == "true"] if len(table) else table
 
 
-def _claims(found: dict[str, pd.DataFrame]) -> list[str]:
-    return [f"{row.statement}: {row.verdict}." for row in found.get("claims", pd.DataFrame()).itertuples()]
+def _claims(results: dict[str, pd.DataFrame]) -> list[str]:
+    return [f"{row.statement}: {row.verdict}." for row in results.get("claims", pd.DataFrame()).itertuples()]
 
 
-def _models(found: dict[str, pd.DataFrame]) -> list[str]:
-    said = []
-    for name, rows in found["classification"].groupby("model", sort=False) if "classification" in found else ():
+def _models(results: dict[str, pd.DataFrame]) -> list[str]:
+    sentences = []
+    for name, rows in results["classification"].groupby("model", sort=False) if "classification" in results else ():
         row = rows.iloc[0]
         interval = f"95% interval {row.accuracy_lo:.1%} to {row.accuracy_hi:.1%}"
         mean, seeds = row.accuracy, ""
         if len(rows) > 1:  # the interval is that of the first seed alone: it must not read as that of all
             mean, seeds = rows.accuracy.mean(), f" on average over {len(rows)} seeds"
             interval = f"seed {row.seed}: {row.accuracy:.1%}, {interval}"
-        said.append(f"{name} classifies {mean:.1%} of {row.n} test images correctly{seeds} ({interval}).")
-    return said
+        sentences.append(f"{name} classifies {mean:.1%} of {row.n} test images correctly{seeds} ({interval}).")
+    return sentences
 
 
-def _comparisons(found: dict[str, pd.DataFrame]) -> list[str]:
+def _comparisons(results: dict[str, pd.DataFrame]) -> list[str]:
     """A sentence for each question: how many comparisons show a difference, and the surest of them."""
-    said = []
-    for question, rows in found.get("tests", pd.DataFrame(columns=["question"])).groupby("question", sort=False):
+    sentences = []
+    for question, rows in results.get("tests", pd.DataFrame(columns=["question"])).groupby("question", sort=False):
         shown = rows[rows["p_holm"] < 0.05].sort_values("p_holm")
         sentence = f"{question.rstrip('?')}: {len(shown)} of {len(rows)} comparisons show a difference"
         if len(shown):
             row = shown.iloc[0]
-            interval = f"{row.difference:+.3f}, interval {row.lo:+.3f} to {row.hi:+.3f}, corrected p = {row.p_holm:.3g}, n = {row.n:.0f}"
+            interval = (
+                f"{row.difference:+.3f}, interval {row.lo:+.3f} to {row.hi:+.3f}, "
+                f"corrected p = {row.p_holm:.3g}, n = {row.n:.0f}"
+            )
             sentence += f"; the surest is {row.a} against {row.b} in {row.metric} ({interval})"
-        said.append(sentence + ".")
-    return said
+        sentences.append(sentence + ".")
+    return sentences
 
 
-def _signatures(found: dict[str, pd.DataFrame]) -> list[str]:
-    table = found.get("diagnosis", pd.DataFrame())
+def _signatures(results: dict[str, pd.DataFrame]) -> list[str]:
+    table = results.get("diagnosis", pd.DataFrame())
     if table.empty:
         return []
-    said = [
+    sentences = [
         f"Signature {row.signature} fired ({number(row.value)}, threshold {number(row.threshold)}): {row.advice}"
         for row in _fired(table).itertuples()
     ]
-    return said or [f"None of {len(table)} failure signatures fired."]
+    return sentences or [f"None of {len(table)} failure signatures fired."]
 
 
 def verdicts(found: dict[str, pd.DataFrame]) -> dict[str, list[str]]:
     """Sentences made from the tables' rows, by heading."""
-    made = {
+    sections = {
         "Claims of the paper and questions of ours": _claims(found),
         "Accuracy": _models(found),
         "Comparisons": _comparisons(found),
         "Failure signatures": _signatures(found),
     }
-    return {heading: sentences for heading, sentences in made.items() if sentences}
+    return {heading: sentences for heading, sentences in sections.items() if sentences}
 
 
-def _of_machine(values: dict) -> str:
+def _of_machine(values: dict[str, Any]) -> str:
     """``packages``, or what was otherwise for one notebook than for the others."""
     return ", ".join(
         f"{name} {_of_machine(value) if isinstance(value, dict) else value}" for name, value in values.items()
     )
 
 
-def provenance(info: dict) -> list[tuple[str, str]]:
+def provenance(info: dict[str, Any]) -> list[tuple[str, str]]:
     """What the numbers depend on, from ``run.json``."""
     rows = [(name, str(value)) for name, value in info.get("run", {}).items()]
     machine = in_common(info.get("environment", {}))
@@ -362,16 +402,16 @@ def provenance(info: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _folded(found: dict[str, pd.DataFrame]) -> list[dict]:
+def _folded(results: dict[str, pd.DataFrame]) -> list[dict[str, object]]:
     """The tables of :data:`TABLES` that the run has, as the page's template takes them."""
-    made = []
+    folded: list[dict[str, object]] = []
     for name, (heading, meaning, wanted) in TABLES.items():
-        if name not in found:
+        if name not in results:
             continue
-        table = found[name]
+        table = results[name]
         shown = table[[column for column in wanted if column in table]] if wanted else table
         cut = f" The first {MAX_ROWS} of {len(table)} rows." if len(table) > MAX_ROWS else ""
-        made.append(
+        folded.append(
             {
                 "name": name,
                 "heading": heading,
@@ -381,18 +421,21 @@ def _folded(found: dict[str, pd.DataFrame]) -> list[dict]:
                 "rows": cells(shown),
             }
         )
-    return made
+    return folded
 
 
 def page(folder: Path) -> str:
     """The whole page as HTML."""
     info = json.loads((folder / "run.json").read_text(encoding="utf-8")) if (folder / "run.json").exists() else {}
-    found, every = tables(folder, info), pictures(folder, info)
-    named = {picture.name: picture for picture in every if picture.name}
+    results, figures = tables(folder, info), pictures(folder, info)
+    named = {picture.name: picture for picture in figures if picture.name}
     first = [next((named[name] for name in group if name in named), None) for group in FIRST]
     shown = [picture for picture in first if picture is not None]
     run = info.get("run", {})
-    lead = f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, split {run.get('split_protocol')}."
+    lead = (
+        f"Data set {run.get('dataset')}, profile {run.get('profile')}, seed {run.get('seed')}, "
+        f"split {run.get('split_protocol')}."
+    )
     lead += "".join(
         f" {name.capitalize()}: {network}." for name, network in sorted(info.get("networks", {}).items(), reverse=True)
     )
@@ -403,12 +446,12 @@ def page(folder: Path) -> str:
         title=f"{run.get('dataset', folder.name)}: distillation and its explanations",
         lead=lead,
         question=QUESTION,
-        answers=answers(found),
+        answers=answers(results),
         shown=shown,
-        caveats=caveats(found, info),
-        said=verdicts(found),
-        tables=_folded(found),
-        others=[picture for picture in every if picture not in shown],
+        caveats=caveats(results, info),
+        sentences=verdicts(results),
+        tables=_folded(results),
+        others=[picture for picture in figures if picture not in shown],
         provenance=provenance(info),
     )
 

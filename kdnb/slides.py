@@ -1,9 +1,9 @@
 """Slides to teach the method in 45 minutes: one page made from the chapters, which needs no network.
 
-``python -m kdnb.slides`` makes ``runs/slides.html`` from the committed notebooks, ``--run runs/...`` from the executed ones of a run. A
-slide is a figure or a piece of code of a chapter under the heading that it has there, with the section's first sentences; all of the
-section is in the speaker's notes (key n). What is shown is a list of names, so a chapter's words may change without the talk being written
-anew.
+``python -m kdnb.slides`` makes ``runs/slides.html`` from the committed notebooks, ``--run runs/...`` from the executed
+ones of a run. A slide is a figure or a piece of code of a chapter under the heading that it has there, with the
+section's first sentences; all of the section is in the speaker's notes (key n). What is shown is a list of names, so a
+chapter's words may change without the talk being written anew.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from nbconvert.filters import markdown2html
 
@@ -41,7 +42,17 @@ WORDS = 45  # on a slide; the rest is in the notes
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide: ``kind`` is title, chapter, figure, code or findings; text and notes are HTML, the picture a PNG in base64."""
+    """One slide.
+
+    Attributes:
+        kind: title, chapter, figure, code or findings.
+        title: its heading.
+        text: what stands below it, HTML.
+        notes: the speaker's, HTML.
+        code: Python that is shown.
+        png: the picture in base64.
+        alt: its text alternative.
+    """
 
     kind: str
     title: str
@@ -56,14 +67,14 @@ def html(markdown: str) -> str:
     """Markdown as HTML with its formulas in MathML; links, which lead nowhere on a slide, become their words."""
     formulas: list[str] = []
 
-    def keep(found: re.Match[str]) -> str:
-        formulas.append(mathml(found[1] or found[2], "block" if found[1] else "inline"))
+    def keep(match: re.Match[str]) -> str:
+        formulas.append(mathml(match[1] or match[2], "block" if match[1] else "inline"))
         return f"FORMULA{len(formulas) - 1}END"
 
     markdown = re.sub(r"<!--.*?-->|</?(?:details|summary|img)[^>]*>", "", markdown, flags=re.DOTALL)
     markdown = re.sub(r"!?\[([^\]]+)\]\([^)\s]+\)", r"\1", markdown)
-    made = markdown2html(re.sub(r"\$\$(.+?)\$\$|\$([^$]+)\$", keep, markdown, flags=re.DOTALL))
-    return re.sub(r"FORMULA(\d+)END", lambda found: formulas[int(found[1])], made)
+    page = markdown2html(re.sub(r"\$\$(.+?)\$\$|\$([^$]+)\$", keep, markdown, flags=re.DOTALL))
+    return re.sub(r"FORMULA(\d+)END", lambda match: formulas[int(match[1])], page)
 
 
 def beginning(markdown: str) -> str:
@@ -72,27 +83,34 @@ def beginning(markdown: str) -> str:
         (part for part in re.split(r"\n\s*\n", markdown.strip()) if not re.match(r"[-|<#>]|\d\. ", part)), ""
     )
     sentences = re.split(r"(?<=[.?!:])\s+(?=[A-Z*`$])", paragraph)
-    said = sentences[:1]
+    first = sentences[:1]
     for sentence in sentences[1:]:
-        if len(" ".join([*said, sentence]).split()) > WORDS:
+        if len(" ".join([*first, sentence]).split()) > WORDS:
             break
-        said.append(sentence)
-    return " ".join(said)
+        first.append(sentence)
+    return " ".join(first)
 
 
-def _named(cell: dict) -> list[str]:
+def _named(cell: dict[str, Any]) -> list[str]:
     """The names that a cell's figures have, in the order in which it shows them."""
     return re.findall(r"""run\.show\(\s*["'](\w+)["']""", "".join(cell["source"]))
 
 
-def of_chapter(book: dict, wanted: tuple[str, ...]) -> list[Slide]:
-    """A chapter's slides: its title, then what is ``wanted``, in its order; a figure that this run does not have is left out.
+def of_chapter(book: dict[str, Any], wanted: tuple[str, ...]) -> list[Slide]:
+    """A chapter's slides: its title, then what is wanted of it, in its order.
+
+    Args:
+        book: the chapter's notebook, as JSON.
+        wanted: names of figures and lines of code, as in :data:`TALK`. A figure that this run lacks is left out.
+
+    Returns:
+        At least the title.
 
     Raises:
         ArtefactError: no cell of the chapter shows such a figure or has such a line.
     """
     title, _, goal = "".join(book["cells"][0]["source"]).partition("\n")
-    made, missing = [Slide("chapter", title.lstrip("# "), html(beginning(goal)), html(goal))], set(wanted)
+    slides, missing = [Slide("chapter", title.lstrip("# "), html(beginning(goal)), html(goal))], set(wanted)
     subject, heading, section = re.sub(r"^[# \d·A-Z]*· ", "", title), "", ""
     for position, cell in enumerate(book["cells"]):
         source = "".join(cell["source"])
@@ -103,37 +121,45 @@ def of_chapter(book: dict, wanted: tuple[str, ...]) -> list[Slide]:
                 heading, _, section = last.lstrip("# ").partition("\n")
             continue
         after = book["cells"][position + 1 : position + 2]
-        told = "".join(after[0]["source"]).partition("\n#")[0] if after and after[0]["cell_type"] == "markdown" else ""
+        explained = after and after[0]["cell_type"] == "markdown"
+        prose = "".join(after[0]["source"]).partition("\n#")[0] if explained else ""
         common = {
             "title": heading if heading not in ("", "Look") else subject,
             "text": html(beginning(section)),
-            "notes": html(f"{section}\n\n{'' if told.startswith('#') else told}"),
+            "notes": html(f"{section}\n\n{'' if prose.startswith('#') else prose}"),
         }
         pictures = [output["data"] for output in cell["outputs"] if "image/png" in output.get("data", {})]
         names = _named(cell)
         for name, data in zip(names, pictures, strict=False):
             if name in wanted:
                 png, alt = "".join(data["image/png"]).replace("\n", ""), "".join(data.get("text/plain", ""))
-                made.append(Slide("figure", png=png, alt=alt, **common))
+                slides.append(Slide("figure", png=png, alt=alt, **common))
         missing -= set(names)
         for line in [line for line in missing if not line.isidentifier() and line in source]:
-            made.append(Slide("code", code=source, **common))
+            slides.append(Slide("code", code=source, **common))
             missing.discard(line)
     if missing:
         raise ArtefactError(
-            f"the talk shows {', '.join(sorted(missing))}, which chapter {title.lstrip('# ')!r} does not have: mend TALK."
+            f"the talk shows {', '.join(sorted(missing))}, "
+            f"which chapter {title.lstrip('# ')!r} does not have: mend TALK."
         )
-    return made
+    return slides
 
 
 def talk(notebooks: Path) -> list[Slide]:
     """All slides: the title, the chapters of :data:`TALK` that are there, and what was found.
 
+    Args:
+        notebooks: the folder of the chapters.
+
+    Returns:
+        In the order of the talk.
+
     Raises:
         ArtefactError: no chapter is there, or one lacks what the talk shows of it.
     """
     opening = README.read_text(encoding="utf-8").split("\n\n")[1]
-    made = [
+    slides = [
         Slide(
             "title",
             TITLE,
@@ -144,10 +170,10 @@ def talk(notebooks: Path) -> list[Slide]:
     for number, wanted in TALK.items():
         for path in sorted(notebooks.glob(f"{number}_*.ipynb")):
             if not path.stem.endswith((".running", ".failed")):
-                made += of_chapter(json.loads(path.read_text(encoding="utf-8")), wanted)
-    if len(made) == 1:
+                slides += of_chapter(json.loads(path.read_text(encoding="utf-8")), wanted)
+    if len(slides) == 1:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
-    return [*made, Slide("findings", "What was found", html(findings()))]
+    return [*slides, Slide("findings", "What was found", html(findings()))]
 
 
 def write(notebooks: Path, path: Path) -> Path:

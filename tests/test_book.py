@@ -3,10 +3,13 @@
 It is built from the committed notebooks. The browser tests are skipped where no Chromium is installed.
 """
 
+import ast
 import base64
 import functools
 import http.server
+import inspect
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -32,6 +35,8 @@ from kdnb.book import (
     one_header,
 )
 from kdnb.errors import ArtefactError
+from kdnb.losses import distillation_loss
+from kdnb.reference import DocstringFaults, floors, imported, module_files, whole_returns
 from kdnb.slides import write as write_slides
 
 # The words of a page without its code and its formulas: where dollars are left, a formula was not understood.
@@ -100,7 +105,7 @@ def chapters(repository: Path) -> list[str]:
 
 
 def pages(repository: Path) -> list[str]:
-    return ["index", *chapters(repository), *(Path(name).stem for name in PAGES), *REFERENCE, "errors"]
+    return ["index", *chapters(repository), *(Path(name).stem for name in PAGES), *REFERENCE, "errors", "api"]
 
 
 # What reaches over the window's right edge and no box around it scrolls.
@@ -121,6 +126,15 @@ def test_no_page_is_wider_than_its_window(repository, site, page, width):
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         assert page.evaluate(SPILLS) == [], name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def test_no_page_of_the_reference_is_wider_than_a_telephone(site, page):
+    page.set_viewport_size({"width": 390, "height": 900})
+    for name in module_files():
+        page.goto(f"{site}{name}.html")
+        assert page.evaluate(SPILLS) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    assert page.faults == []
 
 
 def test_a_page_has_the_window_s_width_and_its_contents_behind_a_button(site, page):
@@ -242,6 +256,40 @@ def test_every_slide_of_the_talk_fits_its_screen_and_keys_turn_the_pages(reposit
     page.close()
 
 
+def test_every_module_has_a_page_with_its_functions_and_their_parameters(repository, book):
+    listed = (book / "api.html").read_text(encoding="utf-8")
+    code_map = floors((repository / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    known = {name for names, _ in code_map.values() for name in names}
+    assert len(code_map) >= 4 and {"losses", "explain", "book"} <= known
+    packages = [name for name in known if (repository / "kdnb" / name).is_dir()]
+    modules = module_files()
+    assert {f"kdnb.{name}" for name in known} <= set(modules), "every module of the map"
+    for name, path in modules.items():
+        above = [f"{above}.html" for above in ("api", name.rpartition(".")[0]) if above]
+        assert any(f'href="{name}.html' in (book / other).read_text(encoding="utf-8") for other in above), name
+        text = (book / f"{name}.html").read_text(encoding="utf-8")
+        documented = [
+            node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_" and ast.get_docstring(node)
+        ]
+        assert all(f'id="{name}.{node.name}"' in text for node in documented), name
+        assert not re.search(rf'id="{name}\._', text), f"{name}: something private"
+    assert all(f'href="kdnb.{name}.html' in listed for name in packages)
+    page = (book / "kdnb.losses.html").read_text(encoding="utf-8")
+    loss = page[page.index('id="kdnb.losses.distillation_loss"') :].partition('<dl class="py')[0]
+    names = inspect.signature(distillation_loss).parameters
+    assert len(names) > 3 and all(f"<strong>{name}</strong> (" in loss for name in names), "each with its type"
+
+
+def test_a_chapter_ends_with_links_to_the_modules_that_it_imports(repository, book):
+    for name in chapters(repository):
+        text = (book / f"{name}.html").read_text(encoding="utf-8")
+        last = text[text.rindex("In the code:") :].partition("</p>")[0]
+        assert 'href="kdnb.runs.html"' in last, name
+    assert 'href="kdnb.losses.html"' in (book / "00_start_here.html").read_text(encoding="utf-8")
+
+
 # -- without a browser ----------------------------------------------------------------------------------------------
 
 
@@ -260,8 +308,8 @@ def test_errors_are_listed_from_the_code():
         r"\operatorname{softmax}_T(z)_i = \frac{\exp(z_i/T)}{\sum_j \exp(z_j/T)}",
         r"\begin{aligned} L &= \alpha \mathrm{HL} + (1-\alpha) T^2 \mathrm{SL} \\ &> 0 \end{aligned}",
         (
-            r"\mathbb{E}\left[\lVert \hat{p} - p \rVert_2^2\right] \leq \max_{k} |x_k|, \quad "
-            r"\text{for all } k \in \{1, \dots, K\}"
+            r"\mathbb{E}\left[\lVert \hat{p} - p \rVert_2^2\right] \leq \max_{k} |x_k|, "
+            r"\quad \text{for all } k \in \{1, \dots, K\}"
         ),
     ],
 )
@@ -276,8 +324,7 @@ def test_a_formula_with_a_command_that_would_be_printed_is_refused():
         mathml(r"\arg\max f(x)", "inline")
 
 
-def executed_notebook(folder: Path) -> Path:
-    """A chapter with a formula, a picture and a live figure."""
+def _notebook(folder: Path) -> Path:
     picture = new_output("display_data", data={"image/png": PNG, "text/plain": "A rising line."}, metadata={})
     live = new_output(
         "display_data",
@@ -298,11 +345,18 @@ def executed_notebook(folder: Path) -> Path:
 
 
 def test_a_chapter_leaves_out_what_is_only_of_one_machine_or_one_moment(tmp_path):
-    shown, alternatives = chapter(executed_notebook(tmp_path))
+    shown, alternatives = chapter(_notebook(tmp_path))
     text = json.dumps(shown)
     assert "/home/ada" not in text and "interactive" not in text
     assert list(alternatives.values()) == ["A rising line."]
     assert base64.b64decode(PNG)
+
+
+def test_a_run_gives_a_book_with_alternatives(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    _notebook(tmp_path / "notebooks")
+    text = (built(tmp_path) / "00_start_here.html").read_text()
+    assert 'alt="A rising line."' in text and "<math" in text
 
 
 def test_no_notebooks_is_a_sentence(tmp_path):
@@ -316,6 +370,32 @@ def test_pages_link_to_chapters_and_pages_of_the_book_only():
     )
     assert page.startswith("[one](00_start_here.ipynb) two [three](https://example.org)")
     assert linked("[own](docs/own_images.md) [test](../tests/test_losses.py)", []) == "[own](own_images.md) test"
+
+
+def test_modules_are_found_in_import_lines_alone():
+    known = ["kdnb", "kdnb.losses", "kdnb.explain", "kdnb.explain.maps"]
+    code = [
+        "%matplotlib inline\nfrom kdnb import losses, __version__\nprint('import kdnb.views')",
+        "import kdnb.explain.maps as m",
+    ]
+    assert imported(code, known) == ["kdnb", "kdnb.explain.maps", "kdnb.losses"]
+    assert imported(["if x:\n    !ls\n    from kdnb.explain import (\n        average,\n    )"], known) == [
+        "kdnb.explain"
+    ]
+    assert imported(["x = 1", "import numpy"], known) == []
+
+
+def test_a_sentence_with_a_colon_is_no_type_of_what_is_returned():
+    lines = ["One.", "", "Returns:", "    Of each: two things.", "    More: of it.", ""]
+    whole_returns(lines)
+    assert lines == ["One.", "", "Returns:", "    : Of each: two things.", "    More: of it.", ""]
+
+
+def test_a_fault_in_a_docstring_is_told_and_any_other_stays():
+    faults = DocstringFaults()
+    record = logging.makeLogRecord({"msg": "unexpected indentation", "location": "x.py:docstring of kdnb.x.f:3"})
+    assert not faults.filter(record) and faults.faults == ["kdnb.x.f:3: unexpected indentation"]
+    assert faults.filter(logging.makeLogRecord({"msg": "unknown document", "location": ("index", 3)}))
 
 
 def test_the_names_of_an_index_move_into_the_one_header_row():
