@@ -30,9 +30,9 @@ class ImageSet:
     The notes of a set from files: ``layout``, ``persons`` and ``split_anew`` (sentences for a reader), ``skipped``
     (id -> reason), ``left_out`` and ``expected`` (name -> count), ``files_key``, ``padding``, ``copies_from``
     (similarity), ``twins`` (:class:`kdnb.datasets.duplicates.Twins`), ``metadata`` (column -> values), ``positions``
-    (where the images stand in ``twins`` and ``metadata``), and ``digests``, ``square_digests``, ``published``, ``files``
-    and ``folder_classes``, each ``(N,)``; where its images are slices of another source also ``slices`` (id ->
-    :class:`kdnb.datasets.slices.Slice`) and ``masks_from``. Those of a phantom: ``depth``, ``shortcut_masks``,
+    (where the images stand in ``twins`` and ``metadata``), and ``digests``, ``square_digests``, ``published``,
+    ``files`` and ``folder_classes``, each ``(N,)``; where its images are slices of another source also ``slices``
+    (id -> :class:`kdnb.datasets.slices.Slice`) and ``masks_from``. Those of a phantom: ``depth``, ``shortcut_masks``,
     ``twin_of``, ``wrong_label`` and ``second_scanner``.
     """
 
