@@ -231,8 +231,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     assert folder is not None  # only what is generated lies nowhere
     source = table().get(kind, {})
     listing = listing_of(name, folder)
-    of_other = slices.known(**source["slices_of"]) if "slices_of" in source else {}
-    mirrored = _borrow_masks(listing, of_other, source["slices_of"]["source"], data_dir) if of_other else None
+    slice_of_id = slices.known(**source["slices_of"]) if "slices_of" in source else {}
+    mirrored = _borrow_masks(listing, slice_of_id, source["slices_of"]["source"], data_dir) if slice_of_id else None
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (
         np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split)
@@ -245,8 +245,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
     named_groups, persons_line = (
-        slices.persons(ids, of_other)
-        if of_other
+        slices.persons(ids, slice_of_id)
+        if slice_of_id
         else _groups_and_persons(name, listing, cached, ids, class_names, files)
     )
     # Persons first: what is a copy of their images is theirs.
@@ -258,7 +258,7 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     _check_groups(unique_names, labels, image_groups, folder)
     # The official split is what it was before persons were recovered: its validation is cut by copies alone, and knows
     # persons of training as its test images do.
-    split_groups = join(ids, twins.copies(threshold)) if of_other and split_protocol == "official" else image_groups
+    split_groups = join(ids, twins.copies(threshold)) if slice_of_id and split_protocol == "official" else image_groups
     split, split_anew = split_by(split_protocol, labels, split_groups, published)
     for part in ("train", "val", "test"):
         if not (split == part).any():
@@ -278,9 +278,9 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         notes["masks_from"] = source["slices_of"]["source"]
     parent = folder if folder.is_dir() else folder.parent
     notes["skipped"] |= {layouts.printable(os.path.relpath(path, parent)): reason for path, reason in unread.items()}
-    of_several_frames = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
+    multi_frame_files = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
     layout = listing.understood() + (
-        f"; of {of_several_frames} files with several frames or slices the middle one" if of_several_frames else ""
+        f"; of {multi_frame_files} files with several frames or slices the middle one" if multi_frame_files else ""
     )
     notes |= {"layout": layout, "left_out": listing.left_out, "persons": persons_line}
     notes |= {
@@ -296,8 +296,8 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "expected": source.get("counts", {}),
         "folder_classes": folder_classes,
     }
-    if of_other:
-        notes["slices"] = of_other
+    if slice_of_id:
+        notes["slices"] = slice_of_id
     classes = tuple(unique_names.tolist())
     if split_anew:
         part, label, images_left, images_published = split_anew
@@ -343,7 +343,7 @@ def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarra
     if not listing.masks:
         return None, {}
     files = [listing.masks[position] for position in cached.kept]
-    flat = [path for of_image in files for path in of_image]
+    flat = [path for masks_of_image in files for path in masks_of_image]
     key = content_key(
         files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks)
     )
@@ -362,12 +362,12 @@ def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarra
     return squares, dict(zip(map(Path, stored["bad"].tolist()), stored["reasons"].tolist(), strict=True))
 
 
-def _borrow_masks(listing: Listing, of_other: dict[str, Slice], source: str, data_dir: Path) -> np.ndarray | None:
+def _borrow_masks(listing: Listing, slice_of_id: dict[str, Slice], source: str, data_dir: Path) -> np.ndarray | None:
     """Give images that are slices of another source that one's masks.
 
     Args:
         listing: N images, whose masks are set here.
-        of_other: id -> the slice of the other source that the image shows.
+        slice_of_id: id -> the slice of the other source that the image shows.
         source: the other source's name.
         data_dir: where downloaded data sets lie.
 
@@ -379,7 +379,7 @@ def _borrow_masks(listing: Listing, of_other: dict[str, Slice], source: str, dat
     except DataNotFoundError:
         return None
     assert other_folder is not None  # slices are of a source in files
-    slice_of_image = [of_other.get(name) for name in listing.ids]
+    slice_of_image = [slice_of_id.get(name) for name in listing.ids]
     listing.masks = [
         [other_folder / shown.name.replace("images/", "masks/", 1)] if shown else [] for shown in slice_of_image
     ]
@@ -417,9 +417,9 @@ def _groups_and_persons(
     """
     kind, _, options = parts(name)
     if listing.persons:
-        of_table = np.array(listing.persons, str)[cached.kept]
-        known = of_table != ""
-        persons_of, found_by = np.where(known, np.char.add("person_", of_table), ids), listing.persons_from
+        table_persons = np.array(listing.persons, str)[cached.kept]
+        known = table_persons != ""
+        persons_of, found_by = np.where(known, np.char.add("person_", table_persons), ids), listing.persons_from
         if not known.all():
             found_by += f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
         return persons_of, _persons_line(persons_of, found_by) if known.any() else _NO_PERSONS
@@ -434,7 +434,7 @@ def _groups_and_persons(
     dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
     if len(dicom):
         key = f"{cached.key}-patients-{source_key(groups)}"
-        patients = remembered(key, lambda: {"patient": groups.dicom_patients([files[place] for place in dicom])})
+        patients = remembered(key, lambda: {"patient": groups.dicom_patients([files[position] for position in dicom])})
         pairs = groups.same(patients["patient"])
         if len(pairs):
             persons_of = join(persons_of, dicom[pairs])

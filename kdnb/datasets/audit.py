@@ -96,12 +96,12 @@ def table(data: ImageSet, found: Twins) -> pd.DataFrame:
         and ``near_duplicates`` count images that have such a copy anywhere in the set, ``in_other_split`` those that
         have a copy of either kind in another split.
     """
-    near = ~found.exact & (found.similarity >= copies_from(data))
+    near_copies = ~found.exact & (found.similarity >= copies_from(data))
     marks = {
         "exact_duplicates": _marked(data, found.pairs[found.exact]),
-        "near_duplicates": _marked(data, found.pairs[near]),
+        "near_duplicates": _marked(data, found.pairs[near_copies]),
     }
-    marks["in_other_split"] = _copied_elsewhere(data, found.pairs[found.exact], found.pairs[near], data.split)
+    marks["in_other_split"] = _copied_elsewhere(data, found.pairs[found.exact], found.pairs[near_copies], data.split)
     rows = []
     for split in ("train", "val", "test", ""):
         for label, name in enumerate(data.classes):
@@ -127,14 +127,14 @@ def leaks(data: ImageSet, found: Twins) -> pd.DataFrame:
     Returns:
         A row a kind of leak: ``shared with training``, ``test_images`` and their ``share`` of all test images.
     """
-    near = ~found.exact & (found.similarity >= copies_from(data))
+    near_copies = ~found.exact & (found.similarity >= copies_from(data))
     sides = np.where(data.split == "val", "train", data.split)
     test, no_pairs = sides == "test", np.empty((0, 2), np.int64)
     marks = {
         "group": test & np.isin(data.groups, data.groups[sides == "train"]),
         "exact copy": test & _copied_elsewhere(data, found.pairs[found.exact], no_pairs, sides),
-        "near copy": test & _copied_elsewhere(data, no_pairs, found.pairs[near], sides),
-        "exact or near copy": test & _copied_elsewhere(data, found.pairs[found.exact], found.pairs[near], sides),
+        "near copy": test & _copied_elsewhere(data, no_pairs, found.pairs[near_copies], sides),
+        "exact or near copy": test & _copied_elsewhere(data, found.pairs[found.exact], found.pairs[near_copies], sides),
     }
     counts = {name: int(mark.sum()) for name, mark in marks.items()}
     return pd.DataFrame(
@@ -206,15 +206,15 @@ def false_alarms(data: ImageSet, found: Twins, thresholds: tuple[float, ...]) ->
     from statsmodels.stats.proportion import proportion_confint
 
     candidates = np.unique(found.candidates, axis=0)
-    of_two_classes = data.labels[candidates[:, 0]] != data.labels[candidates[:, 1]]
+    classes_differ = data.labels[candidates[:, 0]] != data.labels[candidates[:, 1]]
     similarity = found.similarity[(data.labels[found.pairs[:, 0]] != data.labels[found.pairs[:, 1]]) & ~found.exact]
     rows = []
     for threshold in thresholds:
         alarms = int((similarity >= threshold).sum())
-        hi = proportion_confint(alarms, of_two_classes.sum(), method="wilson")[1] if of_two_classes.any() else np.nan
-        rate = alarms / of_two_classes.sum() if of_two_classes.any() else np.nan
+        hi = proportion_confint(alarms, classes_differ.sum(), method="wilson")[1] if classes_differ.any() else np.nan
+        rate = alarms / classes_differ.sum() if classes_differ.any() else np.nan
         copies = len(found.copies(threshold))
-        counts = {"look_alikes": int(of_two_classes.sum()), "called_copies": alarms, "all_copies": copies}
+        counts = {"look_alikes": int(classes_differ.sum()), "called_copies": alarms, "all_copies": copies}
         rows.append({"threshold": threshold} | counts | {"rate": rate, "hi": hi})
     return pd.DataFrame(rows)
 
@@ -472,8 +472,8 @@ def contradicting(data: ImageSet) -> pd.DataFrame:
     for name, label in zip(data.ids.tolist(), labels.tolist(), strict=True):
         shown = data.notes["slices"].get(name)
         if shown and shown.label != label:
-            of_slice = {"slice": shown.name, "slice_class": shown.label, "person": shown.person}
-            rows.append({"id": name, "class": label} | of_slice)
+            slice_columns = {"slice": shown.name, "slice_class": shown.label, "person": shown.person}
+            rows.append({"id": name, "class": label} | slice_columns)
     return pd.DataFrame(rows, columns=["id", "class", "slice", "slice_class", "person"])
 
 

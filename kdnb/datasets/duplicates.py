@@ -76,11 +76,11 @@ def find(
     equal = digests[pairs[:, 0]] == digests[pairs[:, 1]]
     fine_enough = np.flatnonzero((fine >= FINE) & ~equal)
     similarity = confirm(load, pairs[fine_enough], orientation[fine_enough], quiet)
-    near = similarity >= CONFIRM
+    similar_enough = similarity >= CONFIRM
     exact = np.sort(equal_pairs(digests), axis=1)
-    confirmed = np.concatenate([exact, pairs[fine_enough][near]])
-    orientations = np.concatenate([np.zeros(len(exact), np.int64), orientation[fine_enough][near]])
-    similarities = np.concatenate([np.ones(len(exact)), similarity[near]])
+    confirmed = np.concatenate([exact, pairs[fine_enough][similar_enough]])
+    orientations = np.concatenate([np.zeros(len(exact), np.int64), orientation[fine_enough][similar_enough]])
+    similarities = np.concatenate([np.ones(len(exact)), similarity[similar_enough]])
     # Several orientations may match: keep the best.
     order = np.lexsort((orientations, -similarities, confirmed[:, 1], confirmed[:, 0]))
     _, first = np.unique(confirmed[order], axis=0, return_index=True)

@@ -138,10 +138,10 @@ def _add_class(
     """
     visited: set[str] = set()
     masks_beside: list[Path] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real_path = os.path.realpath(place)
-        directory = Path(place)
-        relative = printable(os.path.relpath(place, source))
+    for walked, folders, files in os.walk(folder, followlinks=True):
+        real_path = os.path.realpath(walked)
+        directory = Path(walked)
+        relative = printable(os.path.relpath(walked, source))
         if real_path in visited or Path(real_path) in Path(os.path.abspath(folder)).parents:
             listing.skipped[relative] = "link to a folder that was read already"
             folders.clear()
@@ -217,7 +217,7 @@ def check_classes(found: Listing, source: Path) -> None:
             "give the folder that has both."
         )
     classes_of_split = {
-        split: {label for label, of_image in zip(found.labels, found.split, strict=True) if of_image == split}
+        split: {label for label, image_split in zip(found.labels, found.split, strict=True) if image_split == split}
         for split in set(found.split)
     }
     for split, classes_here in sorted(classes_of_split.items()):

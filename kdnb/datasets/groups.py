@@ -203,12 +203,12 @@ def _chained(level: np.ndarray, place: np.ndarray, signatures: np.ndarray) -> tu
     for step in range(SLICES):
         current = np.flatnonzero(level == step)
         if last_slice_of and len(current):
-            known = np.array(sorted(last_slice_of))
-            correlations = flat[current] @ flat[[last_slice_of[number] for number in known]].T
+            earlier_subjects = np.array(sorted(last_slice_of))
+            correlations = flat[current] @ flat[[last_slice_of[number] for number in earlier_subjects]].T
             rows, columns = linear_sum_assignment(-correlations)
             # A slice that is matched to none is of a subject whose earlier slices are all missing.
-            subject[current] = known.max() + 1 + np.arange(len(current))
-            subject[current[rows]], similarity[current[rows]] = known[columns], correlations[rows, columns]
+            subject[current] = earlier_subjects.max() + 1 + np.arange(len(current))
+            subject[current[rows]], similarity[current[rows]] = earlier_subjects[columns], correlations[rows, columns]
         last_slice_of |= dict(zip(subject[current].tolist(), current.tolist(), strict=True))
     return subject, similarity
 
@@ -224,7 +224,7 @@ def _patient_folders(ids: list[str], labels: list[str]) -> np.ndarray:
     folders_of_class: dict[str, set[PurePosixPath]] = {}
     for parent, label in zip(folder_of, labels, strict=True):
         folders_of_class.setdefault(label, set()).add(parent)
-    has_patients = {label: len(inside) >= 5 for label, inside in folders_of_class.items()}
+    has_patients = {label: len(patient_folders) >= 5 for label, patient_folders in folders_of_class.items()}
     group = [
         str(parent) if has_patients[label] else name for parent, name, label in zip(folder_of, ids, labels, strict=True)
     ]
