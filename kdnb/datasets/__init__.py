@@ -11,7 +11,7 @@ The data and its splits never depend on a run's seed.
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     import torch
 
 RAW = REPOSITORY / "data" / "raw"
-_ALONE = (
-    ": every image that is no copy counts as a person of its own. Where a person has several images, every number that follows is too "
-    "good and its interval too narrow"
+_EACH_ITS_OWN = (
+    ": every image that is no copy counts as a person of its own. Where a person has several images, every number that "
+    "follows is too good and its interval too narrow"
 )
-_NOBODY = f"no persons found{_ALONE}"
-_KNOWN = {
+_NO_PERSONS = f"no persons found{_EACH_ITS_OWN}"
+_PERSONS_KNOWN_BY = {
     "eye_disease": "left and right in the names",
     "alzheimer": "the files' numbers and the likeness of neighbouring slices",
 }
@@ -69,9 +69,13 @@ def load(
         max_images: keep about so many images, in whole groups, the same share of every class and split; 0 keeps all.
         phantom_images: how many images of the phantom to make.
 
+    Returns:
+        The images with labels, groups, ids and split, and the hashes of both (``data_hash``, ``split_hash``).
+
     Raises:
         ParameterError: a value that is not allowed.
-        DataNotFoundError: the images are not there. DataError: they cannot be used as a data set.
+        DataNotFoundError: the images are not there.
+        DataError: they cannot be used as a data set.
     """
     check_name(name)
     for parameter, value in (
@@ -95,7 +99,14 @@ def load_for(settings: Settings) -> ImageSet:
 
 
 def describe(data: ImageSet) -> str:
-    """How the data set was understood, in one line: classes, published split, what was left out, persons, why it was split anew."""
+    """How the data set was understood, in one line.
+
+    Args:
+        data: a data set, as :func:`load` gives it.
+
+    Returns:
+        Its name, classes, published split, what was left out, persons, and why it was split anew.
+    """
     anew = data.notes.get("split_anew", "")
     return f"{data.name}: {data.notes.get('layout', 'generated')}; {persons(data)}" + f"; {anew}" * bool(anew)
 
@@ -119,50 +130,72 @@ def to_tensor(images: np.ndarray) -> "torch.Tensor":
 
 
 def _phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
+    """Generated images of the phantom or of a variant (``"phantom:volume"``), split by whole subjects."""
     variant = name.partition(":")[2]
     if not variant:
         return _drawn_phantom(name, image_size, split_protocol, count)
-    made = phantom.generate(count, image_size, variant)
-    groups = np.array([f"subject_{number:05d}" for number in made.subjects])
+    generated = phantom.generate(count, image_size, variant)
+    groups = np.array([f"subject_{number:05d}" for number in generated.subjects])
     ids = np.array(
         [
-            f"{phantom.CLASSES[label]}/{group}_{k % phantom.PER_SUBJECT}"
-            for k, (label, group) in enumerate(zip(made.labels, groups, strict=True))
+            f"{phantom.CLASSES[label]}/{group}_{position % phantom.PER_SUBJECT}"
+            for position, (label, group) in enumerate(zip(generated.labels, groups, strict=True))
         ]
     )
-    notes = {"shortcut_masks": made.shortcut_masks} if variant == "shortcut" else {}
+    notes: dict[str, object] = {"shortcut_masks": generated.shortcut_masks} if variant == "shortcut" else {}
     notes |= {"depth": phantom.DEPTH} if variant == "volume" else {}
-    split = by_groups(made.labels, groups, {"test": 0.2, "val": 0.1})
+    split = by_groups(generated.labels, groups, {"test": 0.2, "val": 0.1})
     return ImageSet(
-        name, made.images, made.labels, phantom.CLASSES, groups, ids, split, made.masks, split_protocol, notes=notes
+        name,
+        generated.images,
+        generated.labels,
+        phantom.CLASSES,
+        groups,
+        ids,
+        split,
+        generated.masks,
+        split_protocol,
+        notes=notes,
     )
 
 
 def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) -> ImageSet:
     """Generated images of known posterior with the flaws of public sets, whose official split has their leaks.
 
-    Where the flaws are is known (``notes``), and so are the groups: the audit, which has to find them, can be judged by it.
+    Where the flaws are is known, and so are the groups: the audit, which has to find them, can be judged by it.
+
+    Args:
+        name: the data set's name.
+        image_size: pixels a side.
+        split_protocol: ``"official"`` (single images at random) or ``"leak_free"`` (whole groups).
+        count: how many images to make.
+
+    Returns:
+        The set; its notes tell the flaws, each ``(N,)``: ``twin_of`` (ids), ``wrong_label``, ``second_scanner`` (bool).
     """
     planted = phantom.plant(phantom.generate(count, image_size, "drawn"))
-    made, copies = planted.made, np.flatnonzero(planted.twin_of >= 0)
-    groups = np.array([f"subject_{number:05d}" for number in made.subjects])
-    names = [f"{group}_{k % phantom.DRAWN_PER_SUBJECT}" for k, group in enumerate(groups)]
-    ids = np.array([f"{phantom.CLASSES[label]}/{one}" for label, one in zip(made.labels, names, strict=True)])
+    generated, copies = planted.made, np.flatnonzero(planted.twin_of >= 0)
+    groups = np.array([f"subject_{number:05d}" for number in generated.subjects])
+    file_names = [f"{group}_{position % phantom.DRAWN_PER_SUBJECT}" for position, group in enumerate(groups)]
+    ids = np.array(
+        [f"{phantom.CLASSES[label]}/{file_name}" for label, file_name in zip(generated.labels, file_names, strict=True)]
+    )
     groups = join(groups, np.stack([planted.twin_of[copies], copies], axis=1))
     # A lesion that is more likely none than a tumour decides nothing that a map could mark.
-    masks = made.masks & (made.posterior[:, 0] < 0.5)[:, None, None]
+    assert generated.posterior is not None  # labels are drawn from it
+    masks = generated.masks & (generated.posterior[:, 0] < 0.5)[:, None, None]
     twin_of = np.full(count, "", ids.dtype)
     twin_of[copies] = ids[planted.twin_of[copies]]
     notes = {"twin_of": twin_of, "wrong_label": planted.wrong, "second_scanner": planted.scanner}
     if split_protocol == "official":
-        split = by_groups(made.labels, ids, {"test": 0.4})  # single images at random, as most do it
-        split = by_groups(made.labels, groups, {"val": 1 / 8}, split)
+        split = by_groups(generated.labels, ids, {"test": 0.4})  # single images at random, as most do it
+        split = by_groups(generated.labels, groups, {"val": 1 / 8}, split)
     else:
-        split = by_groups(made.labels, groups, {"test": 0.4, "val": 0.6 / 8})
+        split = by_groups(generated.labels, groups, {"test": 0.4, "val": 0.6 / 8})
     return ImageSet(
         name,
-        made.images,
-        made.labels,
+        generated.images,
+        generated.labels,
         phantom.CLASSES,
         groups,
         ids,
@@ -170,22 +203,36 @@ def _drawn_phantom(name: str, image_size: int, split_protocol: str, count: int) 
         masks,
         split_protocol,
         notes=notes,
-        posterior=made.posterior,
+        posterior=generated.posterior,
     )
 
 
 def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str) -> ImageSet:
-    """A source of class folders, or a table, through the cache."""
+    """A source of class folders, or a table, through the cache.
+
+    Args:
+        name: the data set's name, with what stands behind the colon.
+        image_size: pixels a side.
+        data_dir: where downloaded data sets lie.
+        split_protocol: ``"official"`` or ``"leak_free"``.
+
+    Returns:
+        The set without its hashes; what was seen on the way stands in its notes (:class:`ImageSet`).
+
+    Raises:
+        DataError: a class or a part of the split has too few images that can be read.
+    """
     from kdnb.datasets.fetch import medmnist_folder  # a program of its own: not before it is needed
 
-    kind, rest, options = parts(name)
+    kind, variant, _ = parts(name)
     if kind not in OPTIONS:
-        rest = name.partition(":")[2]
-    folder = medmnist_folder(rest, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
+        variant = name.partition(":")[2]
+    folder = medmnist_folder(variant, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
+    assert folder is not None  # only what is generated lies nowhere
     source = table().get(kind, {})
     listing = listing_of(name, folder)
-    of_other = slices.known(**source["slices_of"]) if "slices_of" in source else {}
-    mirrored = _borrow_masks(listing, of_other, source["slices_of"]["source"], data_dir) if of_other else None
+    slice_of_id = slices.known(**source["slices_of"]) if "slices_of" in source else {}
+    mirrored = _borrow_masks(listing, slice_of_id, source["slices_of"]["source"], data_dir) if slice_of_id else None
     cached = open_cache(name, listing, image_size)
     ids, class_names, published = (
         np.array(column, str)[cached.kept] for column in (listing.ids, listing.labels, listing.split)
@@ -197,25 +244,28 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     files = [listing.files[position] for position in cached.kept]
     twins = _twins(cached, files)
     threshold = source.get("copies_from", COPIES_FROM)
-    named, whose = (
-        slices.persons(ids, of_other) if of_other else _persons(name, listing, cached, ids, class_names, files)
+    named_groups, persons_line = (
+        slices.persons(ids, slice_of_id)
+        if slice_of_id
+        else _groups_and_persons(name, listing, cached, ids, class_names, files)
     )
-    group = join(named, twins.copies(threshold))  # persons first: what is a copy of their images is theirs
+    # Persons first: what is a copy of their images is theirs.
+    image_groups = join(named_groups, twins.copies(threshold))
     folder_classes = class_names
-    if task := source.get("tasks", {}).get(rest):
+    if task := source.get("tasks", {}).get(variant):
         class_names = np.array([task[label] for label in class_names])
-    classes, labels = np.unique(class_names, return_inverse=True)
-    _check_groups(classes, labels, group, folder)
-    # The official split is what it was before persons were recovered: its validation is cut by copies alone, and knows persons of training
-    # as its test images do.
-    apart = join(ids, twins.copies(threshold)) if of_other and split_protocol == "official" else group
-    split, anew = split_by(split_protocol, labels, apart, published)
+    unique_names, labels = np.unique(class_names, return_inverse=True)
+    _check_groups(unique_names, labels, image_groups, folder)
+    # The official split is what it was before persons were recovered: its validation is cut by copies alone, and knows
+    # persons of training as its test images do.
+    split_groups = join(ids, twins.copies(threshold)) if slice_of_id and split_protocol == "official" else image_groups
+    split, split_anew = split_by(split_protocol, labels, split_groups, published)
     for part in ("train", "val", "test"):
         if not (split == part).any():
             raise DataError(
                 f"{folder} leaves no image for {part} with split {split_protocol}: add images or use another split."
             )
-    notes = {
+    notes: dict[str, Any] = {
         "skipped": listing.skipped | cached.unreadable,
         "padding": "black",
         "files_key": cached.key,
@@ -223,16 +273,16 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     }
     lesions, unread = _masks(listing, cached, image_size)
     if lesions is not None and mirrored is not None:
-        at = np.flatnonzero(mirrored[cached.kept])
-        lesions[at] = lesions[at, :, ::-1]
+        rows = np.flatnonzero(mirrored[cached.kept])
+        lesions[rows] = lesions[rows, :, ::-1]
         notes["masks_from"] = source["slices_of"]["source"]
-    around = folder if folder.is_dir() else folder.parent
-    notes["skipped"] |= {layouts.printable(os.path.relpath(path, around)): reason for path, reason in unread.items()}
-    several = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
+    parent = folder if folder.is_dir() else folder.parent
+    notes["skipped"] |= {layouts.printable(os.path.relpath(path, parent)): reason for path, reason in unread.items()}
+    multi_frame_files = int(np.char.count(cached.metadata["kind"].astype(str), ", one of ").sum())
     layout = listing.understood() + (
-        f"; of {several} files with several frames or slices the middle one" if several else ""
+        f"; of {multi_frame_files} files with several frames or slices the middle one" if multi_frame_files else ""
     )
-    notes |= {"layout": layout, "left_out": listing.left_out, "persons": whose}
+    notes |= {"layout": layout, "left_out": listing.left_out, "persons": persons_line}
     notes |= {
         "metadata": cached.metadata,
         "digests": cached.digests,
@@ -246,16 +296,26 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
         "expected": source.get("counts", {}),
         "folder_classes": folder_classes,
     }
-    if of_other:
-        notes["slices"] = of_other
-    classes = tuple(classes.tolist())
-    if anew:
-        part, label, left, of = anew
+    if slice_of_id:
+        notes["slices"] = slice_of_id
+    classes = tuple(unique_names.tolist())
+    if split_anew:
+        part, label, images_left, images_published = split_anew
         notes["split_anew"] = (
-            f"split anew by persons and copies, because of {of} published {part} images of {classes[label]} only {left} would be left"
+            f"split anew by persons and copies, because of {images_published} published {part} images "
+            f"of {classes[label]} only {images_left} would be left"
         )
     return ImageSet(
-        name, cached.images, labels.astype(np.int64), classes, group, ids, split, lesions, split_protocol, notes=notes
+        name,
+        cached.images,
+        labels.astype(np.int64),
+        classes,
+        image_groups,
+        ids,
+        split,
+        lesions,
+        split_protocol,
+        notes=notes,
     )
 
 
@@ -263,48 +323,67 @@ def _twins(cached: Cached, files: list[Path]) -> Twins:
     """Pairs of copies, looked for once for the same files, whatever the image size."""
     key = f"{cached.key}-twins-{source_key(duplicates)}"
 
-    def load(position: int) -> Image.Image:
+    def image_at(position: int) -> Image.Image:
         return reading.decode(files[position])[0]
 
-    return Twins(**remembered(key, lambda: vars(duplicates.find(load, cached.signatures, cached.digests))))
+    return Twins(**remembered(key, lambda: vars(duplicates.find(image_at, cached.signatures, cached.digests))))
 
 
 def _masks(listing: Listing, cached: Cached, image_size: int) -> tuple[np.ndarray | None, dict[Path, str]]:
-    """The lesions of all images, ``(N, H, W)`` bool (``None``: no image has a mask), read once; and masks that cannot be read."""
+    """The lesions of all images, read once.
+
+    Args:
+        listing: the source's images and their masks.
+        cached: which of the images can be read.
+        image_size: pixels a side of their squares.
+
+    Returns:
+        ``(N, H, W)`` bool, ``None`` where no image has a mask; and masks that cannot be read: path -> reason.
+    """
     if not listing.masks:
         return None, {}
     files = [listing.masks[position] for position in cached.kept]
-    flat = [path for of_image in files for path in of_image]
+    flat = [path for masks_of_image in files for path in masks_of_image]
     key = content_key(
         files_key(Listing(flat, list(map(str, flat)))), list(map(len, files)), cached.key, image_size, source_key(masks)
     )
 
     def make() -> dict[str, np.ndarray]:
-        found, bad = masks.squares(files, cached.metadata["width"], cached.metadata["height"], image_size)
+        squares, unread = masks.squares(files, cached.metadata["width"], cached.metadata["height"], image_size)
         return {
-            "bits": np.packbits(found),
-            "bad": np.array(list(map(str, bad)), str),
-            "reasons": np.array(list(bad.values()), str),
+            "bits": np.packbits(squares),
+            "bad": np.array(list(map(str, unread)), str),
+            "reasons": np.array(list(unread.values()), str),
         }
 
-    kept = remembered(f"{key}-masks", make)
+    stored = remembered(f"{key}-masks", make)
     shape = (len(files), image_size, image_size)
-    found = np.unpackbits(kept["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-    return found, dict(zip(map(Path, kept["bad"].tolist()), kept["reasons"].tolist(), strict=True))
+    squares = np.unpackbits(stored["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return squares, dict(zip(map(Path, stored["bad"].tolist()), stored["reasons"].tolist(), strict=True))
 
 
-def _borrow_masks(listing: Listing, of_other: dict[str, Slice], source: str, data_dir: Path) -> np.ndarray | None:
-    """Give images that are slices of another source that one's masks; which show the slice mirrored, ``(N,)`` bool.
+def _borrow_masks(listing: Listing, slice_of_id: dict[str, Slice], source: str, data_dir: Path) -> np.ndarray | None:
+    """Give images that are slices of another source that one's masks.
 
-    ``None`` where the other source is not there.
+    Args:
+        listing: N images, whose masks are set here.
+        slice_of_id: id -> the slice of the other source that the image shows.
+        source: the other source's name.
+        data_dir: where downloaded data sets lie.
+
+    Returns:
+        Which images show their slice mirrored, ``(N,)`` bool; ``None`` where the other source is not there.
     """
     try:
-        other = locate(source, data_dir)
+        other_folder = locate(source, data_dir)
     except DataNotFoundError:
         return None
-    known = [of_other.get(name) for name in listing.ids]
-    listing.masks = [[other / one.name.replace("images/", "masks/", 1)] if one else [] for one in known]
-    return np.array([bool(one) and one.mirrored for one in known])
+    assert other_folder is not None  # slices are of a source in files
+    slice_of_image = [slice_of_id.get(name) for name in listing.ids]
+    listing.masks = [
+        [other_folder / shown.name.replace("images/", "masks/", 1)] if shown else [] for shown in slice_of_image
+    ]
+    return np.array([shown is not None and shown.mirrored for shown in slice_of_image])
 
 
 def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.ndarray) -> np.ndarray:
@@ -317,51 +396,62 @@ def _named_groups(kind: str, cached: Cached, ids: np.ndarray, class_names: np.nd
     )["subject"]
 
 
-def _persons(
+def _groups_and_persons(
     name: str, listing: Listing, cached: Cached, ids: np.ndarray, class_names: np.ndarray, files: list[Path]
 ) -> tuple[np.ndarray, str]:
-    """Groups before copies are joined, and in one line how many persons were found and how, or what it means that none was.
+    """Groups before copies are joined, and how they were found.
 
-    A table's column is believed where there is one. Else folders, names and DICOM's PatientID may tell, unless that is switched off.
+    A table's column is believed where there is one. Else folders, names and DICOM's PatientID may tell, unless that is
+    switched off.
+
+    Args:
+        name: the data set's name, with its options.
+        listing: what its folder or table holds.
+        cached: which of the listing's images can be read: N of them.
+        ids: ``(N,)`` str.
+        class_names: ``(N,)`` str.
+        files: N paths.
+
+    Returns:
+        Groups ``(N,)`` str, and in one line how many persons were found and how, or what it means that none was.
     """
     kind, _, options = parts(name)
     if listing.persons:
-        said = np.array(listing.persons, str)[cached.kept]
-        known = said != ""
-        named, how = np.where(known, np.char.add("person_", said), ids), listing.persons_from
-        how += (
-            ""
-            if known.all()
-            else f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
-        )
-        return named, _found(named, how) if known.any() else _NOBODY
+        table_persons = np.array(listing.persons, str)[cached.kept]
+        known = table_persons != ""
+        persons_of, found_by = np.where(known, np.char.add("person_", table_persons), ids), listing.persons_from
+        if not known.all():
+            found_by += f", which is empty for {(~known).sum()} images: each of them counts as a person of its own"
+        return persons_of, _persons_line(persons_of, found_by) if known.any() else _NO_PERSONS
     if options.get("person") == "off":
-        return ids, f"persons were not looked for (person=off){_ALONE}"
+        return ids, f"persons were not looked for (person=off){_EACH_ITS_OWN}"
     if kind not in OPTIONS:
-        named = _named_groups(kind, cached, ids, class_names)
-        return named, _found(named, _KNOWN.get(kind, "patient folders")) if len(np.unique(named)) < len(
-            named
-        ) else _NOBODY
-    named, how = groups.persons_by_name(ids, class_names)
+        persons_of = _named_groups(kind, cached, ids, class_names)
+        if len(np.unique(persons_of)) == len(persons_of):
+            return persons_of, _NO_PERSONS
+        return persons_of, _persons_line(persons_of, _PERSONS_KNOWN_BY.get(kind, "patient folders"))
+    persons_of, found_by = groups.persons_by_name(ids, class_names)
     dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
     if len(dicom):
         key = f"{cached.key}-patients-{source_key(groups)}"
-        said = remembered(key, lambda: {"patient": groups.dicom_patients([files[place] for place in dicom])})["patient"]
-        pairs = groups.same(said)
+        patients = remembered(key, lambda: {"patient": groups.dicom_patients([files[position] for position in dicom])})
+        pairs = groups.same(patients["patient"])
         if len(pairs):
-            named, how = join(named, dicom[pairs]), ", ".join(filter(None, [how, "DICOM's PatientID"]))
-    return named, _found(named, how) if how else _NOBODY
+            persons_of = join(persons_of, dicom[pairs])
+            found_by = ", ".join(filter(None, [found_by, "DICOM's PatientID"]))
+    return persons_of, _persons_line(persons_of, found_by) if found_by else _NO_PERSONS
 
 
-def _found(named: np.ndarray, how: str) -> str:
-    return f"at most {len(np.unique(named)):,} persons, found by {how}"
+def _persons_line(persons_of: np.ndarray, found_by: str) -> str:
+    return f"at most {len(np.unique(persons_of)):,} persons, found by {found_by}"
 
 
 def _check_groups(classes: np.ndarray, labels: np.ndarray, groups: np.ndarray, folder: Path) -> None:
     for number, label in enumerate(classes):
         if len(np.unique(groups[labels == number])) < 2:
             raise DataError(
-                f"class {str(label)!r} in {folder} has fewer than two independent images: add some, or remove the class."
+                f"class {str(label)!r} in {folder} has fewer than two independent images: "
+                "add some, or remove the class."
             )
 
 
@@ -373,12 +463,12 @@ def _hashed(data: ImageSet) -> ImageSet:
     if "square_digests" in data.notes:  # hashed when the cache was built: no need to read every image again
         content.update("".join(data.notes["square_digests"]).encode())
         if data.masks is not None and "masks_from" not in data.notes:  # those of another source are not this one's data
-            content.update(np.packbits(data.masks))
+            content.update(np.packbits(data.masks).data)
     else:
-        content.update(np.ascontiguousarray(data.images))
-    rows = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))
+        content.update(np.ascontiguousarray(data.images).data)
+    lines = "\n".join(f"{name}\t{split}" for name, split in zip(data.ids, data.split, strict=True))
     return replace(
         data,
         data_hash=content.hexdigest()[:16],
-        split_hash=hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()[:16],
+        split_hash=hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16],
     )

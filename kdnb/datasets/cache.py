@@ -1,8 +1,9 @@
 """The cache: every image of a source decoded and resized once, then mapped into memory.
 
-A cache lies under ``data/cache`` in a folder named by a hash of what it was made from: each file's path, size and times, the
-image size and the code that reads images. It is built in a folder beside that one and renamed when it is whole, so a cache
-that exists is complete; an interrupted build is built again. Only a window of images is in memory at any time.
+A cache lies under ``data/cache`` in a folder named by a hash of what it was made from: each file's path, size and
+times, the image size and the code that reads images. It is built in a folder beside that one and renamed when it is
+whole, so a cache that exists is complete; an interrupted build is built again. Only a window of images is in memory at
+any time.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 from zipfile import BadZipFile
 
 import joblib
@@ -41,9 +43,13 @@ class Cached:
     """A source's readable images, in the order of their ids.
 
     Attributes:
-        images: ``(N, size, size, 3)`` uint8, mapped. signatures: ``(N, 64, 64)`` uint8, mapped.
-        kept: ``(N,)`` positions in the listing. digests: ``(N,)`` hash of the full-size pixels; ``square_digests`` of the resized.
-        metadata: column -> ``(N,)``: width, height, kind, bytes, brightness, border. unreadable: id -> reason.
+        images: ``(N, size, size, 3)`` uint8, mapped.
+        signatures: ``(N, 64, 64)`` uint8, mapped.
+        kept: ``(N,)`` positions in the listing.
+        digests: ``(N,)`` str, hash of the full-size pixels.
+        square_digests: ``(N,)`` str, hash of the resized pixels.
+        metadata: column -> ``(N,)``: width, height, kind, bytes, brightness, border.
+        unreadable: id -> reason.
         key: identity of the files, whatever the image size.
     """
 
@@ -59,7 +65,7 @@ class Cached:
 
 def files_key(listing: Listing) -> str:
     """The identity of a source's files: ids, sizes and times, and the code that reads them."""
-    rows = []
+    rows: list[tuple[str | int | None, ...]] = []
     for path, identity in zip(listing.files, listing.ids, strict=True):
         try:
             status = path.stat()
@@ -74,9 +80,15 @@ def open_cache(name: str, listing: Listing, image_size: int) -> Cached:
 
     Args:
         name: the data set's name, for messages.
+        listing: the source's files.
+        image_size: pixels a side of the squares that they are fitted into.
+
+    Returns:
+        Those of the images that can be read, mapped into memory.
 
     Raises:
-        DataError: not one file could be read. StorageError: the cache could not be written.
+        DataError: not one file could be read.
+        StorageError: the cache could not be written.
     """
     files = files_key(listing)
     folder = FOLDER / f"{files}-{image_size}"
@@ -103,7 +115,7 @@ def remembered(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str,
             pass
         arrays = make()
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **cast("dict[str, Any]", arrays))
     return arrays
 
 
@@ -135,48 +147,56 @@ def _opened(folder: Path, image_size: int, files: str) -> Cached | None:
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         return None
     unreadable = dict(zip(columns.pop("bad_ids").tolist(), columns.pop("bad_reasons").tolist(), strict=True))
-    own = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}
-    return Cached(**arrays, **own, metadata=columns, unreadable=unreadable, key=files)
+    per_image = {name: columns.pop(name) for name in ("kept", "digests", "square_digests")}
+    return Cached(**arrays, **per_image, metadata=columns, unreadable=unreadable, key=files)
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return np.memmap(path, np.uint8, "r", shape=shape)
-    except (
-        OSError
-    ):  # a file system that maps no file into memory: then the images take up as much memory as they are large
+    except OSError:
+        # A file system that maps no file into memory: then the images take up as much memory as they are large.
         return np.fromfile(path, np.uint8).reshape(shape)
 
 
 def build(name: str, listing: Listing, image_size: int, folder: Path) -> None:
     """Decode every file of ``listing`` into ``folder``, which appears only when it is complete.
 
+    Args:
+        name: the data set's name, for messages.
+        listing: the source's files.
+        image_size: pixels a side of the squares that they are fitted into.
+        folder: replaced where it exists, for then it is damaged.
+
     Raises:
-        DataError: not one file could be read, or a process that read them died. StorageError: the disk is full.
+        DataError: not one file could be read, or a process that read them died.
+        StorageError: the disk is full.
     """
-    for left in folder.parent.glob(f".{folder.name}.*.part"):  # by a build that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*.part"):  # by a build that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with atomic_folder(folder) as part:
-        np.savez(part / "index.npz", made_for=np.array(folder.name), **_decode_all(name, listing, image_size, part))
+        index = _decode_all(name, listing, image_size, part)
+        np.savez(part / "index.npz", made_for=np.array(folder.name), **cast("dict[str, Any]", index))
         shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
 
 
 def _decode_all(name: str, listing: Listing, image_size: int, part: Path) -> dict[str, np.ndarray]:
     """Write ``images`` and ``signatures`` into ``part`` and return the index."""
-    rows, bad = [], {}
+    rows: list[tuple[int | str | float, ...]] = []
+    unreadable: dict[str, str] = {}
     answers = _written(_decoded(listing.files, image_size), part)
-    for position, answer in enumerate(progress(answers, f"reading {name}", len(listing.files))):
-        if isinstance(answer, str):
-            bad[listing.ids[position]] = answer
+    for position, row in enumerate(progress(answers, f"reading {name}", len(listing.files))):
+        if isinstance(row, str):
+            unreadable[listing.ids[position]] = row
         else:
-            rows.append((position, *answer))
+            rows.append((position, *row))
     if not rows:
-        reason = next(iter(bad.values()), "there are none")
+        reason = next(iter(unreadable.values()), "there are none")
         raise DataError(
             f"not one of the {len(listing.files)} images of {name!r} could be read ({reason}): look at the files."
         )
     index = {column: np.array(values) for column, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
-    return index | {"bad_ids": np.array(list(bad), str), "bad_reasons": np.array(list(bad.values()), str)}
+    return index | {"bad_ids": np.array(list(unreadable), str), "bad_reasons": np.array(list(unreadable.values()), str)}
 
 
 def _written(batches: Iterator[Batch], part: Path) -> Iterator[Row | str]:
@@ -189,15 +209,14 @@ def _written(batches: Iterator[Batch], part: Path) -> Iterator[Row | str]:
 
 
 def _decoded(files: list[Path], image_size: int) -> Iterator[Batch]:
-    """All files in order; many are read by several processes, since threads would wait for one another at the interpreter's lock."""
+    """All files in order, many by several processes: threads would wait for one another at the interpreter's lock."""
     jobs = max(1, min(16, joblib.cpu_count(), len(files) // _WORTH_A_PROCESS))
     try:
         with joblib.Parallel(jobs, return_as="generator") as parallel:
-            for first in range(0, len(files), _WINDOW):
-                window = [
-                    path.absolute() for path in files[first : first + _WINDOW]
-                ]  # a process keeps the folder that it started in
-                batches = (window[start : start + _BATCH] for start in range(0, len(window), _BATCH))
+            for window_start in range(0, len(files), _WINDOW):
+                # Absolute paths, for a process keeps the folder that it started in.
+                window = [path.absolute() for path in files[window_start : window_start + _WINDOW]]
+                batches = (window[batch_start : batch_start + _BATCH] for batch_start in range(0, len(window), _BATCH))
                 yield from parallel(joblib.delayed(_read)(batch, image_size) for batch in batches)
     except BrokenExecutor as error:
         raise DataError(
@@ -207,17 +226,19 @@ def _decoded(files: list[Path], image_size: int) -> Iterator[Batch]:
 
 def _read(files: list[Path], image_size: int) -> Batch:
     """What one process reads at a time; the rest of the data set's images never is in its memory."""
-    squares, signatures, answers = [], [], []
+    squares: list[bytes] = []
+    signatures: list[bytes] = []
+    rows: list[Row | str] = []
     for path in files:
         try:
             decoded = reading.read(path, image_size)
         except DataError as error:
-            answers.append(str(error))
+            rows.append(str(error))
             continue
         squares.append(decoded.square.tobytes())
         signatures.append(decoded.signature.tobytes())
         digests = decoded.digest.hex(), hashlib.sha256(squares[-1]).hexdigest()[:32]
-        answers.append(
+        rows.append(
             (
                 *digests,
                 decoded.width,
@@ -228,4 +249,4 @@ def _read(files: list[Path], image_size: int) -> Batch:
                 decoded.border,
             )
         )
-    return b"".join(squares), b"".join(signatures), answers
+    return b"".join(squares), b"".join(signatures), rows

@@ -2,13 +2,14 @@
 
 Three steps, each cheaper than the next for what it leaves over:
 
-1. *coarse*: correlation of 16 x 16 thumbnails under the eight rotations and flips, every pair (one matrix product an orientation);
+1. *coarse*: correlation of 16 x 16 thumbnails under the eight rotations and flips, every pair (one matrix product an
+   orientation);
 2. *fine*: correlation of the detail (what is left after a local mean) of 64 x 64 thumbnails;
 3. *confirmed*: the same at full resolution (192 x 192 from the decoded file).
 
-Detail tells copies from look-alikes: two heads in one position agree in outline, so perceptual hashes and thumbnails call them
-alike, but only copies share noise and texture. Detail is clipped, so that a few strong edges do not decide, and blanked near
-dark surroundings, so that the outline of the field of view does not.
+Detail tells copies from look-alikes: two heads in one position agree in outline, so perceptual hashes and thumbnails
+call them alike, but only copies share noise and texture. Detail is clipped, so that a few strong edges do not decide,
+and blanked near dark surroundings, so that the outline of the field of view does not.
 """
 
 import tempfile
@@ -20,7 +21,6 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from kdnb.datasets.groups import equal_pairs
 from kdnb.progress import progress
 
 COARSE, FINE, CONFIRM = 0.97, 0.35, 0.42  # correlations from which a pair goes on, and from which it is reported at all
@@ -36,12 +36,13 @@ class Twins:
     """What was found among N images.
 
     Attributes:
-        pairs: ``(P, 2)`` int64 positions ``i < j`` of images that may be copies, from similarity 0.42 on; which of them are is a
-            matter of the source's threshold (:meth:`copies`).
+        pairs: ``(P, 2)`` int64 positions ``i < j`` of images that may be copies, from similarity 0.42 on; which of them
+            are is a matter of the source's threshold (:meth:`copies`).
         orientation: ``(P,)`` 0..7, how the second is turned to match the first (0: not).
         similarity: ``(P,)`` correlation of detail at full resolution; exact copies have 1.
         exact: ``(P,)`` bool, equal pixel for pixel.
-        candidates: ``(C, 2)`` pairs that passed the coarse step. fine: ``(C,)`` their correlation of 64 x 64 detail.
+        candidates: ``(C, 2)`` pairs that passed the coarse step.
+        fine: ``(C,)`` their correlation of 64 x 64 detail.
     """
 
     pairs: np.ndarray
@@ -63,22 +64,46 @@ def find(
 
     Args:
         load: gives the decoded image at a position, for the last step.
-        signatures: ``(N, 64, 64)`` uint8. digests: ``(N,)`` of full-size pixels. quiet: show no progress.
+        signatures: ``(N, 64, 64)`` uint8.
+        digests: ``(N,)`` str, of full-size pixels.
+        quiet: show no progress.
+
+    Returns:
+        Each pair once, in the orientation in which it is most alike, and all candidates of the coarse step.
     """
     pairs, orientation = coarse(signatures, quiet)
     fine = _fine(signatures, pairs, orientation)
-    same = digests[pairs[:, 0]] == digests[pairs[:, 1]]
-    going = np.flatnonzero((fine >= FINE) & ~same)
-    similarity = confirm(load, pairs[going], orientation[going], quiet)
-    near = similarity >= CONFIRM
+    equal = digests[pairs[:, 0]] == digests[pairs[:, 1]]
+    fine_enough = np.flatnonzero((fine >= FINE) & ~equal)
+    similarity = confirm(load, pairs[fine_enough], orientation[fine_enough], quiet)
+    similar_enough = similarity >= CONFIRM
     exact = np.sort(equal_pairs(digests), axis=1)
-    rows = np.concatenate([exact, pairs[going][near]])
-    turned = np.concatenate([np.zeros(len(exact), np.int64), orientation[going][near]])
-    alike = np.concatenate([np.ones(len(exact)), similarity[near]])
-    best = np.lexsort((turned, -alike, rows[:, 1], rows[:, 0]))  # several orientations may match: keep the best
-    _, first = np.unique(rows[best], axis=0, return_index=True)
-    chosen = best[first]
-    return Twins(rows[chosen], turned[chosen], alike[chosen], chosen < len(exact), pairs, fine)
+    confirmed = np.concatenate([exact, pairs[fine_enough][similar_enough]])
+    orientations = np.concatenate([np.zeros(len(exact), np.int64), orientation[fine_enough][similar_enough]])
+    similarities = np.concatenate([np.ones(len(exact)), similarity[similar_enough]])
+    # Several orientations may match: keep the best.
+    order = np.lexsort((orientations, -similarities, confirmed[:, 1], confirmed[:, 0]))
+    _, first = np.unique(confirmed[order], axis=0, return_index=True)
+    chosen = order[first]
+    return Twins(confirmed[chosen], orientations[chosen], similarities[chosen], chosen < len(exact), pairs, fine)
+
+
+def equal_pairs(digests: np.ndarray) -> np.ndarray:
+    """Pairs of images with the same digest, each image with the first of its kind.
+
+    Args:
+        digests: ``(N,)`` str.
+
+    Returns:
+        ``(P, 2)`` int64 positions.
+
+    Example:
+        >>> equal_pairs(np.array(["a", "b", "a", "a"])).tolist()
+        [[0, 2], [0, 3]]
+    """
+    _, first, member = np.unique(digests, return_index=True, return_inverse=True)
+    pairs = np.stack([first[member], np.arange(len(digests))], axis=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -89,52 +114,60 @@ def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def coarse(signatures: np.ndarray, quiet: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Pairs ``(C, 2)`` whose 16 x 16 thumbnails correlate in some orientation, and that orientation ``(C,)``."""
-    small = np.concatenate([_binned(block, 4) for block in _blocks(signatures)])
-    first = unit(small)
-    found = []
+    thumbnails = np.concatenate([_binned(block, 4) for block in _blocks(signatures)])
+    first = unit(thumbnails)
+    rows_found = []
     for turn in range(ORIENTATIONS) if quiet else progress(range(ORIENTATIONS), "comparing thumbnails"):
-        second = unit(oriented(small, turn))
+        second = unit(oriented(thumbnails, turn))
         for start in range(0, len(first), BLOCK):
             i, j = np.nonzero(first[start : start + BLOCK] @ second[start:].T >= COARSE)
-            ahead = j > i
-            found.append(np.stack([i[ahead] + start, j[ahead] + start, np.full(ahead.sum(), turn)], axis=1))
-    rows = np.concatenate(found) if found else np.empty((0, 3), np.int64)
+            once = j > i
+            rows_found.append(np.stack([i[once] + start, j[once] + start, np.full(once.sum(), turn)], axis=1))
+    rows = np.concatenate(rows_found) if rows_found else np.empty((0, 3), np.int64)
     return rows[:, :2], rows[:, 2]
 
 
 def detail(image: np.ndarray, width: int) -> np.ndarray:
-    """What is left of ``(..., H, W)`` grey values after a local mean over ``width`` pixels, clipped and blanked as int8.
+    """What is left of grey values after a local mean, clipped, and blanked near dark surroundings.
 
-    Multiplied by 100 and clipped at one and a half times its median magnitude inside the object.
+    Clipped at one and a half times its median magnitude inside the object, and multiplied by 100.
+
+    Args:
+        image: ``(..., H, W)`` grey values from 0 to 255.
+        width: pixels a side of the square that the mean is taken over.
+
+    Returns:
+        ``(..., H, W)`` int8, from -100 to 100.
     """
     from scipy.ndimage import minimum_filter, uniform_filter
 
     values = image.astype(np.float32)
-    around = (0,) * (values.ndim - 2)
-    left = values - uniform_filter(values, (*around, width, width))
-    inside = minimum_filter(image, (*around, width, width)) > _DARK
-    size = np.where(inside, np.abs(left), np.nan)
-    size[~inside.any(axis=(-2, -1))] = 1  # all surroundings: nothing to take a median of
-    limit = 1.5 * np.nanmedian(size.reshape(*size.shape[:-2], -1), axis=-1)
+    no_filter = (0,) * (values.ndim - 2)
+    residual = values - uniform_filter(values, (*no_filter, width, width))
+    inside = minimum_filter(image, (*no_filter, width, width)) > _DARK
+    magnitude = np.where(inside, np.abs(residual), np.nan)
+    magnitude[~inside.any(axis=(-2, -1))] = 1  # all surroundings: nothing to take a median of
+    limit = 1.5 * np.nanmedian(magnitude.reshape(*magnitude.shape[:-2], -1), axis=-1)
     limit = np.maximum(limit, 0.25)[..., None, None]
-    return np.where(inside, np.clip(left / limit, -1, 1) * 100, 0).astype(np.int8)
+    return np.where(inside, np.clip(residual / limit, -1, 1) * 100, 0).astype(np.int8)
 
 
 def confirm(
     load: Callable[[int], Image.Image], pairs: np.ndarray, orientation: np.ndarray, quiet: bool = False
 ) -> np.ndarray:
     """Correlation of detail at full resolution of each pair, ``(P,)``."""
-    wanted = np.unique(pairs)
-    place = {position: number for number, position in enumerate(wanted.tolist())}
+    positions = np.unique(pairs)
+    number_of = {position: number for number, position in enumerate(positions.tolist())}
     with tempfile.TemporaryFile() as file:  # details lie on disk: memory stays the same for any number of images
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(wanted), BLOCK):
-                for found in pool.map(lambda position: full_detail(load(int(position))), wanted[start : start + BLOCK]):
-                    file.write(found)
+            for start in range(0, len(positions), BLOCK):
+                block = positions[start : start + BLOCK]
+                for image_detail in pool.map(lambda position: full_detail(load(int(position))), block):
+                    file.write(image_detail.data)
 
         @lru_cache(maxsize=BLOCK)
         def stored(position: int) -> np.ndarray:
-            file.seek(place[position] * FULL * FULL)
+            file.seek(number_of[position] * FULL * FULL)
             return np.frombuffer(file.read(FULL * FULL), np.int8).reshape(FULL, FULL)
 
         rows = zip(pairs.tolist(), orientation.tolist(), strict=True)
@@ -147,16 +180,15 @@ def full_detail(image: Image.Image) -> np.ndarray:
     from scipy.ndimage import uniform_filter
 
     grey = np.asarray(image.convert("L").resize((FULL, FULL), Image.Resampling.BILINEAR))
-    return detail(
-        uniform_filter(grey, 3), 15
-    )  # 3: a copy that was turned by a degree or resized has lost its finest detail
+    # 3: a copy that was turned by a degree or resized has lost its finest detail.
+    return detail(uniform_filter(grey, 3), 15)
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two details; they have zero mean but for rounding, so it is the cosine. 0 where one has no detail."""
+    """The cosine of two details: their correlation, for they have zero mean but for rounding; 0 where one has none."""
     a, b = first.astype(np.float32).ravel(), second.astype(np.float32).ravel()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size else 0.0
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else 0.0
 
 
 def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) -> np.ndarray:
@@ -168,16 +200,16 @@ def _fine(signatures: np.ndarray, pairs: np.ndarray, orientation: np.ndarray) ->
     )
     flat = details.reshape(len(details), -1)
     length = np.sqrt(np.maximum(np.einsum("nd,nd->n", flat, flat, dtype=np.float32), 1))
-    answer = np.empty(len(pairs), np.float32)
+    correlations = np.empty(len(pairs), np.float32)
     for turn in range(ORIENTATIONS):
-        here = np.flatnonzero(orientation == turn)
+        rows = np.flatnonzero(orientation == turn)
         turned = np.ascontiguousarray(oriented(details, turn)).reshape(len(details), -1)
-        for start in range(0, len(here), BLOCK):
-            block = here[start : start + BLOCK]
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
             i, j = pairs[block].T
             product = np.einsum("nd,nd->n", flat[i].astype(np.float32), turned[j].astype(np.float32))
-            answer[block] = product / (length[i] * length[j])
-    return answer
+            correlations[block] = product / (length[i] * length[j])
+    return correlations
 
 
 def _blocks(signatures: np.ndarray) -> list[np.ndarray]:
