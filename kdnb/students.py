@@ -64,7 +64,7 @@ def _own(run: Run, name: str, num_classes: int) -> nn.Module:
     return networks.load_student(run, name, num_classes)
 
 
-# -- recorded by `make record` ------------------------------------------------------------------------------------------
+# -- recorded by `make record` -----------------------------------------------------------------------------------------
 
 
 def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]]:
@@ -146,7 +146,7 @@ def _path(folder: Path, name: str) -> Path:
     return folder / "students" / f"{name}.safetensors"
 
 
-# -- loaded where a run has trained none --------------------------------------------------------------------------------
+# -- loaded where a run has trained none -------------------------------------------------------------------------------
 
 
 def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Module]:

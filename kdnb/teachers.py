@@ -98,7 +98,7 @@ def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
 WITHOUT_KNOWLEDGE = {"shuffled": shuffled, "class_mean": class_mean, "symmetric": symmetric}
 
 
-# -- the recorded teacher -----------------------------------------------------------------------------------------------
+# -- the recorded teacher ----------------------------------------------------------------------------------------------
 
 
 def generated(image_size: int, count: int) -> tuple[Examples, Examples]:

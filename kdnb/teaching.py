@@ -81,7 +81,7 @@ def choose_weights(results: dict[StudentSpec, TrainedStudent], without: TrainedS
     return table.assign(chosen=table.index.isin(chosen))
 
 
-# -- what is compared ---------------------------------------------------------------------------------------------------
+# -- what is compared --------------------------------------------------------------------------------------------------
 
 
 def explanation_rows(

@@ -122,7 +122,7 @@ def price_tests(
     return with_holm(rows)
 
 
-# -- explanations -------------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def explanation_rows(
@@ -203,7 +203,7 @@ def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
     )
 
 
-# -- one image, one decision --------------------------------------------------------------------------------------------
+# -- one image, one decision -------------------------------------------------------------------------------------------
 
 
 def apart(model: nn.Module, image: Tensor, classes: Sequence[str]) -> pd.DataFrame:
