@@ -193,7 +193,7 @@ def train(
             return {spec: finished[spec] for spec in cells}
         checkpoints.mkdir(parents=True, exist_ok=True)
         try:
-            with _engine(scheduler, jobs, experiment) as stop:
+            with engine(scheduler, jobs, experiment) as stop:
                 parallel = joblib.Parallel(
                     return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs"
                 )
@@ -219,7 +219,7 @@ class Stopped(Exception):  # noqa: N818 - an end, not an error: nobody sees it
 
 
 @contextmanager
-def _engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator[threading.Event | None]:
+def engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator[threading.Event | None]:
     """Where joblib trains: here in threads, or on the workers of a Dask scheduler.
 
     Threads do, for torch leaves Python's lock while it computes; imports and images are held once.
