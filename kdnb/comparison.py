@@ -181,7 +181,7 @@ def gains(
 
 
 def choose(table: pd.DataFrame) -> pd.Series:
-    """The loss, alpha and temperature of the highest mean validation F1 over seeds; of equals the first in the table."""
+    """The loss, alpha and temperature of the highest mean validation F1 over seeds; of equals the first in the grid."""
     means = table.groupby(["loss", "alpha", "temperature"], sort=False)[
         ["val_f1_macro", "val_accuracy", "test_f1_macro", "test_accuracy"]
     ].mean()
