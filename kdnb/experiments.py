@@ -171,10 +171,9 @@ def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module
         rows, layout = explanation_bank(teacher, experiment.train.images, len(experiment.bank))
         tensors.save(path, {"explanations": torch.from_numpy(rows)}, key, asdict(layout))
     else:
-        rows, layout = (
-            loaded[0]["explanations"].numpy(),
-            Layout(tuple(map(tuple, loaded[1]["attention"])), tuple(loaded[1]["evidence"])),
-        )
+        stored, facts = loaded
+        rows = stored["explanations"].numpy()
+        layout = Layout(tuple(map(tuple, facts["attention"])), tuple(facts["evidence"]))
     bank = np.concatenate([experiment.bank, rows.astype(np.float32)], axis=2)
     return replace(experiment, bank=bank, key=key, folder=f"{experiment.folder}_explained", explained=layout)
 

@@ -59,10 +59,8 @@ def train_student(
 
     def with_lesson(student_logits: Tensor, bank_rows: Tensor | None, targets: Tensor) -> Tensor:
         rows = cast(Tensor, bank_rows)  # a student with a lesson listens to the teacher
-        teacher_logits, maps = (
-            rows[:, : experiment.num_classes],
-            cast(Layout, experiment.explained).split(rows[:, experiment.num_classes :]),
-        )
+        teacher_logits = rows[:, : experiment.num_classes]
+        maps = cast(Layout, experiment.explained).split(rows[:, experiment.num_classes :])
         lesson = lesson_loss(spec.lesson, shows(), maps, teacher_logits.argmax(dim=1))
         return loss(student_logits, teacher_logits, targets) + spec.weight * lesson
 

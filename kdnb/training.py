@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from kdnb.progress import progress
 from kdnb.views import render, view_moves
 
 CHECKPOINT_SECONDS = 30.0
+
+# The average of a decay, made once for each: made anew in every step it would cost half as much again.
+_averaging = cache(get_ema_multi_avg_fn)
 
 # What a training minimises: (student logits, teacher logits or None, targets) -> a scalar.
 Loss = Callable[[Tensor, Tensor | None, Tensor], Tensor]
@@ -104,7 +108,7 @@ def update_average(averaged: dict[str, Tensor], current: dict[str, Tensor], step
     # A short memory at first, so that the average does not drag the random start along.
     decay = min(recipe.averaging, (1 + step) / (10 + step))
     names = [name for name, value in current.items() if value.is_floating_point()]
-    get_ema_multi_avg_fn(decay)([averaged[name] for name in names], [current[name] for name in names], step)
+    _averaging(decay)([averaged[name] for name in names], [current[name] for name in names], step)
 
 
 def fit(
