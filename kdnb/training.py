@@ -323,7 +323,7 @@ class TrainingState:
         tensors.save(path, stored, key, self.history)
 
     def resume(self, path: Path, key: str) -> None:
-        """Take up the state in ``path``; one that is missing, damaged or another training's is ignored."""
+        """Take up the state in ``path``; one that is missing, damaged or foreign is ignored: training starts anew."""
         loaded = tensors.load(path, key)
         if loaded is None:
             return
