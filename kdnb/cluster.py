@@ -1,25 +1,34 @@
 """Work on a Dask cluster, where there is one: a whole run can go beyond one machine (``make reproduce SCHEDULER=tcp://host:8786``).
 
-Workers need this package and, for a network from a file, that file at the same path. Who can reach a scheduler can run code on its
-workers: keep it on a network of your own.
+Workers need this package and, for a network from a file, that file at the same path. Who can reach a scheduler can run
+code on its workers: keep it on a network of your own.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from kdnb.errors import ParameterError
 
 if TYPE_CHECKING:
     from distributed import Client
 
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 ATTEMPTS = 5  # where workers are lost
 
 
 @contextmanager
 def client(scheduler: str) -> "Iterator[Client]":
-    """A client of the scheduler at an address such as ``tcp://host:8786``.
+    """A client of a scheduler, closed afterwards.
+
+    Args:
+        scheduler: its address, such as ``tcp://host:8786``.
+
+    Yields:
+        The client.
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.
@@ -46,16 +55,29 @@ def lost_worker(scheduler: str | None) -> tuple[type[BaseException], ...]:
     return KilledWorker, FutureCancelledError
 
 
-def mapped(scheduler: str, function: Callable[..., Any], shared: Any, items: Sequence[Any]) -> list[Any]:
+def mapped(
+    scheduler: str, function: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item]
+) -> list[Result]:
     """``[function(shared, item) for item in items]``, on the workers.
 
-    ``shared`` is sent to each worker once; what a dead worker had is done again.
+    What a dead worker had is done again.
+
+    Args:
+        scheduler: address of the scheduler.
+        function: what is computed; workers import it.
+        shared: sent to each worker once.
+        items: one task each.
+
+    Returns:
+        The results in the order of ``items``.
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.
     """
     lost = lost_worker(scheduler)
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             with client(scheduler) as opened:
                 everywhere = opened.scatter(shared, broadcast=True, hash=False)

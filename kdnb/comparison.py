@@ -1,6 +1,7 @@
 """Trained students compared: their scores, and the statistics of the grid over alpha and T."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import torch
 from scipy.stats import entropy
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
+from torch import Tensor
 
 from kdnb import losses, specs, training
 from kdnb.cost import macs, parameters
@@ -41,50 +43,67 @@ def scores(
     where: np.ndarray | slice = slice(None),
     posterior: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """What each network is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`): one row each.
-
-    Where the true ``posterior`` ``(N, C)`` of the test images is known, ``expected_accuracy`` and ``divergence`` stand beside them.
+    """What each network is, and its scores on the test images (:func:`kdnb.evaluation.classification_scores`).
 
     Args:
-        results: the cells' students. teachers: seed -> test logits ``(N, C)``; their rows come first.
+        results: the trained students.
+        labels: ``(N,)`` of the test images.
+        groups: ``(N,)`` of the test images, resampled for the intervals.
+        samples: how often they are resampled.
+        teachers: seed -> test logits ``(N, C)``; their rows come first.
         where: which of the test images count, ``(N,)`` bool; all by default.
+        posterior: ``(N, C)``, the true one of the test images, where it is known: then ``expected_accuracy`` and
+            ``divergence`` stand beside the scores.
+
+    Returns:
+        One row a network.
     """
-    what = {"model": "teacher", "loss": "ce", "alpha": 1.0, "temperature": 1.0}
-    said = [(what | {"seed": seed}, logits) for seed, logits in (teachers or {}).items()]
-    for one, trained in results.items():
-        what = {
-            "model": f"student_{one.arm}",
-            "loss": one.arm,
-            "alpha": one.alpha,
-            "temperature": one.temperature,
-            "seed": one.seed,
+    network: dict[str, object] = {"model": "teacher", "loss": "ce", "alpha": 1.0, "temperature": 1.0}
+    answers = [(network | {"seed": seed}, logits) for seed, logits in (teachers or {}).items()]
+    for spec, trained in results.items():
+        network = {
+            "model": f"student_{spec.arm}",
+            "loss": spec.arm,
+            "alpha": spec.alpha,
+            "temperature": spec.temperature,
+            "seed": spec.seed,
         }
-        said.append((what, trained.test_logits))
-    rows = [what | classification_scores(labels[where], z[where], groups[where], samples=samples) for what, z in said]
+        answers.append((network, trained.test_logits))
+    rows = [
+        network | classification_scores(labels[where], logits[where], groups[where], samples=samples)
+        for network, logits in answers
+    ]
     if posterior is not None:
-        for row, (_, logits) in zip(rows, said, strict=True):
+        for row, (_, logits) in zip(rows, answers, strict=True):
             row["expected_accuracy"] = expected_accuracy(logits[where], posterior[where])
             row["divergence"] = divergence(logits[where], posterior[where])
     return pd.DataFrame(rows)
 
 
 def sweep_table(results: dict[StudentSpec, TrainedStudent], experiment: Experiment) -> pd.DataFrame:
-    """One row per cell: the columns of ``sweep.csv``, the validation F1, the best epoch and its test accuracy.
+    """The rows of ``sweep.csv``, with the validation F1, the best epoch and its test accuracy.
 
     Where the true posterior is known, also the expected accuracy and the divergence on the test images.
+
+    Args:
+        results: the trained students.
+        experiment: what they learned from; its validation and test images are those of the scores.
+
+    Returns:
+        One row a student.
     """
-    rows = []
-    for one, trained in results.items():
+    rows: list[dict[str, object]] = []
+    for spec, trained in results.items():
         val_f1, test_f1 = (
-            float(f1_macro(_confusion(part.labels, logits)))
-            for part, logits in ((experiment.validation, trained.val_logits), (experiment.test, trained.test_logits))
+            float(f1_macro(_confusion(split.labels, logits)))
+            for split, logits in ((experiment.validation, trained.val_logits), (experiment.test, trained.test_logits))
         )
         rows.append(
             {
-                "loss": one.arm,
-                "alpha": one.alpha,
-                "temperature": one.temperature,
-                "seed": one.seed,
+                "loss": spec.arm,
+                "alpha": spec.alpha,
+                "temperature": spec.temperature,
+                "seed": spec.seed,
                 "val_accuracy": float((trained.val_logits.argmax(1) == experiment.validation.labels).mean()),
                 "test_accuracy": float((trained.test_logits.argmax(1) == experiment.test.labels).mean()),
                 "test_f1_macro": test_f1,
@@ -108,11 +127,26 @@ def ablation_table(
     experiment: Experiment,
     image_size: int,
 ) -> pd.DataFrame:
-    """One row per plain student of another shape: its parameters, multiply-accumulates, and accuracies on validation and test."""
+    """What plain students of other shapes cost and reach: parameters, multiply-accumulates, and accuracies.
+
+    Args:
+        variants: name of a shape -> its students.
+        results: the trained students.
+        experiment: what they learned from.
+        image_size: pixels of a side, for the multiply-accumulates of one image.
+
+    Returns:
+        One row a student.
+    """
     rows, experiment = [], of_plain_student(experiment)
-    for name, one in [(name, one) for name, group in variants.items() for one in group]:
-        network, trained = specs.student(one, experiment), results[one]
-        row = {"shape": name, "layers": len(one.widths or experiment.widths), "pool": one.pool, "seed": one.seed}
+    for shape, spec in [(shape, spec) for shape, group in variants.items() for spec in group]:
+        network, trained = specs.student(spec, experiment), results[spec]
+        row: dict[str, object] = {
+            "shape": shape,
+            "layers": len(spec.widths or experiment.widths),
+            "pool": spec.pool,
+            "seed": spec.seed,
+        }
         row |= {"parameters": parameters(network), "macs": macs(network, image_size)}
         row["val_accuracy"] = float((trained.val_logits.argmax(1) == experiment.validation.labels).mean())
         rows.append(row | {"test_accuracy": float((trained.test_logits.argmax(1) == experiment.test.labels).mean())})
@@ -126,11 +160,17 @@ def gains(
     held_back: np.ndarray,
     samples: int,
 ) -> pd.DataFrame:
-    """What the images of validation add on test images that were new and become known with them, and on those that stay new.
+    """What the images of validation add on test images that were new and become known with them, or stay new.
 
     Args:
         paired: model -> hits ``(S, n)`` of the students that learned from them too, and of those that did not.
-        groups: ``(n,)`` of the test images. trained_on, held_back: the groups in training and in validation.
+        groups: ``(n,)`` of the test images.
+        trained_on: the groups in training.
+        held_back: the groups in validation.
+        samples: how often groups are resampled.
+
+    Returns:
+        The rows of :func:`kdnb.evaluation.known_and_new` for each ``model``, in terms of what became of its images.
     """
     new, tables = ~np.isin(groups, trained_on), []
     for model, (after, before) in paired.items():
@@ -141,31 +181,38 @@ def gains(
 
 
 def choose(table: pd.DataFrame) -> pd.Series:
-    """The (loss, alpha, temperature) with the highest mean validation F1 over seeds; ties go to the first in the table."""
+    """The loss, alpha and temperature of the highest mean validation F1 over seeds; of equals the first in the grid."""
     means = table.groupby(["loss", "alpha", "temperature"], sort=False)[
         ["val_f1_macro", "val_accuracy", "test_f1_macro", "test_accuracy"]
     ].mean()
     return means.reset_index().loc[int(means["val_f1_macro"].to_numpy().argmax())]
 
 
-def hits(results: dict[StudentSpec, TrainedStudent], test: training.Examples, **wanted) -> np.ndarray:
-    """How right each seed is on each test image, over the cells whose fields equal ``wanted``, ``(S, n)`` in the order of seeds.
+def hits(results: dict[StudentSpec, TrainedStudent], test: training.Examples, **fields: object) -> np.ndarray:
+    """How right each seed is on each test image (:func:`kdnb.evaluation.expected_hits`).
 
-    0 or 1 by the label or, where the true posterior is known, the probability of the answer (:func:`kdnb.evaluation.expected_hits`).
+    Args:
+        results: the trained students.
+        test: the test images.
+        fields: of a :class:`kdnb.specs.StudentSpec`, such as ``arm="kd"``: only students that have these count.
+
+    Returns:
+        ``(S, n)`` in the order of seeds: 0 or 1 by the label or, where the true posterior is known, the probability of
+        the answer.
     """
-    chosen = [one for one in results if all(getattr(one, name) == value for name, value in wanted.items())]
-    ordered = sorted(chosen, key=lambda one: one.seed)
-    return np.stack([expected_hits(results[one].test_logits, test.labels, test.posterior) for one in ordered])
+    chosen = [spec for spec in results if all(getattr(spec, name) == value for name, value in fields.items())]
+    ordered = sorted(chosen, key=lambda spec: spec.seed)
+    return np.stack([expected_hits(results[spec].test_logits, test.labels, test.posterior) for spec in ordered])
 
 
 def against_cross_entropy(
     results: dict[StudentSpec, TrainedStudent], test: training.Examples, groups: np.ndarray
-) -> list[dict]:
+) -> list[dict[str, object]]:
     """Rows of ``tests.csv``: every (loss, alpha, T) against alpha = 1, paired by seed and image."""
     plain = hits(results, test, arm="ce")
     rows = []
     for arm, alpha, temperature in dict.fromkeys(
-        (one.arm, one.alpha, one.temperature) for one in results if one.arm != "ce"
+        (spec.arm, spec.alpha, spec.temperature) for spec in results if spec.arm != "ce"
     ):
         right = hits(results, test, arm=arm, alpha=alpha, temperature=temperature)
         name = f"{arm} alpha={alpha:g} T={temperature:g}"
@@ -174,23 +221,29 @@ def against_cross_entropy(
 
 
 def temperature_against_luck(table: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame:
-    """Is temperature's effect larger than luck? For each (loss, alpha) a two-way analysis of variance, T against seed as blocks.
+    """Is temperature's effect larger than luck? A two-way analysis of variance, T against seed as blocks.
 
-    Columns: spread (standard deviation, in points) of the means over T, of the means over seeds, and of what is left; F and p for T.
+    Args:
+        table: as :func:`sweep_table` makes it.
+        value: the column whose variance is taken apart.
+
+    Returns:
+        A row for each ``loss`` and ``alpha``: the spread (standard deviation, in points) of the means over T, of the
+        means over seeds, and of what is left; ``F`` and ``p`` for T.
     """
     rows = []
-    for (loss, alpha), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha"]):
+    for (loss, alpha), group in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(["loss", "alpha"]):
         row = {
             "loss": loss,
             "alpha": alpha,
-            "seeds": part["seed"].nunique(),
-            "temperatures": part["temperature"].nunique(),
+            "seeds": group["seed"].nunique(),
+            "temperatures": group["temperature"].nunique(),
         }
-        row["sd_over_t_points"] = 100 * part.groupby("temperature")[value].mean().std()
-        row["sd_over_seeds_points"] = 100 * part.groupby("seed")[value].mean().std()
+        row["sd_over_t_points"] = 100 * group.groupby("temperature")[value].mean().std()
+        row["sd_over_seeds_points"] = 100 * group.groupby("seed")[value].mean().std()
         row |= {"sd_residual_points": np.nan, "F": np.nan, "p": np.nan}
         if row["seeds"] > 1 and row["temperatures"] > 1:
-            fit = ols(f"{value} ~ C(temperature) + C(seed)", part).fit()
+            fit = ols(f"{value} ~ C(temperature) + C(seed)", group).fit()
             residual = float(np.sqrt(max(fit.mse_resid, 0)))
             row["sd_residual_points"] = 100 * residual
             if residual > 1e-9:
@@ -203,34 +256,44 @@ def temperature_against_luck(table: pd.DataFrame, value: str = "test_accuracy") 
 def temperature_effect(
     results: dict[StudentSpec, TrainedStudent], test: training.Examples, groups: np.ndarray
 ) -> pd.DataFrame:
-    """Rows of ``tests.csv``: for each (loss, alpha) the lowest temperature of the grid minus the highest, paired by seed and image.
+    """Rows of ``tests.csv``: the lowest temperature of the grid minus the highest, paired by seed and image.
 
-    The two ends are named before anything is seen. Unlike an analysis of variance of the means, the comparison counts the luck of the test
-    images too, and its interval can say that there is nothing beyond a margin.
+    The two ends are named before anything is seen. Unlike an analysis of variance of the means, the comparison counts
+    the luck of the test images too, and its interval can say that there is nothing beyond a margin.
+
+    Args:
+        results: the trained students of the grid.
+        test: the test images.
+        groups: ``(n,)`` of the test images.
+
+    Returns:
+        A row for each loss and alpha that has several temperatures.
     """
     rows = []
-    for arm, alpha in dict.fromkeys((one.arm, one.alpha) for one in results if one.arm not in losses.WITHOUT_TEACHER):
-        temperatures = sorted({one.temperature for one in results if (one.arm, one.alpha) == (arm, alpha)})
+    for arm, alpha in dict.fromkeys(
+        (spec.arm, spec.alpha) for spec in results if spec.arm not in losses.WITHOUT_TEACHER
+    ):
+        temperatures = sorted({spec.temperature for spec in results if (spec.arm, spec.alpha) == (arm, alpha)})
         if len(temperatures) > 1:
             ends = temperatures[0], temperatures[-1]
-            low, high = (hits(results, test, arm=arm, alpha=alpha, temperature=t) for t in ends)
-            names = (f"{arm} alpha={alpha:g} T={t:g}" for t in ends)
-            rows.append(compare_over_seeds("does the temperature matter?", *names, low, high, groups))
-    return (
-        with_holm(rows)
-        if rows
-        else pd.DataFrame(columns=["question", "a", "b", "difference", "lo", "hi", "p", "p_holm"])
-    )
+            low, high = (hits(results, test, arm=arm, alpha=alpha, temperature=temperature) for temperature in ends)
+            name_of_low, name_of_high = (f"{arm} alpha={alpha:g} T={temperature:g}" for temperature in ends)
+            rows.append(
+                compare_over_seeds("does the temperature matter?", name_of_low, name_of_high, low, high, groups)
+            )
+    if not rows:
+        return pd.DataFrame(columns=["question", "a", "b", "difference", "lo", "hi", "p", "p_holm"])
+    return with_holm(rows)
 
 
 def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
-    """Temperatures at which a (loss, alpha) stays below cross-entropy for every seed: where softening only adds noise."""
+    """Temperatures at which a loss stays below cross-entropy for every seed: where softening only adds noise."""
     plain = table[table["loss"] == "ce"].set_index("seed")["test_accuracy"]
     rows = []
-    for (loss, alpha, temperature), part in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(
+    for (loss, alpha, temperature), group in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(
         ["loss", "alpha", "temperature"]
     ):
-        gap = 100 * (part.set_index("seed")["test_accuracy"] - plain)
+        gap = 100 * (group.set_index("seed")["test_accuracy"] - plain)
         rows.append(
             {
                 "loss": loss,
@@ -246,21 +309,30 @@ def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
 def best_temperature_per_class(
     results: dict[StudentSpec, TrainedStudent], experiment: Experiment, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """For each (loss, alpha, class) the T with the best mean validation F1, with that cell's mean test F1.
+    """The temperature with the best mean validation F1 for each loss, alpha and class.
 
-    A class without validation images has no best T and no row.
+    Args:
+        results: the trained students of the grid.
+        experiment: what they learned from.
+        classes: their names, in the order of the logits.
+
+    Returns:
+        A row for each ``loss``, ``alpha`` and ``class``: ``temperature``, its mean ``val_f1`` and its mean ``test_f1``.
+        A class without validation images has no best T and no row.
     """
     present = np.unique(experiment.validation.labels)
     rows = []
-    for one, trained in results.items():
-        if one.arm in losses.WITHOUT_TEACHER:
+    for spec, trained in results.items():
+        if spec.arm in losses.WITHOUT_TEACHER:
             continue
-        scores = [
-            per_class_scores(part.labels, logits, classes)["f1"]
-            for part, logits in ((experiment.validation, trained.val_logits), (experiment.test, trained.test_logits))
+        val_f1, test_f1 = (
+            per_class_scores(split.labels, logits, classes)["f1"]
+            for split, logits in ((experiment.validation, trained.val_logits), (experiment.test, trained.test_logits))
+        )
+        setting = {"loss": spec.arm, "alpha": spec.alpha, "temperature": spec.temperature}
+        rows += [
+            setting | {"class": classes[label], "val_f1": val_f1[label], "test_f1": test_f1[label]} for label in present
         ]
-        of_one = {"loss": one.arm, "alpha": one.alpha, "temperature": one.temperature}
-        rows += [of_one | {"class": classes[c], "val_f1": scores[0][c], "test_f1": scores[1][c]} for c in present]
     means = (
         pd.DataFrame(rows)
         .groupby(["loss", "alpha", "class", "temperature"], as_index=False)[["val_f1", "test_f1"]]
@@ -274,11 +346,11 @@ def teacher_entropy(bank: np.ndarray, temperatures: Sequence[float]) -> pd.DataF
     logits = torch.from_numpy(bank.reshape(-1, bank.shape[-1]))
     rows = [
         {
-            "temperature": t,
-            "entropy_bits": float(entropy(losses.softened(logits, t).numpy(), base=2, axis=1).mean()),
+            "temperature": temperature,
+            "entropy_bits": float(entropy(losses.softened(logits, temperature).numpy(), base=2, axis=1).mean()),
             "maximum_bits": float(np.log2(bank.shape[-1])),
         }
-        for t in temperatures
+        for temperature in temperatures
     ]
     return pd.DataFrame(rows)
 
@@ -286,9 +358,19 @@ def teacher_entropy(bank: np.ndarray, temperatures: Sequence[float]) -> pd.DataF
 def gradient_norms(
     student_logits: np.ndarray, teacher_logits: np.ndarray, targets: np.ndarray, temperatures: Sequence[float]
 ) -> pd.DataFrame:
-    """Norm of the soft loss's gradient with respect to the student's logits over that of cross-entropy, with and without T^2."""
+    """Norm of the soft loss's gradient by the student's logits over that of cross-entropy, with and without T^2.
+
+    Args:
+        student_logits: ``(N, C)``.
+        teacher_logits: ``(N, C)``.
+        targets: ``(N,)``, the labels.
+        temperatures: each above 0.
+
+    Returns:
+        Two rows a ``temperature``: ``loss`` (``without T^2``, ``with T^2``) and the ``ratio`` of the norms.
+    """
     rows = []
-    for t in temperatures:
+    for temperature in temperatures:
         norms = {}
         for name, alpha, scaled in (("hard", 1.0, False), ("without T^2", 0.0, False), ("with T^2", 0.0, True)):
             logits = torch.from_numpy(student_logits).clone().requires_grad_()
@@ -297,12 +379,12 @@ def gradient_norms(
                 torch.from_numpy(teacher_logits),
                 torch.from_numpy(targets),
                 alpha=alpha,
-                temperature=t,
+                temperature=temperature,
                 scale_by_t2=scaled,
             ).total.backward()
-            norms[name] = float(logits.grad.norm())
+            norms[name] = float(cast(Tensor, logits.grad).norm())
         rows += [
-            {"temperature": t, "loss": name, "ratio": norms[name] / norms["hard"]}
+            {"temperature": temperature, "loss": name, "ratio": norms[name] / norms["hard"]}
             for name in ("without T^2", "with T^2")
         ]
     return pd.DataFrame(rows)

@@ -1,13 +1,15 @@
 """Accuracy against the number of labels: where a teacher helps, how much, and what of it is knowledge.
 
-For each number of labelled images a class the same students are taught in several ways (:func:`plan`), the seeds of one start paired.
-Three of the ways have a teacher without knowledge of single images (:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over
-these is what it knows, the rest is a softer and steadier target. One gives the teacher's logits on *all* training images and labels
-for few: there it can hand on what it knows of images that nobody labelled.
+For each number of labelled images a class the same students are taught in several ways (:func:`plan`), the seeds of one
+start paired. Three of the ways have a teacher without knowledge of single images
+(:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over these is what it knows, the rest is a softer and
+steadier target. One gives the teacher's logits on *all* training images and labels for few: there it can hand on what
+it knows of images that nobody labelled.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,9 @@ import torch
 
 from kdnb import comparison, experiments, specs, store, sweep, teachers
 from kdnb.evaluation import compare_over_seeds, expected_hits
+from kdnb.experiments import Experiment
 from kdnb.runs import Run
+from kdnb.specs import StudentSpec, TrainedStudent
 from kdnb.views import teacher_bank
 
 ALL = 0  # labels a class: every one there is
@@ -27,7 +31,9 @@ class Way:
     """How a student is taught.
 
     Attributes:
-        arm, alpha, temperature: its loss (:data:`kdnb.losses.ARMS`).
+        arm: its loss (:data:`kdnb.losses.ARMS`).
+        alpha: the share of the hard loss.
+        temperature: T of the soft loss.
         teacher: ``"trained"``, ``"oracle"``, ``"ensemble"`` (of the students of the labels alone) or a key of
             :data:`kdnb.teachers.WITHOUT_KNOWLEDGE`.
         others: whether the images without a label teach too, through the teacher.
@@ -46,11 +52,16 @@ def plan(
     """The ways by name, in the order of figures.
 
     Args:
-        few: labels for few images: the teacher may speak of the others, too. With all labels the students' own ensemble teaches instead,
-            which knows more the more labels its members had.
+        alpha: the share of the hard loss; with 1 no teacher is heard.
+        temperature: T of the soft loss.
+        few: labels for few images: the teacher may speak of the others, too. With all labels the students' own ensemble
+            teaches instead, which knows more the more labels its members had.
         controls: with T = 1, the successor, and the teachers that know nothing of an image.
         successor: a younger loss with the alpha and T that validation chose for it, if any.
         knows_truth: with the oracle, whose logits are the true posterior's.
+
+    Returns:
+        Name -> way.
     """
     mix = (alpha, temperature)
     ways = {"labels alone": Way("ce"), "label smoothing": Way("ls")}
@@ -63,11 +74,11 @@ def plan(
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
     if knows_truth:
         ways["oracle, T = 1"] = Way("kd_t2", 0.0, 1.0, "oracle")
-    return ways | (
-        {"with T², all images": Way("kd_t2", *mix, others=True)}
-        if few
-        else {ENSEMBLE: Way("kd_t2", *mix, teacher="ensemble")}
-    )
+    if few:
+        ways["with T², all images"] = Way("kd_t2", *mix, others=True)
+    else:
+        ways[ENSEMBLE] = Way("kd_t2", *mix, teacher="ensemble")
+    return ways
 
 
 @dataclass(frozen=True)
@@ -84,105 +95,113 @@ class Taught:
 
 
 def teach(
-    run: Run, whole: experiments.Experiment, teacher: torch.nn.Module, per_class: int, ways: dict[str, Way], groups: np.ndarray,
-    seeds: Sequence[int], scheduler: str | None = None,
-) -> Taught:  # fmt: skip
-    """Train the students of every way with ``per_class`` labels a class (:data:`ALL`: every label).
+    run: Run,
+    experiment: Experiment,
+    teacher: torch.nn.Module,
+    per_class: int,
+    ways: dict[str, Way],
+    groups: np.ndarray,
+    seeds: Sequence[int],
+    scheduler: str | None = None,
+) -> Taught:
+    """Train the students of every way with few labels, or with all.
 
     Args:
+        run: where they are stored.
+        experiment: with all labels.
+        teacher: the trained one.
+        per_class: labels a class; :data:`ALL`: every label.
+        ways: of :func:`plan`.
         groups: ``(n,)`` of the test images.
+        seeds: one student of each way for each.
+        scheduler: address of a Dask scheduler whose workers shall train; ``None`` trains here.
+
+    Returns:
+        How right they are.
     """
-    few = whole if per_class == ALL else experiments.with_few_images(run, whole, teacher, per_class)
-    cells = {
+    few = experiment if per_class == ALL else experiments.with_few_images(run, experiment, teacher, per_class)
+    students = {
         name: [specs.spec(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()
     }
-    trained = {}
-    for source in dict.fromkeys(
-        (way.teacher, way.others) for way in ways.values()
-    ):  # ways of one experiment at once: no core waits
-        of_source = [name for name, way in ways.items() if (way.teacher, way.others) == source]
+    trained: dict[str, dict[StudentSpec, TrainedStudent]] = {}
+    # Ways of one experiment at once: no core waits.
+    for source in dict.fromkeys((way.teacher, way.others) for way in ways.values()):
+        names = [name for name, way in ways.items() if (way.teacher, way.others) == source]
         if source[0] == "ensemble":  # its members are trained by now: theirs is the first of the ways
-            members = [store.trained_student(run, one, few) for one in cells["labels alone"]]
-            banks = [teacher_bank(one, few.train.images, len(few.bank)) for one in members]
-            experiment = experiments.taught_by(few, "ensemble", teachers.ensemble(banks))
+            members = [store.trained_student(run, spec, few) for spec in students["labels alone"]]
+            banks = [teacher_bank(member, few.train.images, len(few.bank)) for member in members]
+            variant = experiments.taught_by(few, "ensemble", teachers.ensemble(banks))
         else:
-            experiment = _material(whole if source[1] else few, per_class, *source)
-        asked = list(dict.fromkeys(one for name in of_source for one in cells[name]))
-        results = sweep.train(run, asked, experiment, scheduler=scheduler)
-        trained |= {name: {one: results[one] for one in cells[name]} for name in of_source}
+            variant = _variant(experiment if source[1] else few, per_class, *source)
+        wanted = list(dict.fromkeys(spec for name in names for spec in students[name]))
+        results = sweep.train(run, wanted, variant, scheduler=scheduler)
+        trained |= {name: {spec: results[spec] for spec in students[name]} for name in names}
+    test = experiment.test
     hits, tables, together = {}, [], None
     for name, way in ways.items():
-        found = trained[name]
-        hits[name] = comparison.hits(found, whole.test)
+        hits[name] = comparison.hits(trained[name], test)
         if way.teacher == "ensemble":
-            said = teachers.ensemble([one.test_logits for one in trained["labels alone"].values()])
-            together = expected_hits(said, whole.test.labels, whole.test.posterior)
-        scored = comparison.scores(
-            found, whole.test.labels, groups, run.budget.bootstrap_samples, posterior=whole.test.posterior
+            logits = teachers.ensemble([member.test_logits for member in trained["labels alone"].values()])
+            together = expected_hits(logits, test.labels, test.posterior)
+        scores = comparison.scores(
+            trained[name], test.labels, groups, run.budget.bootstrap_samples, posterior=test.posterior
         )
-        tables.append(scored.assign(way=name, teacher=way.teacher, images_per_class=per_class))
+        tables.append(scores.assign(way=name, teacher=way.teacher, images_per_class=per_class))
     return Taught(per_class, hits, pd.concat(tables, ignore_index=True), together)
 
 
-def _material(known: experiments.Experiment, per_class: int, teacher: str, others: bool) -> experiments.Experiment:
-    """What the students of a way learn from: the images of ``known``, with the logits of that teacher."""
-    experiment = experiments.with_few_labels(known, per_class) if others else known
+def _variant(experiment: Experiment, per_class: int, teacher: str, others: bool) -> Experiment:
+    """What the students of a way learn from: the images of ``experiment``, with the logits of that teacher."""
+    variant = experiments.with_few_labels(experiment, per_class) if others else experiment
     if teacher == "oracle":
-        return experiments.taught_by(
-            experiment, teacher, teachers.oracle(experiment.train.posterior, len(experiment.bank))
-        )
+        posterior = cast(np.ndarray, variant.train.posterior)  # an oracle is planned only where it is known
+        return experiments.taught_by(variant, teacher, teachers.oracle(posterior, len(variant.bank)))
     if teacher == "trained":
-        return experiment
-    return experiments.taught_by(
-        experiment, teacher, teachers.WITHOUT_KNOWLEDGE[teacher](experiment.bank, experiment.train.labels)
-    )
+        return variant
+    bank = teachers.WITHOUT_KNOWLEDGE[teacher](variant.bank, variant.train.labels)
+    return experiments.taught_by(variant, teacher, bank)
 
 
-def comparisons(taught: Taught, groups: np.ndarray) -> list[dict]:
-    """Rows of ``tests.csv``: every way against the labels alone, and what the teacher knows against each teacher that knows nothing."""
-    what = "all labels" if taught.per_class == ALL else f"few labels, {taught.per_class} a class"
+def comparisons(taught: Taught, groups: np.ndarray) -> list[dict[str, object]]:
+    """Rows of ``tests.csv``: every way against the labels alone, and the teacher against each that knows nothing.
+
+    Args:
+        taught: the students of one number of labels.
+        groups: ``(n,)`` of the test images.
+
+    Returns:
+        The rows, without Holm's p values.
+    """
+    labels = "all labels" if taught.per_class == ALL else f"few labels, {taught.per_class} a class"
+    hits = taught.hits
     rows = [
         compare_over_seeds(
-            f"{what}: does it differ from the labels alone?",
+            f"{labels}: does it differ from the labels alone?",
             name,
             "labels alone",
             right,
-            taught.hits["labels alone"],
+            hits["labels alone"],
             groups,
         )
-        for name, right in taught.hits.items()
+        for name, right in hits.items()
         if name != "labels alone"
     ]
-    controls = [name for name in teachers.WITHOUT_KNOWLEDGE if name in taught.hits]
+    controls = [name for name in teachers.WITHOUT_KNOWLEDGE if name in hits]
     rows += [
         compare_over_seeds(
-            f"{what}: is it knowledge of the image?", "with T²", name, taught.hits["with T²"], taught.hits[name], groups
+            f"{labels}: is it knowledge of the image?", "with T²", name, hits["with T²"], hits[name], groups
         )
         for name in controls
     ]
     if taught.together is not None:
-        alone = taught.hits["labels alone"]
-        once = np.tile(taught.together, (len(alone), 1))
-        rows.append(
-            compare_over_seeds(
-                f"{what}: is the ensemble better than its members?", ENSEMBLE, "one student", once, alone, groups
-            )
-        )
-        rows.append(
-            compare_over_seeds(
-                f"{what}: does the better teacher teach more?",
-                ENSEMBLE,
-                "with T²",
-                taught.hits[ENSEMBLE],
-                taught.hits["with T²"],
-                groups,
-            )
-        )
-    if "with T², all images" in taught.hits:
-        pair = "with T², all images", "with T²"
-        rows.append(
-            compare_over_seeds(
-                f"{what}: do images without a label help?", *pair, *(taught.hits[name] for name in pair), groups
-            )
-        )
+        alone = hits["labels alone"]
+        together = np.tile(taught.together, (len(alone), 1))
+        question = f"{labels}: is the ensemble better than its members?"
+        rows.append(compare_over_seeds(question, ENSEMBLE, "one student", together, alone, groups))
+        question = f"{labels}: does the better teacher teach more?"
+        rows.append(compare_over_seeds(question, ENSEMBLE, "with T²", hits[ENSEMBLE], hits["with T²"], groups))
+    if "with T², all images" in hits:
+        all_images, labelled = "with T², all images", "with T²"
+        question = f"{labels}: do images without a label help?"
+        rows.append(compare_over_seeds(question, all_images, labelled, hits[all_images], hits[labelled], groups))
     return rows

@@ -1,16 +1,17 @@
 """Progress with time left, on the terminal and in JupyterLab, and nothing of it in a saved notebook.
 
-A kernel that ``make reproduce`` started has no terminal of its own: it appends lines to the small file that the environment variable
-``KDNB_PROGRESS`` names, and :class:`kdnb.pipeline.Status` shows the last one. In a live JupyterLab a line below the cell comes and goes;
-in a plain terminal it is tqdm's bar; anywhere else (nbval, a log file) there is silence.
+A kernel that ``make reproduce`` started has no terminal of its own: it appends lines to the small file that the
+environment variable ``KDNB_PROGRESS`` names, and :class:`kdnb.pipeline.Status` shows the last one. In a live JupyterLab
+a line below the cell comes and goes; in a plain terminal it is tqdm's bar; anywhere else (nbval, a log file) there is
+silence.
 """
 
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TypeVar, cast
 
 Item = TypeVar("Item")
 _EVERY = 0.2  # seconds between two reports, so that fast loops are not slowed down
@@ -20,11 +21,15 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
     """Yield ``items`` while showing how far ``what`` is and how long the rest will take.
 
     Args:
+        items: one a step.
         what: the name of the work, such as ``"teacher epochs"``.
         total: how many items there are, where ``len(items)`` does not tell.
+
+    Yields:
+        The items.
     """
     if total is None and hasattr(items, "__len__"):
-        total = len(items)
+        total = len(cast(Sized, items))
     if threading.current_thread() is not threading.main_thread():
         yield from items  # one of several trainings side by side: whoever started them shows how many are done
     elif "KDNB_PROGRESS" in os.environ:
@@ -38,23 +43,23 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 
 
 def _live_notebook() -> bool:
-    """Whether a person looks on: the Jupyter server names the document that a kernel belongs to, papermill and nbval do not."""
+    """Whether a person looks on: the Jupyter server names a kernel's document, papermill and nbval do not."""
     return "JPY_SESSION_NAME" in os.environ and "ipykernel" in sys.modules
 
 
 def _reported(
     items: Iterable[Item], what: str, total: int | None, report: Callable[[str | None], None]
 ) -> Iterator[Item]:
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     try:
         report(f"{what}\t0\t{total or '?'}\t")
         for done, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
-            if now - told >= _EVERY:
+            if now - reported >= _EVERY:
                 left = f"{(now - start) / done * (total - done):.1f}" if total else ""
                 report(f"{what}\t{done}\t{total or '?'}\t{left}")
-                told = now
+                reported = now
     finally:
         report(None)
 
@@ -79,8 +84,8 @@ class _Display:
     def __call__(self, line: str | None) -> None:
         text = ""
         if line is not None:
-            what, done, total, left = line.split("\t")
-            text = f"{what}: {done} of {total}" + (f", {float(left):.0f} s left" if left else "")
+            work, done, total, left = line.split("\t")
+            text = f"{work}: {done} of {total}" + (f", {float(left):.0f} s left" if left else "")
         show = self.handle.update if self.shown else self.handle.display
         self.shown = True
         show({"text/plain": text}, raw=True)

@@ -1,13 +1,14 @@
 """Students as they are asked for: what each one minimises, from which seed, in which shape.
 
-A :class:`StudentSpec` is one student of a study. Students of one seed share initial weights and the order of images, so that they are
-paired; what all of them learn from is an :class:`kdnb.experiments.Experiment`.
+A :class:`StudentSpec` is one student of a study. Students of one seed share initial weights and the order of images, so
+that they are paired; what all of them learn from is an :class:`kdnb.experiments.Experiment`.
 """
 
 import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,10 @@ _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """One student of a study: what it minimises (an arm of :data:`kdnb.losses.ARMS`), its seed and shape (:data:`kdnb.models.SHAPES`)."""
+    """One student of a study: what it minimises, its seed and its shape.
+
+    ``arm`` is a key of :data:`kdnb.losses.ARMS`, ``shape`` one of :data:`kdnb.models.SHAPES`.
+    """
 
     arm: str
     seed: int
@@ -37,17 +41,20 @@ class StudentSpec:
 
     @property
     def name(self) -> str:
-        """The cell's file name without its ending, such as ``kd-a0.4-t10-s0``."""
+        """The student's file name without its ending, such as ``kd-a0.4-t10-s0``."""
         mix = "" if self.arm in losses.WITHOUT_TEACHER else f"-a{self.alpha:g}-t{self.temperature:g}"
-        shape = "" if self.widths is None else "-w" + "x".join(map(str, self.widths))
-        named = "" if self.shape == "plain" else f"-{self.shape}"
+        widths = "" if self.widths is None else "-w" + "x".join(map(str, self.widths))
+        shape = "" if self.shape == "plain" else f"-{self.shape}"
         lesson = f"-{self.lesson}{self.weight:g}" if self.lesson else ""
-        return f"{self.arm}{mix}{lesson}{named}{shape}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
+        return f"{self.arm}{mix}{lesson}{shape}{widths}{'' if self.pool == 'max' else '-' + self.pool}-s{self.seed}"
 
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """A finished cell: logits ``(n, C)`` on validation and test, and the training's history; :func:`store.trained_student` has its weights."""
+    """A student after its training: logits ``(n, C)`` on validation and test, and the training's history.
+
+    Its weights are on disk, where :func:`kdnb.store.trained_student` finds them.
+    """
 
     spec: StudentSpec
     val_logits: np.ndarray
@@ -58,11 +65,37 @@ class TrainedStudent:
     seconds: float
 
 
-def spec(arm: str, seed: int, alpha: float, temperature: float, **shape) -> StudentSpec:
-    """A cell, with parameters checked; where alpha and T play no part they are set to 1, so that equal cells are one cell.
+class SpecOptions(TypedDict, total=False):
+    """What :func:`spec` takes by name: the fields of a :class:`StudentSpec` that have defaults."""
+
+    widths: tuple[int, ...] | None
+    pool: str
+    shape: str
+    lesson: str
+    weight: float
+
+
+def spec(arm: str, seed: int, alpha: float, temperature: float, **options: Unpack[SpecOptions]) -> StudentSpec:
+    """A student's spec, with parameters checked.
+
+    Where alpha and T play no part they are set to 1, so that equal students have equal specs.
+
+    Args:
+        arm: what it minimises, a key of :data:`kdnb.losses.ARMS`.
+        seed: of its initial weights and of the order of its images.
+        alpha: the share of the hard loss, in [0, 1]; with 1 no teacher is heard.
+        temperature: T of the soft loss, above 0.
+        options: its shape and lesson.
+
+    Returns:
+        The spec; two calls that ask for the same training return equal ones.
 
     Raises:
         ParameterError: an unknown arm, alpha outside [0, 1] or a temperature not above 0.
+
+    Example:
+        >>> spec("kd", 0, alpha=1, temperature=5).name
+        'ce-s0'
     """
     check("alpha", alpha)
     check("temperature", temperature)
@@ -72,7 +105,7 @@ def spec(arm: str, seed: int, alpha: float, temperature: float, **shape) -> Stud
         arm = "ce"
     if arm in losses.WITHOUT_TEACHER:
         alpha = temperature = 1.0
-    return StudentSpec(arm, seed, float(alpha), float(temperature), **shape)
+    return StudentSpec(arm, seed, float(alpha), float(temperature), **options)
 
 
 def grid(
@@ -80,34 +113,75 @@ def grid(
 ) -> list[StudentSpec]:
     """All combinations and, for each seed, the line they are compared with: cross-entropy alone (alpha = 1).
 
+    Args:
+        arms: keys of :data:`kdnb.losses.ARMS`.
+        alphas: each in [0, 1].
+        temperatures: each above 0.
+        seeds: one student of every combination for each.
+
+    Returns:
+        Each student once: cross-entropy of every seed first, then the grid, seed by seed.
+
     Raises:
         ParameterError: an empty list, or a value that is not allowed.
     """
     check("alphas", alphas), check("temperatures", temperatures), check("seeds", seeds)
     if not arms:
         raise ParameterError(f"arms is {arms!r}, but it must name at least one of: {', '.join(losses.ARMS)}.")
-    cells = [spec("ce", seed, 1, 1) for seed in seeds]
-    cells += [spec(arm, seed, alpha, t) for seed, arm, alpha, t in itertools.product(seeds, arms, alphas, temperatures)]
-    return list(dict.fromkeys(cells))
+    students = [spec("ce", seed, 1, 1) for seed in seeds]
+    students += [
+        spec(arm, seed, alpha, temperature)
+        for seed, arm, alpha, temperature in itertools.product(seeds, arms, alphas, temperatures)
+    ]
+    return list(dict.fromkeys(students))
 
 
 def widths(depth: int, of_five: tuple[int, ...] = models.WIDTHS) -> tuple[int, ...]:
-    """Filters of a student with ``depth`` convolutions: the five-layer student's, cut short or continued with as many as its last."""
+    """Filters of a student with ``depth`` convolutions.
+
+    They are the five-layer student's, cut short or continued with as many as its last.
+
+    Args:
+        depth: how many convolutions.
+        of_five: filters of each layer of the five-layer student.
+
+    Returns:
+        Filters of each layer, ``depth`` numbers.
+
+    Example:
+        >>> widths(3, (8, 16, 32, 32, 64)), widths(6, (8, 16, 32, 32, 64))
+        ((8, 16, 32), (8, 16, 32, 32, 64, 64))
+    """
     return of_five[:depth] + of_five[-1:] * (depth - len(of_five))
 
 
-def student(one: StudentSpec, experiment: Experiment) -> torch.nn.Module:
-    """The cell's student with the initial weights of its seed: the experiment's network, in the cell's widths, pooling and shape."""
+def student(spec: StudentSpec, experiment: Experiment) -> torch.nn.Module:
+    """The student with the initial weights of its seed.
+
+    It is the experiment's network, in the widths, pooling and shape of ``spec``.
+
+    Args:
+        spec: which student.
+        experiment: says which network learns, and how volumes lie.
+
+    Returns:
+        The network, on the CPU, untrained.
+    """
     with _DRAWING:
         if experiment.volumes is not None:
             return models3d.student(
-                one.shape, experiment.num_classes, one.widths or experiment.widths, experiment.volumes, seed=one.seed
+                spec.shape, experiment.num_classes, spec.widths or experiment.widths, experiment.volumes, seed=spec.seed
             )
         if experiment.student != networks.OWN_STUDENT:
-            what, size = networks.spec("student", experiment.student), experiment.train.images.shape[1]
+            network, image_size = networks.spec("student", experiment.student), experiment.train.images.shape[1]
             return models.initialised(
-                networks.build, what, experiment.num_classes, size, experiment.widths, seed=one.seed
+                networks.build, network, experiment.num_classes, image_size, experiment.widths, seed=spec.seed
             )
         return models.initialised(
-            models.student, one.shape, experiment.num_classes, one.widths or experiment.widths, one.pool, seed=one.seed
+            models.student,
+            spec.shape,
+            experiment.num_classes,
+            spec.widths or experiment.widths,
+            spec.pool,
+            seed=spec.seed,
         )

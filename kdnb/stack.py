@@ -1,14 +1,15 @@
 """Students of one shape trained at once: a stack of networks takes one step where each alone would take its own.
 
-At 32 to 64 pixels a student's step on a GPU is launches, not arithmetic. ``torch.func.vmap`` makes one grouped convolution of the
-students' convolutions; batch norm, loss, order of the images, optimiser and averages stay each student's own, so that every one is what
-it would have become alone, but for the rounding of sums. On a CPU students side by side are faster.
+At 32 to 64 pixels a student's step on a GPU is launches, not arithmetic. ``torch.func.vmap`` makes one grouped
+convolution of the students' convolutions; batch norm, loss, order of the images, optimiser and averages stay each
+student's own, so that every one is what it would have become alone, but for the rounding of sums. On a CPU students
+side by side are faster.
 """
 
 import copy
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def fit(
     train: training.Examples,
     validation: training.Examples,
     recipe: training.Recipe,
-    losses: Sequence[Callable[[Tensor, Tensor, Tensor], Tensor]],
+    losses: Sequence[training.Loss],
     *,
     seeds: Sequence[int],
     bank: np.ndarray,
@@ -37,8 +38,17 @@ def fit(
     """:func:`kdnb.training.fit` for several students of the same shape, each with its own loss and seed.
 
     Args:
-        losses: students in a row that have the same one (the same object) have it computed at once.
-        bank: the teacher's logits ``(views, N, C)``; students that do not listen to the teacher have losses that leave it aside.
+        students: with their initial weights; they end with the averaged ones, in evaluation mode.
+        train: what all of them learn from.
+        validation: what each epoch is judged on.
+        recipe: epochs, batches, learning rate and averaging.
+        losses: one a student. Students in a row that have the same one (the same object) have it computed at once.
+        seeds: one a student: decides the order of its images.
+        bank: the teacher's logits ``(views, N, C)``; students that do not listen to the teacher have losses that leave
+            it aside.
+
+    Returns:
+        What each student became, in their order.
 
     Raises:
         TrainingDivergedError: a student's loss is not finite; names the step.
@@ -51,10 +61,8 @@ def fit(
     counters = {name: value for name, value in buffers.items() if not value.is_floating_point()}
     buffers = {name: value for name, value in buffers.items() if name not in counters}
     body = copy.deepcopy(students[0]).to("meta").train()
-    body.standardise, standardise = (
-        nn.Identity(),
-        body.standardise,
-    )  # image by image in any case, and vmap knows no channels-last order
+    # Images are standardised one by one in any case, and vmap knows no channels-last order.
+    body.standardise, standardise = nn.Identity(), body.standardise
 
     judged = copy.deepcopy(body).eval()
 
@@ -70,46 +78,44 @@ def fit(
     )
     current = weights | buffers
     averaged = {name: value.detach().clone() for name, value in current.items()}
-    best = [{} for _ in students]
-    held, held_back = training.to_device(train, device), resident(validation.images, device)
-    histories, step, runs = (
-        [[] for _ in students],
-        0,
-        [(loss, len(list(those))) for loss, those in itertools.groupby(losses)],
-    )
+    best: list[dict[str, Tensor]] = [{} for _ in students]
+    train_there, validation_images = training.to_device(train, device), resident(validation.images, device)
+    histories: list[list[dict[str, float]]] = [[] for _ in students]
+    step = 0
+    loss_runs = [(loss, len(list(equal))) for loss, equal in itertools.groupby(losses)]
     for epoch in progress(range(recipe.epochs), f"{len(students)} students at once", recipe.epochs):
         started, view = time.perf_counter(), epoch % recipe.views
-        moves, said = (
-            view_moves(len(train), view, held.images.shape[1]).to(device),
-            put(bank[view], device) if bank.size else None,
-        )
+        moves = view_moves(len(train), view, train_there.images.shape[1]).to(device)
+        teacher_logits = put(bank[view], device) if bank.size else None
         orders = [
             training.batches_of(training.epoch_order(len(train), seed, epoch), recipe.batch_size) for seed in seeds
         ]
-        found, rates = [], []
-        parts = [np.stack(batch) for batch in zip(*orders, strict=True)]  # (students, batch) each
-        for part, where in training.placed(parts, held.images.device, device):
+        step_losses, rates = [], []
+        batches = [np.stack(batch) for batch in zip(*orders, strict=True)]  # (students, batch) each
+        for image_positions, batch in training.placed(batches, train_there.images.device, device):
             rates.append(training.learning_rate(step, recipe.epochs * len(orders[0]), recipe))
             optimiser.param_groups[0]["lr"] = rates[-1]
-            images = standardise(to_float(render(picked(held.images, part.flatten(), device), moves[where.flatten()])))
+            pixels = render(picked(train_there.images, image_positions.flatten(), device), moves[batch.flatten()])
+            images = standardise(to_float(pixels))
             with mixed_precision(device):
-                logits = together(weights, buffers, images.unflatten(0, where.shape))
-            values = _losses(runs, logits.float(), None if said is None else said[where], held.labels[where])
+                logits = together(weights, buffers, images.unflatten(0, batch.shape))
+            heard_logits = None if teacher_logits is None else teacher_logits[batch]
+            values = _losses(loss_runs, logits.float(), heard_logits, train_there.labels[batch])
             optimiser.zero_grad(set_to_none=True)
             values.sum().backward()  # no loss hears of another student
             optimiser.step()
-            training._average(averaged, {name: value.detach() for name, value in current.items()}, step, recipe)
-            found.append(values.detach())
+            detached = {name: value.detach() for name, value in current.items()}
+            training.update_average(averaged, detached, step, recipe)
+            step_losses.append(values.detach())
             step += 1
-        told = torch.stack(found).cpu().numpy().astype(float)
+        losses_of_all = torch.stack(step_losses).cpu().numpy().astype(float)  # (steps, students)
         with torch.no_grad():  # one by one, their evaluations would take longer than their training
-            shown = (to_float(part.to(device).permute(0, 3, 1, 2)) for part in held_back.split(recipe.batch_size))
-            said_by_all = (
-                torch.cat([judge_all(averaged, standardise(part)) for part in shown], dim=1).cpu().numpy()
-            )  # (students, n, C)
-        accuracies = (said_by_all.argmax(axis=2) == validation.labels).mean(axis=1)
+            shown = (to_float(cut.to(device).permute(0, 3, 1, 2)) for cut in validation_images.split(recipe.batch_size))
+            logits_of_all = torch.cat([judge_all(averaged, standardise(images)) for images in shown], dim=1)
+            val_logits = logits_of_all.cpu().numpy()  # (students, n, C)
+        accuracies = (val_logits.argmax(axis=2) == validation.labels).mean(axis=1)
         for number in range(len(students)):
-            training.check_finite(told[:, number], epoch, rates)
+            training.check_finite(losses_of_all[:, number], epoch, rates)
             own = {name: value[number] for name, value in (averaged | counters).items()}
             accuracy = float(accuracies[number])
             if all(accuracy > row["val_accuracy"] for row in histories[number]):
@@ -117,7 +123,7 @@ def fit(
             seconds = (time.perf_counter() - started) / len(students)
             row = {
                 "epoch": epoch + 1,
-                "train_loss": told[:, number].mean(),
+                "train_loss": losses_of_all[:, number].mean(),
                 "val_accuracy": accuracy,
                 "seconds": seconds,
             }
@@ -131,20 +137,33 @@ def fit(
     return fitted
 
 
-def _losses(runs: Sequence[tuple[Callable, int]], logits: Tensor, heard: Tensor | None, labels: Tensor) -> Tensor:
-    """Each student's loss, ``(S,)``, of logits ``(S, n, C)``, what each hears of the teacher, if anything, and labels ``(S, n)``.
+def _losses(
+    loss_runs: Sequence[tuple[training.Loss, int]], logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+) -> Tensor:
+    """Each student's loss.
 
     One by one the losses of two dozen students would be several times as many launches as all else in a step.
 
     Args:
-        runs: a loss, and how many students in a row minimise it.
+        loss_runs: a loss, and how many students in a row minimise it.
+        logits: of the students, ``(S, n, C)``.
+        teacher_logits: what each hears of the teacher, if anything, ``(S, n, C)``.
+        labels: ``(S, n)``.
+
+    Returns:
+        ``(S,)``.
     """
-    counts = [count for _, count in runs]
-    parts = zip(
-        runs,
+    counts = [count for _, count in loss_runs]
+    by_loss = zip(
+        loss_runs,
         logits.split(counts),
-        [None] * len(runs) if heard is None else heard.split(counts),
+        [None] * len(loss_runs) if teacher_logits is None else teacher_logits.split(counts),
         labels.split(counts),
         strict=True,
     )
-    return torch.cat([vmap(loss, in_dims=(0, None if t is None else 0, 0))(z, t, y) for (loss, _), z, t, y in parts])
+    return torch.cat(
+        [
+            vmap(loss, in_dims=(0, None if teacher is None else 0, 0))(student, teacher, targets)
+            for (loss, _), student, teacher, targets in by_loss
+        ]
+    )

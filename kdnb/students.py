@@ -1,15 +1,16 @@
-"""Recorded students: a finished run's networks, small enough to be kept beside its tables, and put in where a run has trained none.
+"""Recorded students: a finished run's networks, kept beside its tables, and put in where a run has trained none.
 
-``data/measured/<run>/students/<name>.safetensors`` holds a student's weights in float16 under the key of what it was trained from, with a
-hash of the content; the record's ``provenance.json`` says, student by student, that key, the hash of the run's own file, the cell that
-trained it and its shape. So what needs a trained student and nothing else need not train one: :func:`own_or_recorded`. No image is kept.
+They are small. ``data/measured/<run>/students/<name>.safetensors`` holds a student's weights in float16 under the key
+of what it was trained from, with a hash of the content; the record's ``provenance.json`` says, student by student, that
+key, the hash of the run's own file, the name of its spec and its shape. So what needs a trained student and nothing
+else need not train one: :func:`own_or_recorded`. No image is kept.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -45,7 +46,15 @@ TRAINED_BY = (
 
 
 def of_run(run: Run, name: str, num_classes: int) -> nn.Module | None:
-    """A trained student that the run stored under a name of :data:`KEPT`, in evaluation mode; ``None`` where it stored none.
+    """A trained student that the run stored under a name.
+
+    Args:
+        run: the run.
+        name: of :data:`KEPT`.
+        num_classes: of its data set.
+
+    Returns:
+        The student, in evaluation mode; ``None`` where the run stored none.
 
     Raises:
         ArtefactError: its file was changed since.
@@ -65,15 +74,21 @@ def _own(run: Run, name: str, num_classes: int) -> nn.Module:
     return networks.load_student(run, name, num_classes)
 
 
-# -- recorded by `make record` ------------------------------------------------------------------------------------------
+# -- recorded by `make record` -----------------------------------------------------------------------------------------
 
 
 def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]]:
-    """Keep the students of :data:`KEPT` that the run stored in ``folder`` (``data/measured/<run>``), in float16.
+    """Keep the students of :data:`KEPT` that the run stored, in float16.
+
+    Args:
+        run: the run.
+        num_classes: of its data set.
+        folder: ``data/measured/<run>``.
 
     Returns:
-        name -> what the provenance says of it: ``cell``, ``shape``, ``key``, and ``sha256``, the hash of the run's own file. Left out are
-        students of more than :data:`LARGEST` parameters, and all where the run's is a network of one's own.
+        name -> what the provenance says of it: ``cell``, ``shape``, ``key``, and ``sha256``, the hash of the run's own
+        file. Left out are students of more than :data:`LARGEST` parameters, and all where the run's is a network of
+        one's own.
     """
     own = networks.of_run(run, "student")
     kept, info = {}, run.info()
@@ -96,34 +111,38 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
 
 
 def recorded(folder: Path, name: str) -> nn.Module | None:
-    """The student that ``folder`` (``data/measured/<run>``) has recorded under a name, or its ``"teacher"``, in evaluation mode.
+    """A recorded student, or the teacher.
 
     A teacher is recorded of the default run alone (:mod:`kdnb.teachers`).
 
+    Args:
+        folder: ``data/measured/<run>``.
+        name: what the student is recorded under, or ``"teacher"``.
+
     Returns:
-        ``None`` where the record has none of that name.
+        The model, in evaluation mode; ``None`` where the record has none of that name.
 
     Raises:
         ArtefactError: its file is damaged or not the one that was recorded.
     """
-    if not _keeps(told := provenance(folder), name):
+    if not _keeps(metadata := provenance(folder), name):
         return None
     if name == "teacher":
-        teacher = models.densenet121_teacher(len(classes(folder)), head=told["teacher"]["head"])
-        if teachers.load(teacher, told["teacher"]["task"]) is None:
+        teacher = models.densenet121_teacher(len(classes(folder)), head=metadata["teacher"]["head"])
+        if teachers.load(teacher, metadata["teacher"]["task"]) is None:
             raise ArtefactError(
                 f"the teacher of the students in {folder} is not the one that is recorded: record a run anew."
             )
         return teacher.eval()
-    found = tensors.load(_path(folder, name), told["students"][name]["key"])
-    if found is None:
+    loaded = tensors.load(_path(folder, name), metadata["students"][name]["key"])
+    if loaded is None:
         raise ArtefactError(
             f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew."
         )
-    weights = tensors.in_type(found[0], torch.float32)
-    depth = len({part.split(".")[1] for part in weights if part.startswith("features.")})
+    weights = tensors.in_type(loaded[0], torch.float32)
+    depth = len({weight.split(".")[1] for weight in weights if weight.startswith("features.")})
     widths = [weights[f"features.{block}.0.weight"].shape[0] for block in range(depth)]
-    student = models.student(told["students"][name]["shape"], len(weights["classifier.bias"]), widths)
+    student = models.student(metadata["students"][name]["shape"], len(weights["classifier.bias"]), widths)
     student.load_state_dict(weights)
     return student.eval()
 
@@ -139,118 +158,140 @@ def classes(folder: Path) -> list[str]:
     return list(dict.fromkeys(read_table(folder / "per_class.csv")["class"]))
 
 
-def _keeps(told: dict[str, Any], name: str) -> bool:
-    return bool(told.get("teacher", {}).get("task")) if name == "teacher" else name in told.get("students", {})
+def _keeps(metadata: dict[str, Any], name: str) -> bool:
+    return bool(metadata.get("teacher", {}).get("task")) if name == "teacher" else name in metadata.get("students", {})
 
 
 def _path(folder: Path, name: str) -> Path:
     return folder / "students" / f"{name}.safetensors"
 
 
-# -- loaded where a run has trained none --------------------------------------------------------------------------------
+# -- loaded where a run has trained none -------------------------------------------------------------------------------
 
 
 def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Module]:
-    """A run's trained models or, where it has trained none of them, those of :func:`stand_in`, in evaluation mode where the study computes.
+    """A run's trained models or, where it has trained none of them, those of :func:`stand_in`.
 
     One line is printed where they are recorded ones: whose, of which day and commit, and how accurate.
 
     Args:
+        run: the run.
         data: the run's images; ``None`` where they are not here, which only recorded models can do without.
         names: ``"teacher"``, or names that students are stored under.
+
+    Returns:
+        A model a name, in evaluation mode, on the device where the study computes.
 
     Raises:
         ArtefactError: not trained and not recorded, or damaged.
     """
     folder = stand_in(run, data, names)
     if folder is None:
-        return [_own(run, name, len(data.classes)) for name in names]
-    print(_said(folder, names))
-    return [device.place(recorded(folder, name)) for name in names]
+        images = cast(ImageSet, data)
+        return [_own(run, name, len(images.classes)) for name in names]
+    print(_announced(folder, names))
+    return [device.place(cast(nn.Module, recorded(folder, name))) for name in names]
 
 
 def stand_in(run: Run, data: ImageSet | None, names: Sequence[str]) -> Path | None:
-    """The record (``data/measured/<run>``) whose models can stand in for all ``names`` that ``run`` should have trained.
+    """The record whose models can stand in for all that ``run`` should have trained.
 
-    It is of the same data set, profile, seed, split and networks, of a budget that trains alike (:data:`TRAINED_BY`), and of the same
-    images, split alike; without ``data`` nobody compares these. A run that has trained one of ``names`` is asked for all: models of two
-    runs are never mixed.
+    It is of the same data set, profile, seed, split and networks, of a budget that trains alike (:data:`TRAINED_BY`),
+    and of the same images, split alike; without ``data`` nobody compares these. A run that has trained one of ``names``
+    is asked for all: models of two runs are never mixed.
+
+    Args:
+        run: the run.
+        data: its images, if they are here.
+        names: ``"teacher"``, or names that students are stored under.
 
     Returns:
-        ``None`` where there is no such record, or no need of one.
+        Its folder (``data/measured/<run>``); ``None`` where there is no such record, or no need of one.
     """
-    asked = {name: getattr(run.settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
-    folder = MEASURED / run_name(**asked)
-    told = provenance(folder)
-    if any(_has_trained(run, name) for name in names) or not all(_keeps(told, name) for name in names):
+    settings = {name: getattr(run.settings, name) for name in ("dataset", "profile", "seed", "split_protocol")}
+    folder = MEASURED / run_name(**settings)
+    metadata = provenance(folder)
+    if any(_has_trained(run, name) for name in names) or not all(_keeps(metadata, name) for name in names):
         return None
     if (networks.of_run(run, "teacher"), networks.of_run(run, "student")) != (OWN_TEACHER, OWN_STUDENT):
         return None
-    mine, theirs = asdict(run.budget), asdict(_budget(told))
-    alike = told["run"] == asked and all(mine[name] == theirs[name] for name in TRAINED_BY)
+    own_budget, recorded_budget = asdict(run.budget), asdict(_budget(metadata))
+    alike = metadata["run"] == settings and all(own_budget[name] == recorded_budget[name] for name in TRAINED_BY)
     if data is not None:
-        hashes = told["data"].get("data_hash"), told["data"].get(f"split_hash_{asked['split_protocol']}")
+        hashes = metadata["data"].get("data_hash"), metadata["data"].get(f"split_hash_{settings['split_protocol']}")
         alike = alike and hashes == (data.data_hash, data.split_hash)
     return folder if alike else None
 
 
 def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
-    """The run in a folder, as :func:`kdnb.runs.opened`; where none was made, one of a recorded run's settings, with nothing on disk.
+    """The run in a folder, as :func:`kdnb.runs.opened`, or one of a recorded run's settings where none was made.
 
     Args:
         folder: the run's folder or, for a recorded run, its name alone; empty: the default run.
+        notebook: the name of the chapter that opens it.
         data_dir: where its images lie, if not where the run found them; of a recorded run they need not be here.
+
+    Returns:
+        The run; of a recorded one nothing is on disk.
 
     Raises:
         ArtefactError: there is no run, and none of that name has recorded students.
     """
     folder = folder or RUNS[0]
-    place = from_home(folder).absolute()
-    usual = REPOSITORY / "runs" / place.name
-    by_name = place.parent in (usual.parent, MEASURED) or len(Path(folder).parts) == 1
-    made = usual if by_name and not (place / "run.json").exists() else place
-    told = provenance(MEASURED / place.name) if by_name else {}
-    if (made / "run.json").exists() or not told.get("students"):
-        return runs.opened(made, notebook, data_dir)
+    path = from_home(folder).absolute()
+    usual = REPOSITORY / "runs" / path.name
+    by_name = path.parent in (usual.parent, MEASURED) or len(Path(folder).parts) == 1
+    run_dir = usual if by_name and not (path / "run.json").exists() else path
+    metadata = provenance(MEASURED / path.name) if by_name else {}
+    if (run_dir / "run.json").exists() or not metadata.get("students"):
+        return runs.opened(run_dir, notebook, data_dir)
     images = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
-    return Run(Settings(**told["run"], data_dir=images.absolute(), run_dir=usual, budget=_budget(told)), notebook)
+    settings = Settings(**metadata["run"], data_dir=images.absolute(), run_dir=usual, budget=_budget(metadata))
+    return Run(settings, notebook)
 
 
 def origin(folder: Path, name: str) -> dict[str, Any]:
-    """Where a recorded model comes from: run, date, commit (and whether its code was changed since), accuracy on test, the file's hash.
+    """Where a recorded model comes from.
 
-    ``accuracy`` is ``None`` of a model that the run's table of classification does not have.
+    Args:
+        folder: ``data/measured/<run>``.
+        name: what the student is recorded under, or ``"teacher"``.
+
+    Returns:
+        ``run``, ``date``, ``commit``, ``modified`` (whether its code was changed since), ``accuracy`` on test (``None``
+        of a model that the run's table of classification does not have) and ``sha256`` of the file.
     """
-    told = provenance(folder)
+    metadata = provenance(folder)
     scores = read_table(folder / "classification.csv")
-    scores = scores[(scores["model"] == name) & (scores["seed"] == told["run"]["seed"])]["accuracy"]
-    made = _of_training(told["environment"])
+    scores = scores[(scores["model"] == name) & (scores["seed"] == metadata["run"]["seed"])]["accuracy"]
+    environment = _of_training(metadata["environment"])
     return {
         "run": folder.name,
-        "date": told["date"],
-        "commit": made["commit"],
-        "modified": made["modified"],
+        "date": metadata["date"],
+        "commit": environment["commit"],
+        "modified": environment["modified"],
         "accuracy": float(scores.iloc[0]) if len(scores) else None,
         "sha256": file_hash(teachers.RECORDED if name == "teacher" else _path(folder, name)),
     }
 
 
 def _of_training(section: dict[str, Any]) -> dict[str, Any]:
-    """A section of a provenance as the notebook that trained the students says it (:func:`kdnb.runs.in_common`)."""
+    """A section of a provenance as the notebook that trained the students wrote it (:func:`kdnb.runs.in_common`)."""
     return section | section.get("03_distillation", {})
 
 
-def _budget(told: dict[str, Any]) -> Budget:
+def _budget(metadata: dict[str, Any]) -> Budget:
     """The budget that a recorded run was trained by; what it does not say is the profile's."""
-    run, known = told["run"], {field.name for field in fields(Budget)}
-    spent = {name: value for name, value in _of_training(told["budget"]).items() if name in known}
-    return budget(run["profile"], run["dataset"], run["split_protocol"], **spent)
+    run, known = metadata["run"], {field.name for field in fields(Budget)}
+    recorded_values = {name: value for name, value in _of_training(metadata["budget"]).items() if name in known}
+    return budget(run["profile"], run["dataset"], run["split_protocol"], **recorded_values)
 
 
-def _said(folder: Path, names: Sequence[str]) -> str:
-    of = {name: origin(folder, name) for name in names}
-    facts = next(iter(of.values()))
-    scores = [f"{name} {about['accuracy']:.3f}" for name, about in of.items() if about["accuracy"] is not None]
+def _announced(folder: Path, names: Sequence[str]) -> str:
+    """One line: whose models stand in, of which day and commit, and how accurate they are."""
+    origins = {name: origin(folder, name) for name in names}
+    first = next(iter(origins.values()))
+    scores = [f"{name} {about['accuracy']:.3f}" for name, about in origins.items() if about["accuracy"] is not None]
     accuracy = f"; accuracy on its test images: {', '.join(scores)}" if scores else ""
-    what = f"{' and '.join(names)} as recorded, for this run has trained none: {facts['run']} of {facts['date']}"
-    return f"{what}, commit {facts['commit'][:8]}{' with changes' * facts['modified']}{accuracy}."
+    models_of = f"{' and '.join(names)} as recorded, for this run has trained none: {first['run']} of {first['date']}"
+    return f"{models_of}, commit {first['commit'][:8]}{' with changes' * first['modified']}{accuracy}."

@@ -1,7 +1,7 @@
 """Many students from one teacher: the arms of notebook 03 and the alpha x T grid of notebook 04.
 
-All students share the data, the recipe and the bank of teacher logits (:class:`kdnb.experiments.Experiment`). Each is stored as it ends
-(:mod:`kdnb.store`), and one that is stored is never trained again.
+All students share the data, the recipe and the bank of teacher logits (:class:`kdnb.experiments.Experiment`). Each is
+stored as it ends (:mod:`kdnb.store`), and one that is stored is never trained again.
 """
 
 import itertools
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import joblib
 import torch
@@ -21,7 +22,8 @@ from kdnb import cluster, losses, networks, specs, stack, store, training
 from kdnb.device import best_device
 from kdnb.evaluation import predict
 from kdnb.experiments import Experiment
-from kdnb.explain.taught import explaining, lesson_loss
+from kdnb.explain.taught import Layout, explaining, lesson_loss
+from kdnb.models import StudentCNN
 from kdnb.progress import progress
 from kdnb.runs import Run
 from kdnb.specs import StudentSpec, TrainedStudent
@@ -30,13 +32,21 @@ STACKED_SIDE = 64  # pixels; a student of larger images keeps a GPU busy alone
 
 
 def train_student(
-    one: StudentSpec, experiment: Experiment, checkpoints: str | None = None, stop: threading.Event | None = None
+    spec: StudentSpec, experiment: Experiment, checkpoints: str | None = None, stop: threading.Event | None = None
 ) -> tuple[TrainedStudent, dict[str, Tensor]]:
-    """Train one student on one thread (on a GPU if there is one), and return it with its weights; a pure function of its arguments.
+    """Train one student on one thread (on a GPU if there is one): a pure function of its arguments.
 
     Args:
+        spec: which student.
+        experiment: what it learns from.
         checkpoints: a folder for the state of an unfinished training, or ``None``.
         stop: once it is set, the training ends at its next step with :class:`Stopped`.
+
+    Returns:
+        The trained student and its weights.
+
+    Raises:
+        Stopped: ``stop`` is set.
     """
     started = time.perf_counter()
 
@@ -44,144 +54,182 @@ def train_student(
         if stop is not None and stop.is_set():
             raise Stopped
         return losses.arm_loss(
-            one.arm, student_logits, teacher_logits, targets, alpha=one.alpha, temperature=one.temperature
+            spec.arm, student_logits, teacher_logits, targets, alpha=spec.alpha, temperature=spec.temperature
         )
 
-    def with_lesson(student_logits: Tensor, said: Tensor, targets: Tensor) -> Tensor:
-        teacher_logits, maps = (
-            said[:, : experiment.num_classes],
-            experiment.explained.split(said[:, experiment.num_classes :]),
-        )
-        lesson = lesson_loss(one.lesson, shows(), maps, teacher_logits.argmax(dim=1))
-        return loss(student_logits, teacher_logits, targets) + one.weight * lesson
+    def with_lesson(student_logits: Tensor, bank_rows: Tensor | None, targets: Tensor) -> Tensor:
+        rows = cast(Tensor, bank_rows)  # a student with a lesson listens to the teacher
+        teacher_logits = rows[:, : experiment.num_classes]
+        maps = cast(Layout, experiment.explained).split(rows[:, experiment.num_classes :])
+        lesson = lesson_loss(spec.lesson, shows(), maps, teacher_logits.argmax(dim=1))
+        return loss(student_logits, teacher_logits, targets) + spec.weight * lesson
 
     with training.threads(1), ExitStack() as hooks:
-        model = specs.student(one, experiment)
-        if one.lesson:
-            shows = hooks.enter_context(explaining(model, experiment.explained))
+        model = specs.student(spec, experiment)
+        if spec.lesson:
+            shows = hooks.enter_context(explaining(cast(StudentCNN, model), cast(Layout, experiment.explained)))
         fitted = training.fit(
             model,
             experiment.train,
             experiment.validation,
             experiment.recipe,
-            with_lesson if one.lesson else loss,
-            seed=one.seed,
-            bank=None if one.arm in losses.WITHOUT_TEACHER else experiment.bank,
-            checkpoint=store.unfinished_path(Path(checkpoints), one)
+            with_lesson if spec.lesson else loss,
+            seed=spec.seed,
+            bank=None if spec.arm in losses.WITHOUT_TEACHER else experiment.bank,
+            checkpoint=store.unfinished_path(Path(checkpoints), spec)
             if checkpoints and Path(checkpoints).is_dir()
             else None,
-            key=store.student_key(one, experiment),
-            what=one.name,
+            key=store.student_key(spec, experiment),
+            what=spec.name,
         )
-        return _finished(one, model, fitted, experiment, time.perf_counter() - started)
+        return _finished(spec, model, fitted, experiment, time.perf_counter() - started)
 
 
 def _finished(
-    one: StudentSpec, model: torch.nn.Module, fitted: training.Fitted, experiment: Experiment, seconds: float
+    spec: StudentSpec, model: torch.nn.Module, fitted: training.Fitted, experiment: Experiment, seconds: float
 ) -> tuple[TrainedStudent, dict[str, Tensor]]:
-    """A trained cell with its logits and weights; ``model`` holds the last weights."""
+    """A trained student with its logits, and its weights; ``model`` holds the last weights."""
     val_logits, test_logits = (predict(model, examples.images) for examples in (experiment.validation, experiment.test))
     best_logits = test_logits
     if fitted.best_epoch < len(fitted.history):  # else the last epoch is the best
         model.load_state_dict(fitted.best)
         best_logits = predict(model, experiment.test.images)
     weights = {name: value.cpu() for name, value in fitted.last.items()}
-    return TrainedStudent(
-        one, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds
-    ), weights
+    trained = TrainedStudent(spec, val_logits, test_logits, fitted.history, fitted.best_epoch, best_logits, seconds)
+    return trained, weights
 
 
 def stacked(cells: Sequence[StudentSpec], experiment: Experiment) -> list[list[StudentSpec]]:
-    """The cells in groups that train at once (:mod:`kdnb.stack`): on a GPU, on images so small that a step is launches; else none.
+    """The students in groups that train at once (:mod:`kdnb.stack`), where that is faster.
 
-    A student of one's own may hold what a stack cannot (dropout, say), one of volumes is large, and one that is taught to explain is
-    hooked: they train alone.
+    It is on a GPU, on images so small that a step is launches. A student of one's own may hold what a stack cannot
+    (dropout, say), one of volumes is large, and one that is taught to explain is hooked: they train alone.
+
+    Args:
+        cells: the students.
+        experiment: what they learn from.
+
+    Returns:
+        Groups of one shape, of at most :data:`kdnb.stack.MOST` students; none where each trains alone.
     """
     small = experiment.train.images.shape[1] <= STACKED_SIDE
     own = experiment.student == networks.OWN_STUDENT and experiment.volumes is None
     if best_device().type == "cpu" or not small or not own or experiment.explained:
         return []
-    shapes: dict[tuple, list[StudentSpec]] = {}
-    for one in sorted(cells, key=lambda one: (one.arm, one.alpha, one.temperature)):  # a loss at a time
-        shapes.setdefault((one.shape, one.widths, one.pool), []).append(one)
+    shapes: dict[tuple[str, tuple[int, ...] | None, str], list[StudentSpec]] = {}
+    for spec in sorted(cells, key=lambda spec: (spec.arm, spec.alpha, spec.temperature)):  # a loss at a time
+        shapes.setdefault((spec.shape, spec.widths, spec.pool), []).append(spec)
     return [group[k : k + stack.MOST] for group in shapes.values() for k in range(0, len(group), stack.MOST)]
 
 
 def train_stack(
     cells: Sequence[StudentSpec], experiment: Experiment
 ) -> Iterator[tuple[TrainedStudent, dict[str, Tensor]]]:
-    """:func:`train_student` for cells of one shape at once; a stack that is interrupted starts anew, its time being that of a few students."""
+    """:func:`train_student` for students of one shape at once.
+
+    A stack that is interrupted starts anew, its time being that of a few students.
+
+    Args:
+        cells: the students, those of one loss in a row.
+        experiment: what they learn from.
+
+    Yields:
+        Each trained student and its weights, when all are trained.
+    """
     started = time.perf_counter()
 
     @cache  # students that differ in their seed alone have one loss
-    def loss_of(arm: str, alpha: float, temperature: float):
+    def loss_of(arm: str, alpha: float, temperature: float) -> training.Loss:
         options = {"alpha": alpha, "temperature": temperature}
-        return lambda z, t, y: losses.arm_loss(arm, z, None if arm in losses.WITHOUT_TEACHER else t, y, **options)
+        return lambda student_logits, teacher_logits, targets: losses.arm_loss(
+            arm, student_logits, None if arm in losses.WITHOUT_TEACHER else teacher_logits, targets, **options
+        )
 
-    students, seeds = [specs.student(one, experiment) for one in cells], [one.seed for one in cells]
-    parts = (
+    students, seeds = [specs.student(spec, experiment) for spec in cells], [spec.seed for spec in cells]
+    stack_losses = [loss_of(spec.arm, spec.alpha, spec.temperature) for spec in cells]
+    all_fitted = stack.fit(
+        students,
         experiment.train,
         experiment.validation,
         experiment.recipe,
-        [loss_of(one.arm, one.alpha, one.temperature) for one in cells],
+        stack_losses,
+        seeds=seeds,
+        bank=experiment.bank,
     )
-    fitted = stack.fit(students, *parts, seeds=seeds, bank=experiment.bank)
     seconds = (time.perf_counter() - started) / len(cells)
-    for one, model, found in zip(cells, students, fitted, strict=True):
-        yield _finished(one, model, found, experiment, seconds)
+    for spec, model, fitted in zip(cells, students, all_fitted, strict=True):
+        yield _finished(spec, model, fitted, experiment, seconds)
 
 
 def train(
     run: Run, cells: Sequence[StudentSpec], experiment: Experiment, *, scheduler: str | None = None, jobs: int = 0
 ) -> dict[StudentSpec, TrainedStudent]:
-    """Train the cells that are not finished yet, store each as it ends, and return all.
+    """Train the students that are not trained yet, store each as it ends, and return all.
 
     Args:
+        run: where they are stored.
+        cells: the students.
+        experiment: what they learn from.
         scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
-        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share Python's lock: where there
-            are many cores, Dask workers on the same machine do not.
+        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share
+            Python's lock: where there are many cores, Dask workers on the same machine do not.
+
+    Returns:
+        Every spec with its trained student, in the order of ``cells``.
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.
     """
-    finished = {one: found for one in cells if (found := store.load(run, one, experiment)) is not None}
+    finished = {spec: loaded for spec in cells if (loaded := store.load(run, spec, experiment)) is not None}
     checkpoints = run.folder / experiment.folder / "unfinished"
     lost_worker = cluster.lost_worker(scheduler)
-    for attempt in itertools.count(1):
-        waiting = [one for one in cells if one not in finished]
+    attempt = 0
+    while True:
+        attempt += 1
+        waiting = [spec for spec in cells if spec not in finished]
         if not waiting:
-            return {one: finished[one] for one in cells}
+            return {spec: finished[spec] for spec in cells}
         checkpoints.mkdir(parents=True, exist_ok=True)
         try:
-            with _engine(scheduler, jobs, experiment) as stop:
+            with engine(scheduler, jobs, experiment) as stop:
                 parallel = joblib.Parallel(
                     return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs"
                 )
                 if stacks := [] if scheduler or jobs else stacked(waiting, experiment):
-                    done = itertools.chain.from_iterable(
-                        train_stack(cells_of_one, experiment) for cells_of_one in stacks
-                    )
+                    done = itertools.chain.from_iterable(train_stack(group, experiment) for group in stacks)
                 else:
                     done = parallel(
-                        joblib.delayed(train_student)(one, experiment, str(checkpoints), stop) for one in waiting
+                        joblib.delayed(train_student)(spec, experiment, str(checkpoints), stop) for spec in waiting
                     )
                 for trained, weights in progress(done, f"{len(waiting)} students", len(waiting)):
                     store.save(run, trained, weights, experiment)
                     store.unfinished_path(checkpoints, trained.spec).unlink(missing_ok=True)
                     finished[trained.spec] = trained
         except lost_worker:
-            # Dask trains a dead worker's cells again, unless the only copy of the experiment died with it: then we send it anew.
+            # Dask trains a dead worker's students again, unless the only copy of the experiment died with it: then we
+            # send it anew.
             if attempt == cluster.ATTEMPTS:
                 raise
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - an end, not an error: nobody sees it
     """A training ended because nobody waits for it any more: the cell was interrupted, or another student failed."""
 
 
 @contextmanager
-def _engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator[threading.Event | None]:
-    """Where joblib trains. Here it is in threads: torch leaves Python's lock while it computes, and imports and images are held once."""
+def engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator[threading.Event | None]:
+    """Where joblib trains: here in threads, or on the workers of a Dask scheduler.
+
+    Threads do, for torch leaves Python's lock while it computes; imports and images are held once.
+
+    Args:
+        scheduler: its address; ``None``: here.
+        jobs: threads; 0: one per core, on a GPU one.
+        experiment: sent to the workers once.
+
+    Yields:
+        What stops the threads' trainings once it is set, as it is at the end; ``None`` with a scheduler.
+    """
     if scheduler is None:
         on_gpu = best_device().type != "cpu"
         jobs = jobs or (1 if on_gpu else os.cpu_count() or 1)

@@ -1,26 +1,27 @@
 """Teachers, and what is put in their place to see what a teacher's knowledge is worth.
 
-A teacher is a *bank* of logits ``(views, N, C)`` on the training images (:mod:`kdnb.views`). Four other banks answer what of its gain is
-knowledge, a fifth what a better teacher would be worth:
+A teacher is a *bank* of logits ``(views, N, C)`` on the training images (:mod:`kdnb.views`). Four other banks answer
+what of its gain is knowledge, a fifth what a better teacher would be worth:
 
-=================  ======================================================================================================
+=================  ===================================================================================================
 :func:`oracle`     logits of the true posterior: all that soft labels could tell (Menon et al. 2021, arXiv 2005.10419)
-:func:`shuffled`   the teacher's own logits, exchanged among the images of a class: it knows the class, nothing of the image
+:func:`shuffled`   the teacher's own logits, exchanged among the images of a class: it knows the class, nothing of the
+                   image
 :func:`class_mean` the mean of the teacher's logits of each class: how it confuses classes, nothing of the image
 :func:`symmetric`  no teacher: the label's class above equal others, by as much as the teacher's is on average
-:func:`ensemble`   the mean answer of several students of the labels alone (Furlanello et al. 2018, arXiv 1805.04770): a teacher that is
-                   better than its students and knows nothing that the labels do not say
-=================  ======================================================================================================
+:func:`ensemble`   the mean answer of several students of the labels alone (Furlanello et al. 2018, arXiv 1805.04770): a
+                   teacher that is better than its students and knows nothing that the labels do not say
+=================  ===================================================================================================
 
-The default run's teacher learned from many more generated images than its students see. That takes longer than the rest of the run, so
-its weights are recorded (:data:`RECORDED`), and loaded unless the run is told to train it anew.
+The default run's teacher learned from many more generated images than its students see. That takes longer than the rest
+of the run, so its weights are recorded (:data:`RECORDED`), and loaded unless the run is told to train it anew.
 """
 
 import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -49,9 +50,14 @@ def oracle(posterior: np.ndarray, views: int) -> np.ndarray:
 
     Args:
         posterior: ``(N, C)``, :attr:`kdnb.datasets.ImageSet.posterior` of the training images.
+        views: how many.
 
     Returns:
         ``(views, N, C)`` float32.
+
+    Example:
+        >>> oracle(np.array([[0.5, 0.5]]), views=2).shape
+        (2, 1, 2)
     """
     logits = np.log(np.maximum(posterior, CERTAIN))
     logits -= logits.mean(axis=1, keepdims=True)
@@ -61,10 +67,10 @@ def oracle(posterior: np.ndarray, views: int) -> np.ndarray:
 def shuffled(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The same logits, exchanged among the images ``(N,)`` of a class by one drawn permutation, ``(views, N, C)``."""
     rng = np.random.default_rng(20250215)
-    where = np.arange(len(labels))
+    sources = np.arange(len(labels))
     for label in np.unique(labels):
-        where[labels == label] = rng.permutation(where[labels == label])
-    return bank[:, where]
+        sources[labels == label] = rng.permutation(sources[labels == label])
+    return bank[:, sources]
 
 
 def class_mean(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -85,10 +91,13 @@ def symmetric(bank: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
-    """The log of the members' mean probability, centred, ``(..., C)`` float32.
+    """The log of the members' mean probability, centred.
 
     Args:
         members: logits ``(..., C)`` of each, such as a bank of each.
+
+    Returns:
+        ``(..., C)`` float32.
     """
     mean = np.mean([softmax(logits.astype(float), axis=-1) for logits in members], axis=0)
     logits = np.log(np.maximum(mean, CERTAIN**2))
@@ -99,16 +108,16 @@ def ensemble(members: Sequence[np.ndarray]) -> np.ndarray:
 WITHOUT_KNOWLEDGE = {"shuffled": shuffled, "class_mean": class_mean, "symmetric": symmetric}
 
 
-# -- the recorded teacher -----------------------------------------------------------------------------------------------
+# -- the recorded teacher ----------------------------------------------------------------------------------------------
 
 
 def generated(image_size: int, count: int) -> tuple[Examples, Examples]:
     """``count`` training images of the phantom and :data:`VALIDATION` more, of subjects that no run sees."""
-    made = phantom.plant(
+    drawn = phantom.plant(
         phantom.generate(count + VALIDATION, image_size, "drawn", seed=GENERATOR_SEED), seed=GENERATOR_SEED
     ).made
-    train, validation = slice(0, count), slice(count, None)
-    return Examples(made.images[train], made.labels[train]), Examples(made.images[validation], made.labels[validation])
+    train, rest = slice(0, count), slice(count, None)
+    return Examples(drawn.images[train], drawn.labels[train]), Examples(drawn.images[rest], drawn.labels[rest])
 
 
 def generated_key(image_size: int, count: int) -> str:
@@ -116,20 +125,29 @@ def generated_key(image_size: int, count: int) -> str:
     first = phantom.generate(phantom.DRAWN_PER_SUBJECT, image_size, "drawn", seed=GENERATOR_SEED)
     flaws = (phantom.TWINS, phantom.WRONG_LABELS, phantom.SCANNER)
     return content_key(
-        count, image_size, flaws, hashlib.sha256(first.images.tobytes() + first.posterior.tobytes()).hexdigest()
+        count,
+        image_size,
+        flaws,
+        hashlib.sha256(first.images.tobytes() + cast(np.ndarray, first.posterior).tobytes()).hexdigest(),
     )
 
 
 def load(teacher: nn.Module, key: str, path: Path = RECORDED) -> dict[str, Any] | None:
-    """Put the recorded weights into ``teacher`` and return what is known of how they were made.
+    """Put the recorded weights into ``teacher``.
+
+    Args:
+        teacher: DenseNet121 with the head that was trained.
+        key: the identity of what it learned from.
+        path: the record.
 
     Returns:
-        The facts (``history``, ``minutes``, ``command``, ``environment``); ``None`` where no whole teacher of this ``key`` is recorded.
+        What is known of how they were made (``history``, ``minutes``, ``command``, ``environment``); ``None`` where no
+        whole teacher of this ``key`` is recorded.
     """
-    found = tensors.load(path, key)
-    if found is None:
+    loaded = tensors.load(path, key)
+    if loaded is None:
         return None
-    weights, facts = found
+    weights, facts = loaded
     teacher.load_state_dict(tensors.in_type(weights, torch.float32))
     return facts
 
@@ -137,22 +155,29 @@ def load(teacher: nn.Module, key: str, path: Path = RECORDED) -> dict[str, Any] 
 def record(folder: Path, path: Path = RECORDED) -> Path:
     """Keep the teacher that a run trained, in float16, with its history and what trained it.
 
+    Args:
+        folder: the run's.
+        path: where to keep it.
+
+    Returns:
+        ``path``.
+
     Raises:
         ArtefactError: the run did not train a teacher of generated images.
     """
     run = Run(resolve(run_dir=folder), "02_teacher_training")
-    taught = run.info().get("teacher", {})
-    if not taught.get("task") or not taught["made"].startswith("trained"):
+    info = run.info().get("teacher", {})
+    if not info.get("task") or not info["made"].startswith("trained"):
         raise ArtefactError(
             f"{folder} did not train a teacher of generated images: make reproduce TRAIN_TEACHER=1 RUNS=..."
         )
-    teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=taught["head"]), taught["key"])
+    teacher = run.load_model("teacher", densenet121_teacher(len(phantom.CLASSES), head=info["head"]), info["key"])
     halves = tensors.in_type(teacher.state_dict(), torch.float16)
     history = run.load_table("teacher_history")
     facts = {"history": history.to_dict("list"), "minutes": round(float(history["seconds"].sum()) / 60, 1)}
-    facts |= {"command": "make reproduce TRAIN_TEACHER=1", "recipe": taught["recipe"]}
+    facts |= {"command": "make reproduce TRAIN_TEACHER=1", "recipe": info["recipe"]}
     facts |= {"environment": in_common(run.info().get("environment", {}))}
-    tensors.save(path, halves, taught["task"], facts)
+    tensors.save(path, halves, info["task"], facts)
     return path
 
 

@@ -1,4 +1,7 @@
-"""Tensors on disk that know what they were made from and whether they are whole: checkpoints, finished students, the teacher's answers."""
+"""Tensors on disk that know what they were made from and whether they are whole.
+
+Checkpoints, trained students and the teacher's answers are such.
+"""
 
 import hashlib
 import json
@@ -13,8 +16,14 @@ from torch import Tensor
 from kdnb.files import atomic_write, read_tensors, tensors_metadata
 
 
-def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) -> None:
-    """Write ``tensors`` and ``facts`` (anything that JSON holds) under ``key``, with a hash of the content, atomically.
+def save(path: Path, tensors: dict[str, Tensor], key: str, facts: object = None) -> None:
+    """Write tensors atomically, with a hash of the content.
+
+    Args:
+        path: the file, in the safetensors format.
+        tensors: by name.
+        key: the identity of what they were made from.
+        facts: what is known of them, anything that JSON holds.
 
     Raises:
         StorageError: the file could not be written.
@@ -26,7 +35,7 @@ def save(path: Path, tensors: dict[str, Tensor], key: str, facts: Any = None) ->
 
 
 def load(path: Path, key: str) -> tuple[dict[str, Tensor], Any] | None:
-    """Tensors and facts in ``path``; ``None`` where there are none, they are damaged or changed, or have another key."""
+    """Tensors and facts in ``path``; ``None`` where there are none, they are damaged or changed, or of another key."""
     try:
         about = json.loads(tensors_metadata(path)["about"])
         if about["key"] != key:
@@ -43,8 +52,8 @@ def in_type(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
 
 
 def _content(tensors: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

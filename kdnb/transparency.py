@@ -1,12 +1,12 @@
-"""What transparency costs and what it shows: students of several receptive fields, with a teacher and without (chapter 07).
+"""What transparency costs and shows: students of several receptive fields, with a teacher and without (chapter 07).
 
-Every comparison is paired by seed and image (:func:`kdnb.evaluation.compare_over_seeds`): both the luck of training and that of the test
-images count. Questions start with ``field:`` (what a smaller field costs), ``teacher:`` (who gains more by it), ``truth:`` and
-``fidelity:`` (whose explanation is better).
+Every comparison is paired by seed and image (:func:`kdnb.evaluation.compare_over_seeds`): both the luck of training and
+that of the test images count. Questions start with ``field:`` (what a smaller field costs), ``teacher:`` (who gains
+more by it), ``truth:`` and ``fidelity:`` (whose explanation is better).
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,15 +21,13 @@ from kdnb.evaluation import compare_over_seeds, expected_hits, with_holm
 from kdnb.experiments import Experiment
 from kdnb.explain import Method, class_evidence, evaluation_mode, explain_all, layer_evidence, receptive_fields
 from kdnb.specs import StudentSpec, TrainedStudent
+from kdnb.training import Examples
 
 PLAIN, TRANSPARENT = "plain", "transparent"
 SHAPES = (PLAIN, "translucent", TRANSPARENT)  # from the largest field to the smallest
 ALONE, TAUGHT = "ce", "kd_t2"
-TRUTH = (
-    "pointing_game",
-    "rank_accuracy",
-    "pixel_auc",
-)  # of the order of the pixels: mass_ratio depends on whether a map has a sign
+# Metrics of truth of the order of the pixels: mass_ratio depends on whether a map has a sign.
+TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")
 CONTROLS = ("random", "centre", "sobel", "untrained", "data_set_mean")
 FEW = 8  # images a class for the controls, which are far behind, and for SHAP, which costs hundreds of passes an image
 RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled")  # on the plain student
@@ -47,82 +45,94 @@ def cells(
 def prices(
     results: dict[StudentSpec, TrainedStudent], experiment: Experiment, image_size: int, labels: str = "all"
 ) -> pd.DataFrame:
-    """A row a student: ``transparency.csv``.
+    """The rows of ``transparency.csv``.
 
-    Columns: labels (how many), shape, loss, seed, receptive_field (pixels across, of the last layer), map_cells (across), macs, parameters,
-    val_accuracy, test_accuracy, seconds.
+    Args:
+        results: the trained students.
+        experiment: what they learned from.
+        image_size: pixels of a side.
+        labels: how many labels a class they learned from.
+
+    Returns:
+        A row a student: ``labels``, ``shape``, ``loss``, ``seed``, ``receptive_field`` (pixels across, of the last
+        layer), ``map_cells`` (across), ``macs``, ``parameters``, ``val_accuracy``, ``test_accuracy``, ``seconds``.
     """
-    rows, known = [], {}
-    for one, trained in results.items():
-        if one.shape not in known:
-            network = specs.student(one, experiment)
+    rows = []
+    costs: dict[str, dict[str, object]] = {}
+    for spec, trained in results.items():
+        if spec.shape not in costs:
+            network = specs.student(spec, experiment)
             evidence = class_evidence(network, torch.rand(1, 3, image_size, image_size))
-            known[one.shape] = {
+            costs[spec.shape] = {
                 "receptive_field": list(receptive_fields(network, image_size=image_size).values())[-1],
                 "map_cells": evidence.maps.shape[-1],
                 "macs": macs(network, image_size),
                 "parameters": parameters(network),
             }
-        right = [
-            float(hit.mean())
-            for hit in (_hits(trained.val_logits, experiment.validation), _hits(trained.test_logits, experiment.test))
-        ]
-        row = {"labels": labels, "shape": one.shape, "loss": one.arm, "seed": one.seed} | known[one.shape]
-        rows.append(row | {"val_accuracy": right[0], "test_accuracy": right[1], "seconds": trained.seconds})
+        val_hits = _hits(trained.val_logits, experiment.validation)
+        test_hits = _hits(trained.test_logits, experiment.test)
+        row: dict[str, object] = {"labels": labels, "shape": spec.shape, "loss": spec.arm, "seed": spec.seed}
+        row |= costs[spec.shape]
+        row |= {"val_accuracy": float(val_hits.mean()), "test_accuracy": float(test_hits.mean())}
+        rows.append(row | {"seconds": trained.seconds})
     return pd.DataFrame(rows)
 
 
-def _hits(logits: np.ndarray, examples) -> np.ndarray:
+def _hits(logits: np.ndarray, examples: Examples) -> np.ndarray:
     return expected_hits(logits, examples.labels, examples.posterior)
 
 
-def _of(results: dict[StudentSpec, TrainedStudent], experiment: Experiment, shape: str, arm: str) -> np.ndarray:
+def _hits_of(results: dict[StudentSpec, TrainedStudent], experiment: Experiment, shape: str, arm: str) -> np.ndarray:
     """Hits on the test images, ``(S, N)``, in the order of seeds."""
-    chosen = sorted((one for one in results if (one.shape, one.arm) == (shape, arm)), key=lambda one: one.seed)
-    return np.stack([_hits(results[one].test_logits, experiment.test) for one in chosen]).astype(float)
+    chosen = sorted((spec for spec in results if (spec.shape, spec.arm) == (shape, arm)), key=lambda spec: spec.seed)
+    return np.stack([_hits(results[spec].test_logits, experiment.test) for spec in chosen]).astype(float)
 
 
 def price_tests(
     results: dict[StudentSpec, TrainedStudent], experiment: Experiment, groups: np.ndarray, labels: str = "all"
 ) -> pd.DataFrame:
-    """Rows of ``tests.csv``: what a smaller field costs in accuracy, what the teacher adds to each shape, and to which it adds more.
+    """Rows of ``tests.csv``: what a smaller field costs, what the teacher adds to each shape, and to which more.
 
-    The last is a difference of differences on the same seeds and images: (taught - alone) of the smaller field minus that of the plain one.
+    All is accuracy. The last is a difference of differences on the same seeds and images: (taught - alone) of the
+    smaller field minus that of the plain one.
+
+    Args:
+        results: the trained students of every shape and arm.
+        experiment: what they learned from.
+        groups: ``(n,)`` of the test images.
+        labels: how many labels a class they learned from.
+
+    Returns:
+        The rows, with Holm's p values.
     """
-    shapes = [shape for shape in dict.fromkeys(one.shape for one in results) if shape != PLAIN]
-    arms = list(dict.fromkeys(one.arm for one in results))
+    shapes = [shape for shape in dict.fromkeys(spec.shape for spec in results) if shape != PLAIN]
+    arms = list(dict.fromkeys(spec.arm for spec in results))
     suffix = "" if labels == "all" else f", {labels} labels a class"
     rows = []
     for shape in shapes:
+        question = f"field: what does the smaller one cost{suffix}?"
         for arm in arms:
-            pair = (_of(results, experiment, name, arm) for name in (shape, PLAIN))
-            rows.append(
-                compare_over_seeds(
-                    f"field: what does the smaller one cost{suffix}?", f"{shape} {arm}", f"{PLAIN} {arm}", *pair, groups
-                )
-            )
-    taught = [arm for arm in arms if arm != ALONE]
+            small, plain = (_hits_of(results, experiment, name, arm) for name in (shape, PLAIN))
+            rows.append(compare_over_seeds(question, f"{shape} {arm}", f"{PLAIN} {arm}", small, plain, groups))
+    taught_arms = [arm for arm in arms if arm != ALONE]
     for shape in (PLAIN, *shapes):
-        for arm in taught:
-            pair = (_of(results, experiment, shape, name) for name in (arm, ALONE))
-            rows.append(
-                compare_over_seeds(
-                    f"teacher: what does it add{suffix}?", f"{shape} {arm}", f"{shape} {ALONE}", *pair, groups
-                )
-            )
+        question = f"teacher: what does it add{suffix}?"
+        for arm in taught_arms:
+            taught, alone = (_hits_of(results, experiment, shape, name) for name in (arm, ALONE))
+            rows.append(compare_over_seeds(question, f"{shape} {arm}", f"{shape} {ALONE}", taught, alone, groups))
     for shape in shapes:
-        for arm in taught:
-            gains = (
-                _of(results, experiment, name, arm) - _of(results, experiment, name, ALONE) for name in (shape, PLAIN)
+        question = f"teacher: does it add more to the smaller field{suffix}?"
+        for arm in taught_arms:
+            gain_of_small, gain_of_plain = (
+                _hits_of(results, experiment, name, arm) - _hits_of(results, experiment, name, ALONE)
+                for name in (shape, PLAIN)
             )
-            what = f"teacher: does it add more to the smaller field{suffix}?"
-            rows.append(
-                compare_over_seeds(what, f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}", *gains, groups)
-            )
+            names = f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}"
+            rows.append(compare_over_seeds(question, *names, gain_of_small, gain_of_plain, groups))
     return with_holm(rows)
 
 
-# -- explanations -------------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def explanation_rows(
@@ -131,11 +141,15 @@ def explanation_rows(
     """Truth (where there are masks) and faithfulness of explanations of several students on the same test images.
 
     Args:
-        students: (shape, seed) -> network. chosen: shape -> methods to judge on it; a shape that is not named is left out.
-        per_class: test images of each class. Fewer are the first of more, so that methods judged on fewer are compared on those.
+        students: (shape, seed) -> network.
+        chosen: shape -> methods to judge on it; a shape that is not named is left out.
+        data: the images; those of test are explained.
+        per_class: test images of each class. Fewer are the first of more, so that methods judged on fewer are compared
+            on those.
 
     Returns:
-        the rows of ``fidelity.csv`` and ``localisation.csv``, with columns ``shape`` and ``seed``; truth only where the student is right.
+        The rows of ``fidelity.csv`` and ``localisation.csv``, with columns ``shape`` and ``seed``; truth only where the
+        student is right.
     """
     tables = []
     for (shape, seed), model in ((key, model) for key, model in students.items() if key[0] in chosen):
@@ -149,12 +163,19 @@ def explanation_rows(
 
 
 def explanation_tests(rows: pd.DataFrame, shape: str = TRANSPARENT) -> pd.DataFrame:
-    """Rows of ``tests.csv``: class evidence of one shape against every explanation of the plain student, by each metric.
+    """Rows of ``tests.csv``: class evidence of one shape against every explanation of the plain student.
 
-    Only images on which every seed of both has the metric count.
+    Each metric is a test. Only images on which every seed of both has the metric count.
+
+    Args:
+        rows: of :func:`explanation_rows`.
+        shape: whose class evidence.
+
+    Returns:
+        The rows, with Holm's p values.
     """
-    found = []
-    for kind, metrics in (
+    tests = []
+    for question, metrics in (
         ("truth: does the evidence mark the lesion better?", TRUTH),
         ("fidelity: is the evidence more faithful?", fidelity.FAMILIES),
     ):
@@ -163,37 +184,45 @@ def explanation_tests(rows: pd.DataFrame, shape: str = TRANSPARENT) -> pd.DataFr
             own = of_metric[(of_metric["shape"] == shape) & (of_metric["method"] == "class_evidence")]
             plain = of_metric[of_metric["shape"] == PLAIN]
             for rival in dict.fromkeys(plain["method"]):
-                pair = own, plain[plain["method"] == rival]
-                found.append(
-                    fidelity.paired_over_seeds(kind, f"{shape} class_evidence", f"{PLAIN} {rival}", *pair, metric)
-                )
-    return with_holm([row for row in found if row is not None])
+                names = f"{shape} class_evidence", f"{PLAIN} {rival}"
+                other = plain[plain["method"] == rival]
+                tests.append(fidelity.paired_over_seeds(question, *names, own, other, metric))
+    return with_holm([row for row in tests if row is not None])
 
 
 def explanation_summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean of every metric by shape and method over images and seeds, with the number of values: ``evidence_summary.csv``."""
+    """Mean of every metric by shape and method over images and seeds, with its count: ``evidence_summary.csv``."""
     means = rows.groupby(["shape", "method", "metric"], sort=False)["value"].agg(["mean", "count"]).reset_index()
     return means.rename(columns={"count": "n"})
 
 
 def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
-    """What class evidence costs in forward passes: one row, ``ratio``, ``lo``, ``hi``, ``n``; both sides in turn, ``repeats`` times.
+    """What class evidence costs in forward passes.
 
     The interval is that of the median, from order statistics (binomial, 95% or all there is where the repeats are few).
+
+    Args:
+        model: a student.
+        images: ``(N, 3, H, W)``.
+        repeats: how often both sides are measured, in turn.
+
+    Returns:
+        One row: ``ratio``, ``lo``, ``hi``, ``n``.
     """
 
     def forward() -> None:
         with evaluation_mode(model), torch.no_grad():
             model(images)
 
-    def seconds(call) -> float:
+    def seconds(computation: Callable[[], object]) -> float:
         started = time.perf_counter()
-        call()
+        computation()
         settle()
         return time.perf_counter() - started
 
-    for call in (forward, lambda: class_evidence(model, images)):
-        call()
+    warm_ups: tuple[Callable[[], object], ...] = (forward, lambda: class_evidence(model, images))
+    for computation in warm_ups:
+        computation()
     ratios = np.sort([seconds(lambda: class_evidence(model, images)) / seconds(forward) for _ in range(repeats)])
     from scipy.stats import binom
 
@@ -203,26 +232,32 @@ def passes(model: nn.Module, images: Tensor, repeats: int) -> pd.DataFrame:
     )
 
 
-# -- one image, one decision --------------------------------------------------------------------------------------------
+# -- one image, one decision -------------------------------------------------------------------------------------------
 
 
 def apart(model: nn.Module, image: Tensor, classes: Sequence[str]) -> pd.DataFrame:
-    """A decision taken apart: a row a class with its bias, what speaks for it and against it, their sum, and the logit.
+    """A decision taken apart.
 
     Args:
+        model: a student.
         image: ``(3, H, W)``.
+        classes: their names, in the order of the logits.
+
+    Returns:
+        A row a class, the likeliest first: its ``bias``, what speaks ``for`` it and ``against`` it, their ``sum``, and
+        the ``logit``.
     """
     evidence = class_evidence(model, image[None])
-    cells_of = evidence.maps[0].flatten(1) / evidence.maps[0, 0].numel()
+    by_cell = evidence.maps[0].flatten(1) / evidence.maps[0, 0].numel()
     with evaluation_mode(model), torch.no_grad():
         logits = model(image[None])[0]
-    parts = {
+    terms = {
         "bias": evidence.bias,
-        "for": cells_of.clamp_min(0).sum(1),
-        "against": cells_of.clamp_max(0).sum(1),
+        "for": by_cell.clamp_min(0).sum(1),
+        "against": by_cell.clamp_max(0).sum(1),
         "sum": evidence.logits[0],
     }
-    table = pd.DataFrame({name: values.cpu().numpy() for name, values in (parts | {"logit": logits}).items()})
+    table = pd.DataFrame({name: values.cpu().numpy() for name, values in (terms | {"logit": logits}).items()})
     return table.assign(**{"class": list(classes)}).set_index("class").sort_values("logit", ascending=False)
 
 
@@ -230,16 +265,19 @@ def layer_shares(model: nn.Module, images: Tensor, names: Iterable[str]) -> pd.D
     """Which layer decided: what each layer adds to the gap between the two likeliest classes, a row an image.
 
     Args:
-        model: a student whose classifier reads several layers. names: of the images' classes, ``(N,)``.
+        model: a student whose classifier reads several layers.
+        images: ``(N, 3, H, W)``.
+        names: of the images' classes, ``(N,)``.
 
     Returns:
-        ``class``, one column a layer (``layer1``, ...), ``bias`` and ``gap``, their sum: the likeliest class's logit minus the next one's.
+        ``class``, one column a layer (``layer1``, ...), ``bias`` and ``gap``, their sum: the likeliest class's logit
+        minus the next one's.
     """
     by_layer, bias = layer_evidence(model, images)
-    parts = torch.stack([maps.mean(dim=(2, 3)) for maps in by_layer.values()] + [bias.expand(len(images), -1)])
-    first, second = parts.sum(dim=0).topk(2, dim=1).indices.T
+    terms = torch.stack([maps.mean(dim=(2, 3)) for maps in by_layer.values()] + [bias.expand(len(images), -1)])
+    first, second = terms.sum(dim=0).topk(2, dim=1).indices.T
     rows = torch.arange(len(images), device=images.device)
-    gaps = (parts[:, rows, first] - parts[:, rows, second]).T.cpu().numpy()
+    gaps = (terms[:, rows, first] - terms[:, rows, second]).T.cpu().numpy()
     table = pd.DataFrame(gaps, columns=[*(f"layer{k}" for k in range(1, len(by_layer) + 1)), "bias"])
     table.insert(0, "class", list(names))
     return table.assign(gap=gaps.sum(axis=1))

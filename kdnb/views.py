@@ -1,8 +1,8 @@
 """Replayable augmented views, and the teacher's logits on them.
 
-View ``v`` of image ``i`` is a fixed function of ``(v, i)``: the same in every epoch, model, process and order. So the teacher looks at
-each view once, its raw logits are kept in a bank ``(views, N, C)``, and every student of every loss, temperature and seed is taught
-from it while teacher and student still see the same picture (Beyer et al. 2022).
+View ``v`` of image ``i`` is a fixed function of ``(v, i)``: the same in every epoch, model, process and order. So the
+teacher looks at each view once, its raw logits are kept in a bank ``(views, N, C)``, and every student of every loss,
+temperature and seed is taught from it while teacher and student still see the same picture (Beyer et al. 2022).
 """
 
 import numpy as np
@@ -16,10 +16,23 @@ SHIFT = 0.02  # of the side
 
 
 def view_moves(count: int, view: int, side: int) -> Tensor:
-    """How view ``view`` moves ``count`` images of ``side`` pixels: ``(count, 3)`` int64, mirrored (0 or 1), rows down, columns right.
+    """How one view moves the images.
 
-    Left and right are exchanged with probability 1/2; shifts are whole pixels up to 2% of the side. Moves that interpolate (small turns
-    and scalings) blur what is trained on while test images stay sharp: on real data they cost accuracy in trainings as short as these.
+    Left and right are exchanged with probability 1/2; shifts are whole pixels up to 2% of the side. Moves that
+    interpolate (small turns and scalings) blur what is trained on while test images stay sharp: on real data they cost
+    accuracy in trainings as short as these.
+
+    Args:
+        count: of images.
+        view: its number.
+        side: of an image, in pixels.
+
+    Returns:
+        ``(count, 3)`` int64: mirrored (0 or 1), rows down, columns right.
+
+    Example:
+        >>> view_moves(3, view=0, side=64).tolist()
+        [[0, 1, -1], [0, -1, 0], [1, 0, 1]]
     """
     rng = np.random.default_rng([20250215, view])
     reach = max(1, round(SHIFT * side))
@@ -28,30 +41,48 @@ def view_moves(count: int, view: int, side: int) -> Tensor:
 
 
 def render(images: Tensor, moves: Tensor) -> Tensor:
-    """Mirror images ``(N, 3, H, W)`` and shift them by ``moves`` ``(N, 3)``; the border is repeated outwards.
+    """Mirror images and shift them; the border is repeated outwards.
 
     Pixels are copied, not computed: uint8 stays uint8, a quarter of what floats would move.
+
+    Args:
+        images: ``(N, 3, H, W)``.
+        moves: ``(N, 3)`` of :func:`view_moves`, on the device of the images.
+
+    Returns:
+        ``(N, 3, H, W)``, channels last in memory.
     """
     height, width = images.shape[2:]
     rows = (torch.arange(height, device=images.device) - moves[:, 1:2]).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) - moves[:, 2:3]).clamp(0, width - 1)
     columns = torch.where(moves[:, :1] == 1, width - 1 - columns, columns)
-    which = torch.arange(len(images), device=images.device)
-    return images.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    numbers = torch.arange(len(images), device=images.device)
+    moved = images.permute(0, 2, 3, 1)[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
 def teacher_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 128) -> np.ndarray:
-    """The teacher's raw logits on every view of every image, ``(views, N, C)`` float32.
+    """The teacher's raw logits on every view of every image.
 
-    The teacher is put into evaluation mode and stays there. Temperature is applied later, by the loss.
+    Temperature is applied later, by the loss.
+
+    Args:
+        teacher: any classifier; it is put into evaluation mode and stays there.
+        images: ``(N, H, W, 3)`` uint8.
+        views: how many views of each.
+        batch_size: images at once.
+
+    Returns:
+        ``(views, N, C)`` float32.
     """
     teacher.eval()
     device = device_of(teacher)
-    held, logits = resident(images, device), []
+    resident_images, logits = resident(images, device), []
     for view in progress(range(views), "Teacher's logits", views):
         moves = view_moves(len(images), view, images.shape[1]).to(device)
         for start in range(0, len(images), batch_size):
-            part = torch.arange(start, min(start + batch_size, len(images)), device=held.device)
-            logits.append(teacher(to_float(render(picked(held, part, device), moves[start : start + len(part)]))))
+            batch = torch.arange(start, min(start + batch_size, len(images)), device=resident_images.device)
+            pixels = render(picked(resident_images, batch, device), moves[start : start + len(batch)])
+            logits.append(teacher(to_float(pixels)))
     return torch.cat(logits).reshape(views, len(images), -1).cpu().numpy()
