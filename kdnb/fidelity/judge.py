@@ -27,7 +27,7 @@ CELLS = 16
 
 
 def holes(count: int, height: int, width: int, share: Tensor, draw: torch.Generator) -> Tensor:
-    """Random squares of :data:`CELLS` x :data:`CELLS`, each missing with probability ``share``.
+    """Random squares on a grid of :data:`CELLS` x :data:`CELLS`, each missing with probability ``share``.
 
     Args:
         count: N.
