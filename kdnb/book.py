@@ -42,7 +42,7 @@ CONFIGURATION: dict[str, object] = {
     "author": "The kdnb authors",
     "copyright": "The kdnb authors; prose and figures CC BY 4.0",
     "version": __version__,
-    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "kdnb.book"],
+    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "kdnb.reference", "kdnb.book"],
     "myst_enable_extensions": ["dollarmath", "amsmath", "colon_fence"],
     "myst_dmath_double_inline": True,
     "myst_heading_anchors": 3,
@@ -132,7 +132,6 @@ def setup(app: "Sphinx") -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (_inline, _leave), (_block, _leave))
     app.add_config_value("kdnb_alternatives", {}, "env")
     app.connect("doctree-read", _describe)
-    reference.connect(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 

@@ -202,7 +202,7 @@ def _as_words(app: "Sphinx", doctree: "document") -> None:
     from docutils.nodes import Text, problematic
 
     for node in list(doctree.findall(problematic)):
-        node.replace_self(Text(node.astext()))
+        node.parent.replace(node, Text(node.astext()))
 
 
 class DocstringFaults(logging.Filter):
@@ -233,8 +233,9 @@ class DocstringFaults(logging.Filter):
                 handler.filters.insert(0, self)
 
 
-def connect(app: "Sphinx") -> None:
-    """Have the modules' own members shown alone, and docstrings read as they are meant."""
+def setup(app: "Sphinx") -> dict[str, bool]:
+    """Sphinx calls this: it has the modules' own members shown alone, and docstrings read as they are meant."""
     app.connect("autodoc-skip-member", _skip_imported)
     app.connect("doctree-read", _as_words)
     app.connect("autodoc-process-docstring", _prepare, priority=400)  # before napoleon, whose place is 500
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -36,7 +36,7 @@ from kdnb.book import (
 )
 from kdnb.errors import ArtefactError
 from kdnb.losses import distillation_loss
-from kdnb.reference import DocstringFaults, floors, imported, module_files, whole_returns
+from kdnb.reference import DocstringFaults, floors, imported, module_files, module_page, whole_returns
 from kdnb.slides import write as write_slides
 
 # The words of a page without its code and its formulas: where dollars are left, a formula was not understood.
@@ -396,6 +396,64 @@ def test_a_fault_in_a_docstring_is_told_and_any_other_stays():
     record = logging.makeLogRecord({"msg": "unexpected indentation", "location": "x.py:docstring of kdnb.x.f:3"})
     assert not faults.filter(record) and faults.faults == ["kdnb.x.f:3: unexpected indentation"]
     assert faults.filter(logging.makeLogRecord({"msg": "unknown document", "location": ("index", 3)}))
+
+
+DOCUMENTED = '''"""A module with |G| and a table that is none.
+
+== ==
+a  bcdef
+g h
+== ==
+"""
+
+from typing import NamedTuple
+
+from scipy.stats import entropy, wilcoxon
+
+
+class Pair(NamedTuple):
+    """Two numbers."""
+
+    first: float
+
+
+def halved(number: float) -> Pair:
+    """Half of |G|.
+
+    Args:
+        number: of any size: small, or *large.
+
+    Returns:
+        Of the number: its half.
+    """
+
+
+def _private() -> None:
+    """Nobody's."""
+'''
+
+
+def test_a_module_with_faults_in_its_docstrings_has_a_page_all_the_same(tmp_path):
+    (tmp_path / "documented.py").write_text(DOCUMENTED)
+    (tmp_path / "documented.rst").write_text(module_page("documented", {"documented": tmp_path / "documented.py"}))
+    script = f"""
+import sys
+from sphinx.application import Sphinx
+from kdnb import reference
+sys.path.insert(0, {str(tmp_path)!r})
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "kdnb.reference"]
+configuration = reference.CONFIGURATION | {{"extensions": extensions, "root_doc": "documented"}}
+app = Sphinx({str(tmp_path)!r}, None, *[{str(tmp_path / "out")!r}] * 2, "html", configuration, status=None)
+faults = reference.DocstringFaults()
+faults.listen()
+app.build()
+print(app._warncount, len(faults.faults))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0 and re.fullmatch(r"0 [1-9]\d*", answer.stdout.strip()), answer.stderr
+    page = (tmp_path / "out" / "documented.html").read_text(encoding="utf-8")
+    assert "Half of |G|." in page and "Of the number: its half." in page and "or *large." in page
+    assert not re.search(r"problematic|entropy|wilcoxon|Alias for field|_private", page)
 
 
 def test_the_names_of_an_index_move_into_the_one_header_row():

@@ -163,8 +163,9 @@ def packed(student: StudentCNN) -> dict[str, Any]:
     """
     layers, weights = [], []
     for convolution, pooling, norm, _ in cast(_Blocks, student.features):
-        factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        weights += [convolution.weight, factor, norm.bias.double() - norm.running_mean.double() * factor]
+        factor = norm.weight.double() / (cast(Tensor, norm.running_var).double() + norm.eps).sqrt()
+        shift = norm.bias.double() - cast(Tensor, norm.running_mean).double() * factor
+        weights += [convolution.weight, factor, shift]
         after, before, kernel, _ = convolution.weight.shape
         layers.append({"before": before, "after": after, "kernel": kernel, "pool": isinstance(pooling, nn.MaxPool2d)})
     weights += [student.classifier.weight, student.classifier.bias]
