@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -147,7 +148,7 @@ def met_table(
 
                 n = 1 if batch_size == 1 else images_in_reach(call, batch_size, seconds)
                 if (name, n) not in measured:  # a method too slow for more than one image has been timed already
-                    measured[name, n] = measure(lambda call=call, n=n: call(n), repeats)
+                    measured[name, n] = measure(partial(call, n), repeats)
                 rows.append(_row(name, model_name, batch_size, n, measured[name, n], plain.median / batch_size))
     return pd.DataFrame(rows)
 
