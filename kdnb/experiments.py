@@ -13,6 +13,7 @@ import torch
 
 from kdnb import device, losses, models, models3d, networks, tensors, training, views
 from kdnb.datasets import ImageSet
+from kdnb.datasets.volumes import VolumeSet
 from kdnb.explain import taught
 from kdnb.explain.taught import Layout, explanation_bank
 from kdnb.provenance import content_key, source_key
@@ -41,7 +42,7 @@ class Experiment:
     volumes: models3d.Grid | None = None  # how they lie, where the images are volumes: their students see in depth
 
 
-def examples(data: ImageSet, split: str) -> training.Examples:
+def examples(data: ImageSet | VolumeSet, split: str) -> training.Examples:
     """One split of a data set as the loop needs it."""
     indices = data.index(split)
     return training.Examples(

@@ -77,7 +77,7 @@ def _cross_entropy(logits: Tensor, teacher_logits: Tensor | None, targets: Tenso
 
 
 def _trained_on_worker(
-    shared: tuple[object, training.Examples, training.Examples, training.Recipe, str, str], seed: int
+    shared: tuple[networks.Portable, training.Examples, training.Examples, training.Recipe, str, str], seed: int
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """A teacher trained on a worker: its weights and its history.
 

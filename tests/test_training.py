@@ -193,11 +193,11 @@ def test_no_step_reads_a_value_back_from_the_device():
             return func(*args, **(kwargs or {}))
 
     train, _ = experiment()
-    state = training._State(
+    state = training.TrainingState(
         model := small(), torch.optim.SGD(model.parameters(), lr=0.1), dict(small().state_dict()), {}, []
     )
     with training.threads(1), Reads() as reads:
-        training._epoch(
+        training.train_epoch(
             state, training.to_device(train, torch.device("cpu")), None, RECIPE, cross_entropy, seed=0, epoch=0
         )
     assert reads.count == 0

@@ -56,12 +56,12 @@ def step_ms(model: torch.nn.Module, train: training.Examples, repeats: int = 7) 
     model, recipe = place(model), training.Recipe(epochs=100, batch_size=BATCH, views=4)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    state = training._State(model, optimiser, averaged, {}, [])  # noqa: SLF001  # one epoch alone has no public name
+    state = training.TrainingState(model, optimiser, averaged, {}, [])
     resident = training.to_device(train, best_device())
     steps = len(training.batches_of(np.arange(len(train)), BATCH))
 
     def epoch() -> None:
-        training._epoch(state, resident, None, recipe, _cross_entropy, 0, 0)  # noqa: SLF001  # as above
+        training.train_epoch(state, resident, None, recipe, _cross_entropy, 0, 0)
 
     return 1e3 / steps * timed(epoch, repeats)
 

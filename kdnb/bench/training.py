@@ -45,9 +45,7 @@ def _cached_over_resident() -> tuple[Side, Side]:
     targets = on_device.labels[: recipe.batch_size]
 
     def cached() -> None:
-        training._epoch(  # noqa: SLF001  # one epoch alone has no public name
-            state, on_device, None, recipe, _cross_entropy, seed=0, epoch=0
-        )
+        training.train_epoch(state, on_device, None, recipe, _cross_entropy, seed=0, epoch=0)
 
     def resident() -> None:
         current = state.model.train().state_dict()
@@ -58,17 +56,17 @@ def _cached_over_resident() -> tuple[Side, Side]:
             state.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             state.optimiser.step()
-            training._average(state.averaged, current, step, recipe)  # noqa: SLF001  # a step of the loop, as above
+            training.update_average(state.averaged, current, step, recipe)
             loss.item()
 
     return cached, resident
 
 
-def _state(recipe: training.Recipe) -> training._State:
+def _state(recipe: training.Recipe) -> training.TrainingState:
     model = place(models.initialised(models.StudentCNN, CLASSES, seed=0))
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    return training._State(model, optimiser, averaged, {}, [])  # noqa: SLF001  # what an epoch takes
+    return training.TrainingState(model, optimiser, averaged, {}, [])
 
 
 # -- the six-cell grid ------------------------------------------------------------------------------------------------
@@ -134,7 +132,7 @@ def _naive_over_ours() -> tuple[Side, Side]:
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
         experiment = experiments.Experiment(train, validation, one_test_image, bank, recipe, CLASSES, "bench")
-        with sweep._engine(None, 0, experiment):  # noqa: SLF001  # the processes of the grid, without its store
+        with sweep.engine(None, 0, experiment):
             grid = [specs.spec("kd", 0, alpha, temperature) for alpha, temperature in GRID]
             trained = joblib.Parallel()(joblib.delayed(sweep.train_student)(spec, experiment) for spec in grid)
         accuracies = [(student.val_logits.argmax(1) == validation.labels).mean() for student, _ in trained]

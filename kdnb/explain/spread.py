@@ -37,7 +37,7 @@ def explain_on(
     return {name: torch.cat([next(maps) for _ in batches]).to(images.device) for name in chosen}
 
 
-def _explained(shared: tuple[dict[str, Method], object], item: tuple[str, Tensor, Tensor]) -> Tensor:
+def _explained(shared: tuple[dict[str, Method], networks.Portable], item: tuple[str, Tensor, Tensor]) -> Tensor:
     """A worker's part: one batch explained by one method, on the CPU."""
     chosen, portable_model = shared
     name, images, targets = item

@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 from torch import Tensor, nn
 
 from kdnb.datasets import ImageSet, to_tensor
+from kdnb.datasets.volumes import VolumeSet
 from kdnb.evaluation import bootstrap_mean, clustered_variance, compare_over_seeds, holm, t_test
 from kdnb.explain import Method
 from kdnb.fidelity.judge import f_fidelity
@@ -100,7 +101,9 @@ class Sample:
         )
 
 
-def draw_sample(model: nn.Module, data: ImageSet, per_class: int, split: str = "test", seed: int = 0) -> Sample:
+def draw_sample(
+    model: nn.Module, data: ImageSet | VolumeSet, per_class: int, split: str = "test", seed: int = 0
+) -> Sample:
     """Images of each class of one split, drawn at random, with the model's predictions.
 
     Args:
