@@ -63,9 +63,9 @@ def class_evidence(model: nn.Module, images: Tensor, layers: Sequence[str] | Non
     """
     by_layer, bias = layer_evidence(model, images, layers)
     maps = list(by_layer.values())
-    finest = maps[0].shape[-2:]
-    summed = maps[0] if len(maps) == 1 else cast("Tensor", sum(_at_size(layer, finest) for layer in maps))
-    return ClassEvidence(summed, bias)
+    return ClassEvidence(
+        maps[0] if len(maps) == 1 else cast("Tensor", sum(_at_size(layer, maps[0].shape[-2:]) for layer in maps)), bias
+    )
 
 
 def layer_evidence(

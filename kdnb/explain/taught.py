@@ -129,8 +129,9 @@ def teacher_explanations(teacher: nn.Module, images: Tensor, blocks: Blocks | No
     blocks = blocks or blocks_of(teacher, images)
     with collecting({name: layers_of(teacher)[name] for name in blocks.attention}, _attention) as attention_maps:
         evidence = _evidence_of(teacher, images, blocks.evidence)
-    attention = [_fine_at_most(block_attention.detach()) for block_attention in attention_maps.values()]
-    return Explanations(attention, _fine_at_most(evidence))
+    return Explanations(
+        [_fine_at_most(attention.detach()) for attention in attention_maps.values()], _fine_at_most(evidence)
+    )
 
 
 def _attention(maps: Tensor) -> Tensor:
@@ -156,8 +157,9 @@ def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
             ]
     finally:
         hook.remove()
-    activation = outputs[0].detach()
-    return torch.stack([as_maps(activation * gradient, layer, name).sum(dim=1) for gradient in gradients], dim=1)
+    return torch.stack(
+        [as_maps(outputs[0].detach() * gradient, layer, name).sum(dim=1) for gradient in gradients], dim=1
+    )
 
 
 def _fine_at_most(maps: Tensor) -> Tensor:

@@ -300,8 +300,7 @@ def side_by_side(model: nn.Module, sample: Sample, maps: dict[str, Tensor]) -> p
     overlap = (a & b).sum(dim=(1, 2)) / (a | b).sum(dim=(1, 2))
     judged = [deletion_insertion(model, sample.images, sample.targets, rank) for rank in ranks]
     table = {"image_id": sample.ids, "class": sample.classes, "group": sample.groups, "correct": sample.correct}
-    rank_correlation = spearman(*(method_maps.cpu().numpy() for method_maps in pair))
-    table |= {"spearman": rank_correlation, "overlap": overlap.cpu().numpy()}
+    table |= {"spearman": spearman(*(pair_maps.cpu().numpy() for pair_maps in pair)), "overlap": overlap.cpu().numpy()}
     table |= {f"{name}_keeps": values["agreement_10"].cpu().numpy() for name, values in zip(maps, judged, strict=True)}
     return pd.DataFrame(table | {"nothing_keeps": judged[0]["agreement_00"].cpu().numpy()})
 
@@ -390,8 +389,9 @@ def paired(
     groups = [("all", rows), *rows.groupby(rows["class"].map(class_row), sort=False)] if by_class else [("all", rows)]
     for class_name, class_rows in groups:
         for metric in metrics:
-            metric_rows = class_rows[class_rows["metric"] == metric]
-            wide = metric_rows.pivot(index=["image_id", "group"], columns="method", values="value")
+            wide = class_rows[class_rows["metric"] == metric].pivot(
+                index=["image_id", "group"], columns="method", values="value"
+            )
             for a, b in pairs:
                 if a in wide and b in wide:
                     comparisons.append(
