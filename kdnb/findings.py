@@ -69,7 +69,7 @@ def leaks(measured: Path = MEASURED) -> pd.DataFrame:
         95% bootstrap intervals).
     """
     runs = recorded(measured)
-    nothing_taught = {"accuracy": [], "accuracy_lo": [], "accuracy_hi": []}
+    nothing_taught: dict[str, list[float]] = {"accuracy": [], "accuracy_lo": [], "accuracy_hi": []}
     taught = runs[runs["model"] == "student_kd"] if len(runs) else runs.assign(**nothing_taught)
     both = taught.groupby("dataset")["split_protocol"].transform("nunique") > 1
     names = {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
