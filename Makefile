@@ -167,5 +167,5 @@ lock: ## write requirements.lock anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate --no-emit-index-url pyproject.toml -o requirements.lock
 
 clean: ## delete the runs, the caches and what tools left (not .venv, not data/raw)
-	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs data/cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -99,14 +99,14 @@ def _finished(
     return trained, weights
 
 
-def stacked(cells: Sequence[StudentSpec], experiment: Experiment) -> list[list[StudentSpec]]:
+def stacked(student_specs: Sequence[StudentSpec], experiment: Experiment) -> list[list[StudentSpec]]:
     """The students in groups that train at once (:mod:`kdnb.stack`), where that is faster.
 
     It is on a GPU, on images so small that a step is launches. A student of one's own may hold what a stack cannot
     (dropout, say), one of volumes is large, and one that is taught to explain is hooked: they train alone.
 
     Args:
-        cells: the students.
+        student_specs: the students.
         experiment: what they learn from.
 
     Returns:
@@ -117,20 +117,20 @@ def stacked(cells: Sequence[StudentSpec], experiment: Experiment) -> list[list[S
     if best_device().type == "cpu" or not small or not own or experiment.explained:
         return []
     shapes: dict[tuple[str, tuple[int, ...] | None, str], list[StudentSpec]] = {}
-    for spec in sorted(cells, key=lambda spec: (spec.arm, spec.alpha, spec.temperature)):  # a loss at a time
+    for spec in sorted(student_specs, key=lambda spec: (spec.arm, spec.alpha, spec.temperature)):  # a loss at a time
         shapes.setdefault((spec.shape, spec.widths, spec.pool), []).append(spec)
     return [group[k : k + stack.MOST] for group in shapes.values() for k in range(0, len(group), stack.MOST)]
 
 
 def train_stack(
-    cells: Sequence[StudentSpec], experiment: Experiment
+    student_specs: Sequence[StudentSpec], experiment: Experiment
 ) -> Iterator[tuple[TrainedStudent, dict[str, Tensor]]]:
     """:func:`train_student` for students of one shape at once.
 
     A stack that is interrupted starts anew, its time being that of a few students.
 
     Args:
-        cells: the students, those of one loss in a row.
+        student_specs: the students, those of one loss in a row.
         experiment: what they learn from.
 
     Yields:
@@ -145,8 +145,8 @@ def train_stack(
             arm, student_logits, None if arm in losses.WITHOUT_TEACHER else teacher_logits, targets, **options
         )
 
-    students, seeds = [specs.student(spec, experiment) for spec in cells], [spec.seed for spec in cells]
-    stack_losses = [loss_of(spec.arm, spec.alpha, spec.temperature) for spec in cells]
+    students, seeds = [specs.student(spec, experiment) for spec in student_specs], [spec.seed for spec in student_specs]
+    stack_losses = [loss_of(spec.arm, spec.alpha, spec.temperature) for spec in student_specs]
     all_fitted = stack.fit(
         students,
         experiment.train,
@@ -156,39 +156,44 @@ def train_stack(
         seeds=seeds,
         bank=experiment.bank,
     )
-    seconds = (time.perf_counter() - started) / len(cells)
-    for spec, model, fitted in zip(cells, students, all_fitted, strict=True):
+    seconds = (time.perf_counter() - started) / len(student_specs)
+    for spec, model, fitted in zip(student_specs, students, all_fitted, strict=True):
         yield _finished(spec, model, fitted, experiment, seconds)
 
 
 def train(
-    run: Run, cells: Sequence[StudentSpec], experiment: Experiment, *, scheduler: str | None = None, jobs: int = 0
+    run: Run,
+    student_specs: Sequence[StudentSpec],
+    experiment: Experiment,
+    *,
+    scheduler: str | None = None,
+    jobs: int = 0,
 ) -> dict[StudentSpec, TrainedStudent]:
     """Train the students that are not trained yet, store each as it ends, and return all.
 
     Args:
         run: where they are stored.
-        cells: the students.
+        student_specs: the students.
         experiment: what they learn from.
         scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
         jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share
             Python's lock: where there are many cores, Dask workers on the same machine do not.
 
     Returns:
-        Every spec with its trained student, in the order of ``cells``.
+        Every spec with its trained student, in the order of ``student_specs``.
 
     Raises:
         ParameterError: no Dask scheduler answers at that address.
     """
-    finished = {spec: loaded for spec in cells if (loaded := store.load(run, spec, experiment)) is not None}
+    finished = {spec: loaded for spec in student_specs if (loaded := store.load(run, spec, experiment)) is not None}
     checkpoints = run.folder / experiment.folder / "unfinished"
     lost_worker = cluster.lost_worker(scheduler)
     attempt = 0
     while True:
         attempt += 1
-        waiting = [spec for spec in cells if spec not in finished]
+        waiting = [spec for spec in student_specs if spec not in finished]
         if not waiting:
-            return {spec: finished[spec] for spec in cells}
+            return {spec: finished[spec] for spec in student_specs}
         checkpoints.mkdir(parents=True, exist_ok=True)
         try:
             with engine(scheduler, jobs, experiment) as stop:

@@ -33,7 +33,7 @@ LIKENESS = "teacher_likeness"
 COST = 0.01  # of accuracy on validation: the most that a lesson may cost when its weight is chosen
 
 
-def cells(
+def student_specs(
     seeds: Sequence[int], alpha: float, temperature: float, weights: dict[str, float]
 ) -> dict[str, list[StudentSpec]]:
     """Way of teaching -> its students. Lessons come on top of the loss with T^2, so that what they add is theirs.
@@ -174,7 +174,7 @@ def explanation_tests(rows: pd.DataFrame, ways: Sequence[str]) -> pd.DataFrame:
 
     Args:
         rows: of :func:`explanation_rows`.
-        ways: of :func:`cells`, those to compare.
+        ways: of :func:`student_specs`, those to compare.
 
     Returns:
         The rows, with Holm's p values; empty where there is nothing to compare.
@@ -209,7 +209,7 @@ def accuracy_tests(
 
     Args:
         results: the trained students.
-        ways: of :func:`cells`.
+        ways: of :func:`student_specs`.
         test: the test images.
         groups: ``(n,)`` of the test images.
         labels: how many they learned from, in words.
@@ -255,7 +255,7 @@ def accuracies(
 
     Args:
         results: how many labels -> the trained students.
-        ways: how many labels -> the ways of :func:`cells`.
+        ways: how many labels -> the ways of :func:`student_specs`.
         test: the test images.
 
     Returns:

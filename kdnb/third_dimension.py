@@ -148,7 +148,7 @@ def with_few(experiment: Experiment, teacher: nn.Module, per_class: int) -> Expe
     return replace(experiment, train=train, bank=bank, key=key, folder=folder)
 
 
-def cells(
+def student_specs(
     ways: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float, experiment: Experiment
 ) -> dict[str, list[StudentSpec]]:
     """Way -> its students. Those of slices have filters for as many operations as those of volumes."""
@@ -169,12 +169,12 @@ class Taught:
     """The students of one number of labels.
 
     Attributes:
-        cells: way -> its students, one a seed.
+        specs: way -> its students, one a seed.
         results: way -> what each of its students has learned.
         hits: way -> how right each of its students is on each test volume, ``(S, n)`` float64.
     """
 
-    cells: dict[str, list[StudentSpec]]
+    specs: dict[str, list[StudentSpec]]
     results: dict[str, dict[StudentSpec, TrainedStudent]]
     hits: dict[str, np.ndarray]
 
@@ -187,7 +187,7 @@ def teach(
     Args:
         run: where finished students are kept and found again.
         by_teacher: what they learn from, by what the teacher sees.
-        ways: of :func:`cells`.
+        ways: of :func:`student_specs`.
         scheduler: address of a Dask scheduler whose workers shall train; ``None`` trains here.
 
     Returns:
@@ -256,7 +256,7 @@ def accuracies(taught: dict[str, Taught], beside: dict[str, np.ndarray], experim
     ]
     depth, _, side = experiment.volumes.shape
     for labels, trained in taught.items():
-        for way, students in trained.cells.items():
+        for way, students in trained.specs.items():
             student = specs.student(students[0], experiment)
             costs = {"macs": cost.macs(student, side, depth), "parameters": cost.parameters(student)}
             for k, spec in enumerate(students):

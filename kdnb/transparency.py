@@ -33,7 +33,7 @@ FEW = 8  # images a class for the controls, which are far behind, and for SHAP, 
 RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled")  # on the plain student
 
 
-def cells(
+def student_specs(
     shapes: Sequence[str], arms: Sequence[str], seeds: Sequence[int], alpha: float, temperature: float
 ) -> list[StudentSpec]:
     """The students of the study: every shape, arm and seed once."""

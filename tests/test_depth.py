@@ -387,7 +387,7 @@ def test_the_table_of_accuracies_knows_networks_operations_and_balance():
     experiment = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1), 3, "k", widths=(4, 6, 8, 8, 12), volumes=grid
     )
-    ways = third_dimension.cells((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, experiment)
+    ways = third_dimension.student_specs((ALONE, SLICES_ALONE), (0, 1), 0.4, 10, experiment)
     logits = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (60, 1))
     results = {
         way: {spec: TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0) for spec in of_way}

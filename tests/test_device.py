@@ -282,7 +282,7 @@ def test_few_labels_transparency_and_lessons_work_on_the_device(tmp_path):
             0.4, 4.0, few=True, controls=True, successor=few_labels.Way("dkd", 0.4, 4.0), knows_truth=False
         )
         taught = few_labels.teach(run, experiment, teacher, 3, ways, groups, [0])
-        cells = transparency.cells(shapes, ("ce",), (0,), 0.4, 4.0)
+        cells = transparency.student_specs(shapes, ("ce",), (0,), 0.4, 4.0)
         results = sweep.train(run, cells, experiment)
         students = {(spec.shape, spec.seed): store.trained_student(run, spec, experiment) for spec in cells}
         assert {device.device_of(student) for student in students.values()} == {DEVICE}

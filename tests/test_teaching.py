@@ -22,7 +22,7 @@ def trained(one: specs.StudentSpec, right: int) -> TrainedStudent:
 
 
 def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
-    ways = teaching.cells((0, 1), 0.4, 10, {"attention": 3.0, "explanation": 1.0})
+    ways = teaching.student_specs((0, 1), 0.4, 10, {"attention": 3.0, "explanation": 1.0})
     assert list(ways) == [
         "labels alone",
         "label smoothing",
@@ -35,7 +35,7 @@ def test_ways_share_seeds_and_lessons_are_added_to_the_loss_with_t2():
     lesson, without = ways["attention too"][0], ways["with T²"][0]
     assert (lesson.arm, lesson.alpha, lesson.temperature) == (without.arm, without.alpha, without.temperature)
     assert (lesson.lesson, lesson.weight) == ("attention", 3.0) and lesson.name != without.name
-    assert list(teaching.cells((0,), 1.0, 10, {})) == ["labels alone", "label smoothing"], "no teacher is heard"
+    assert list(teaching.student_specs((0,), 1.0, 10, {})) == ["labels alone", "label smoothing"], "no teacher is heard"
 
 
 def test_the_weight_is_the_largest_that_costs_at_most_a_point_of_validation():
@@ -90,7 +90,7 @@ def test_truth_is_asked_where_both_students_are_right_with_every_seed():
 
 
 def test_what_a_lesson_adds_to_accuracy_is_against_the_same_loss_without_it():
-    ways = teaching.cells((0, 1), 0.4, 10, {"attention": 1.0})
+    ways = teaching.student_specs((0, 1), 0.4, 10, {"attention": 1.0})
     right = {"with T²": 30, "attention too": 34}
     results = {spec: trained(spec, right.get(way, 20) + spec.seed) for way, of_way in ways.items() for spec in of_way}
     test = Examples(np.zeros((40, 8, 8, 3), np.uint8), LABELS)

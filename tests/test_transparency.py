@@ -33,7 +33,7 @@ def results():
     One more or less from seed to seed."""
     students = {}
     right = {("plain", "ce"): 18, ("plain", "kd_t2"): 18, ("transparent", "ce"): 14, ("transparent", "kd_t2"): 17}
-    for spec in transparency.cells(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
+    for spec in transparency.student_specs(("plain", "transparent"), ("ce", "kd_t2"), (0, 1, 2), 0.4, 10):
         logits = logits_of(np.arange(60) % 20 < right[spec.shape, spec.arm] + spec.seed - 1)
         students[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
     return students
