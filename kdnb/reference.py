@@ -221,7 +221,7 @@ class DocstringFaults(logging.Filter):
         place = str(get_node_location(location) if isinstance(location, Node) else location)
         if "docstring of" not in place:
             return True
-        self.faults.append(f"{place.partition('docstring of ')[2]}: {record.getMessage()}")
+        self.faults.append(f"{place.partition('docstring of ')[2]}: {record.getMessage().splitlines()[0]}")
         return False
 
     def listen(self) -> None:
