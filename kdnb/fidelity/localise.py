@@ -1,7 +1,7 @@
 """Does a map point at what is truly there? Maps against masks, where the truth is known.
 
-G is the true mask, |G| its number of pixels, HW the image's; a map's values are shifted so that its least is zero. A
-mask that is empty or covers everything leaves every metric undefined: NaN, counted, never a hit.
+G is the true mask, ``|G|`` its number of pixels, HW the image's; a map's values are shifted so that its least is zero.
+A mask that is empty or covers everything leaves every metric undefined: NaN, counted, never a hit.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 
 def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """1 if the map's largest value lies in G (Zhang et al. 2018). Chance: |G|/HW.
+    """1 if the map's largest value lies in G (Zhang et al. 2018). Chance: ``|G|/HW``.
 
     Args:
         maps: ``(N, H, W)``.
@@ -27,7 +27,7 @@ def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def mass_ratio(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """``(sum of the map in G / sum of the map) / (|G| / HW)``: 1 is chance, the most is HW/|G|.
+    """``(sum of the map in G / sum of the map) / (|G| / HW)``: 1 is chance, the most is ``HW/|G|``.
 
     Args:
         maps: ``(N, H, W)``, shifted so that the least value is zero.
@@ -47,7 +47,7 @@ def mass_ratio(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def rank_accuracy(ranks: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Share of the |G| most relevant pixels that lie in G (Arras et al. 2022). Chance: |G|/HW.
+    """Share of the ``|G|`` most relevant pixels that lie in G (Arras et al. 2022). Chance: ``|G|/HW``.
 
     Args:
         ranks: ``(N, H, W)``, :func:`kdnb.fidelity.perturb.relevance_rank` of the maps.
