@@ -106,6 +106,16 @@ def test_accuracies_without_leaks_stand_beside_the_published_ones_the_widest_gap
     assert set(findings.leaks(records.folder)["dataset"]) == {"alzheimer", "brain_tumor"}
 
 
+@pytest.mark.parametrize(("after", "said"), [(0.54, True), (0.56, False)])  # intervals from .49 and from .51
+def test_an_accuracy_that_is_no_better_than_the_commonest_class_says_so(records, after, said):
+    records("alzheimer", accuracy=0.9)
+    folder = records("alzheimer", "leak_free", accuracy=after)
+    per_class = pd.DataFrame({"model": ["teacher", "teacher", "student_kd", "student_kd"], "class": ["a", "b"] * 2})
+    per_class.assign(n=[50, 50] * 2).to_csv(folder / "per_class.csv", index=False)
+    text = findings.findings(records.folder)
+    assert ("instead of 0.900 on Alzheimer MRI (always naming the commonest class: 0.500)." in text) == said
+
+
 def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     records("brain_tumor", measured=np.nan)
     assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
