@@ -292,7 +292,7 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
                 f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
-                f"It is as faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
+                f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
                 f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best control's (the lesions' "
                 f"usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
                 f"{votes('teaching_explains')}."
