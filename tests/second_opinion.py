@@ -30,10 +30,8 @@ ANSWERS = Path(__file__).with_suffix(".json")
 COUNT, SIZE = 6, 40  # images, and pixels a side: a twentieth of the area is 80 pixels
 STEPS = 20  # at which a curve is read
 REMOVED = (25, 50, 75)  # percent of the area, of ROAD
-EXPLANATIONS = (
-    "class_evidence",
-    "feature_maps_mean",
-)  # whose maps are compared when weights are redrawn: of a class, and of none
+# Whose maps are compared when weights are redrawn: of a class, and of none.
+EXPLANATIONS = ("class_evidence", "feature_maps_mean")
 FILLS = {"blur": blurred, "mean": mean_colour}
 
 
