@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdnb.claims import CLAIMS, FAILS, HOLDS, NO_EFFECT, UNDECIDED, stated
+from kdnb.claims import CLAIMS, FAILS, HOLDS, MARGIN, NO_EFFECT, UNDECIDED, stated
 from kdnb.errors import ArtefactError, exit_status
+from kdnb.evaluation import equivalent
 from kdnb.explain import CONTROLS
 from kdnb.figures.explain import method_name
 from kdnb.files import atomic_write
@@ -162,7 +163,9 @@ def _over_real(claim: str, measured: Path) -> str:
     table = effects(claim, measured)
     if table.empty or table["run"].iloc[-1] != "together":
         return "not yet measured on two real data sets"
-    return f"{_points(table.iloc[-1])} over {sum(~table['run'].iloc[:-1].str.startswith('phantom'))} real data sets"
+    pooled, count = table.iloc[-1], sum(~table["run"].iloc[:-1].str.startswith("phantom"))
+    none = ", no effect" if equivalent(pooled["lo"], pooled["hi"], 100 * MARGIN) else ""
+    return f"{_points(pooled)} over {count} real data sets{none}"
 
 
 def _knowledge(measured: Path) -> str:
@@ -276,14 +279,14 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
                 f"{votes('student_against_teacher')}. By the teacher's doing? With all labels it adds "
-                f"{_over_real('distillation_adds', measured)}: {votes('distillation_adds')}. That it adds with T² and "
+                f"{_over_real('distillation_adds', measured)}; run by run: {votes('distillation_adds')}. With T² and "
                 f"several times the training: {votes('long_training')}."
             ),
             (
                 f"3. **When does a teacher help?** With few labels, {_few_labels(measured)}, and T² in the loss it "
                 f"adds {_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
-                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds "
-                f"{_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
+                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds, by "
+                f"run, {_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
             ),
             (
                 f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just "
@@ -293,8 +296,8 @@ def findings(measured: Path = MEASURED) -> str:
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
                 f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
                 f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
-                f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best control's (the lesions' "
-                f"usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
+                f"{votes('maps_over_controls')}. How well it ranks lesion pixels (AUC), minus the best "
+                f"control's (their usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
                 f"{votes('teaching_explains')}."
             ),
         ]

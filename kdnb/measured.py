@@ -517,9 +517,10 @@ def persons_on_both_sides() -> str:
     in_training = {entry.person for name, entry in known_slices.items() if name.startswith("Training/")}
     in_test = [entry.person for name, entry in known_slices.items() if name.startswith("Testing/")]
     leaked, persons = [person for person in in_test if person in in_training], set(in_test)
+    of_these = f"{len(set(leaked))} of the" if set(leaked) < persons else "all"
     return (
-        f"of the people in brain MRI's official test set {len(persons)} are known, and {len(set(leaked))} of these "
-        f"have other slices in training ({len(leaked)} of {len(in_test)} images)"
+        f"{of_these} {len(persons)} people known in brain MRI's official test set have other slices in training "
+        f"({len(leaked)} of {len(in_test)} images)"
     )
 
 
