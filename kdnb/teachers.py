@@ -3,7 +3,7 @@
 A teacher is a *bank* of logits ``(views, N, C)`` on the training images (:mod:`kdnb.views`). Four other banks answer
 what of its gain is knowledge, a fifth what a better teacher would be worth:
 
-=================== ===================================================================================================
+================== ====================================================================================================
 :func:`oracle`     logits of the true posterior: all that soft labels could tell (Menon et al. 2021, arXiv 2005.10419)
 :func:`shuffled`   the teacher's own logits, exchanged among the images of a class: it knows the class, nothing of the
                    image
@@ -11,7 +11,7 @@ what of its gain is knowledge, a fifth what a better teacher would be worth:
 :func:`symmetric`  no teacher: the label's class above equal others, by as much as the teacher's is on average
 :func:`ensemble`   the mean answer of several students of the labels alone (Furlanello et al. 2018, arXiv 1805.04770): a
                    teacher that is better than its students and knows nothing that the labels do not say
-=================== ===================================================================================================
+================== ====================================================================================================
 
 The default run's teacher learned from many more generated images than its students see. That takes longer than the rest
 of the run, so its weights are recorded (:data:`RECORDED`), and loaded unless the run is told to train it anew.
