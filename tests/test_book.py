@@ -89,7 +89,8 @@ def page(browser, site):
     page.faults = []
     page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("requestfailed", lambda request: page.faults.append(f"failed: {request.url}"))
+    left = "net::ERR_ABORTED"  # the page was left while its icon was still loading
+    page.on("requestfailed", lambda r: None if r.failure == left else page.faults.append(f"failed: {r.url}"))
     page.on(
         "request",
         lambda request: (
