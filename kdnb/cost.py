@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdnb.device import settle
 from kdnb.progress import progress
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 # Importing torch.utils.benchmark loads torch's compiler support, which warns where it finds a compiler but no GPU.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+# And torch.utils.flop_counter, imported where it is used, warns where a torch for GPUs lies without triton.
+logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
 
 SLOW = 0.1  # seconds; a call that takes longer is not warmed up again before every measurement
 VERY_SLOW = 1.0  # seconds; three measurements of such a call must do
@@ -44,6 +45,8 @@ def macs(model: nn.Module, image_size: int, channels: int = 3) -> int:
         >>> macs(nn.Conv2d(3, 8, kernel_size=1), image_size=10)  # 3 x 8 at each of 100 pixels
         2400
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     device = next(model.parameters()).device
     was_training = [module for module in model.modules() if module.training]
     model.eval()

@@ -1,5 +1,7 @@
 """What is counted and timed: figures known from outside, models left as they were, rows that hold together."""
 
+import subprocess
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -94,3 +96,12 @@ def test_passes_within_divides_the_time_by_one_pass_and_leaves_no_gradient():
     assert len(table) == 1 and row["forwards_within"] * row["forward_seconds"] == pytest.approx(10)
     assert row["forward_backward_seconds"] > 0
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_counting_is_silent_where_triton_is_missing():
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch; torch.version.cuda = '13.0'; from kdnb import cost; "
+        "print(cost.macs(torch.nn.Conv2d(3, 8, 1), 10))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "2400\n" and "triton" not in answer.stderr
