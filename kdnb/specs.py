@@ -26,7 +26,7 @@ _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global
 class StudentSpec:
     """One student of a study: what it minimises, its seed and its shape.
 
-    ``arm`` is a key of :data:`kdnb.losses.ARMS`, ``shape`` one of :data:`kdnb.models.SHAPES`.
+    ``arm`` is one of :data:`kdnb.losses.ARMS`, ``shape`` one of :data:`kdnb.models.SHAPES`.
     """
 
     arm: str
@@ -78,10 +78,11 @@ class SpecOptions(TypedDict, total=False):
 def spec(arm: str, seed: int, alpha: float, temperature: float, **options: Unpack[SpecOptions]) -> StudentSpec:
     """A student's spec, with parameters checked.
 
-    Where alpha and T play no part they are set to 1, so that equal students have equal specs.
+    At alpha = 1 every arm but ``ls`` is ``ce``, and where alpha and T play no part they are set to 1, so that equal
+    students have equal specs.
 
     Args:
-        arm: what it minimises, a key of :data:`kdnb.losses.ARMS`.
+        arm: what it minimises, one of :data:`kdnb.losses.ARMS`.
         seed: of its initial weights and of the order of its images.
         alpha: the share of the hard loss, in [0, 1]; with 1 no teacher is heard.
         temperature: T of the soft loss, above 0.
@@ -114,7 +115,7 @@ def grid(
     """All combinations and, for each seed, the line they are compared with: cross-entropy alone (alpha = 1).
 
     Args:
-        arms: keys of :data:`kdnb.losses.ARMS`.
+        arms: some of :data:`kdnb.losses.ARMS`.
         alphas: each in [0, 1].
         temperatures: each above 0.
         seeds: one student of every combination for each.
