@@ -138,17 +138,10 @@ def _votes(claim: str, measured: Path) -> str:
     if not votes.total():
         return "not yet asked"
     share, denied = votes[HOLDS] / votes.total(), (votes[FAILS] + votes[NO_EFFECT]) / votes.total()
-    word = (
-        "yes"
-        if share == 1
-        else "mostly"
-        if share > 0.5
-        else "sometimes"
-        if share
-        else "no"
-        if denied > 0.5
-        else "not shown"
-    )
+    if share:
+        word = "yes" if share == 1 else "mostly" if share > 0.5 else "sometimes"
+    else:
+        word = "no" if denied > 0.5 else "not shown"
     return f"{word} ({votes[HOLDS]} of {votes.total()} run{'s' * (votes.total() != 1)}{'; ' * bool(others)}{others})"
 
 

@@ -16,6 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kdnb import reference
+
 
 @pytest.fixture(scope="module")
 def project(repository):
@@ -114,9 +116,8 @@ def test_the_package_is_typed(repository):
 @pytest.fixture(scope="module")
 def floors(repository):
     """The floor of each room, as the map in CONTRIBUTING.md has them."""
-    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| floor (\d): ([^|]+) \|", text, re.MULTILINE)
-    rooms = [(room, int(floor)) for floor, names in rows for room in re.findall(r"`(\w+)/?`", names)]
+    rows = reference.floors((repository / "CONTRIBUTING.md").read_text(encoding="utf-8")).items()
+    rooms = [(room, int(floor.removeprefix("floor "))) for floor, (names, _) in rows for room in names]
     assert len(dict(rooms)) == len(rooms), "a room stands on one floor"
     return dict(rooms)
 
