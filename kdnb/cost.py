@@ -45,17 +45,22 @@ def macs(model: nn.Module, image_size: int, channels: int = 3) -> int:
         >>> macs(nn.Conv2d(3, 8, kernel_size=1), image_size=10)  # 3 x 8 at each of 100 pixels
         2400
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     device = next(model.parameters()).device
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, channels, image_size, image_size, device=device))
+        return macs_of(model, torch.zeros(1, channels, image_size, image_size, device=device))
     finally:
         for module in was_training:
             module.training = True
+
+
+def macs_of(model: nn.Module, inputs: Tensor) -> int:
+    """Multiply-accumulates of one forward pass of these inputs, counted as by :func:`macs`, in the mode it is in."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(inputs)
     return counter.get_total_flops() // 2
 
 

@@ -187,8 +187,11 @@ def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Mod
     """
     folder = stand_in(run, data, names)
     if folder is None:
-        images = cast(ImageSet, data)
-        return [_own(run, name, len(images.classes)) for name in names]
+        if data is None:
+            raise ArtefactError(
+                f"no recorded model of {run.settings.dataset} can stand in; give its images (--data-dir)"
+            )
+        return [_own(run, name, len(data.classes)) for name in names]
     print(_announced(folder, names))
     return [device.place(cast(nn.Module, recorded(folder, name))) for name in names]
 

@@ -530,18 +530,10 @@ def growth(model: nn.Module, shape: Sequence[int], repeats: int, batch: int = 4)
         targets = torch.zeros(batch, dtype=torch.int64, device=volumes.device)
         time = cost.measure(partial(explain.average_mean, model, volumes, targets), repeats)
         # Counted on the volume itself: rows and columns may differ.
-        macs = _macs_of(model, volumes) / batch
+        macs = cost.macs_of(model, volumes) / batch
         row = {"doubled": name, "slices": size[0], "side": f"{size[1]} x {size[2]}", "macs": macs}
         rows.append(row | {"mib": kept_bytes(on_host, volumes[:1].cpu()) / 2**20, "ms": 1e3 * time.median / batch})
     table = pd.DataFrame(rows)
     for name, column in (("macs_ratio", "macs"), ("memory_ratio", "mib"), ("time_ratio", "ms")):
         table[name] = table[column] / table[column].iloc[0]
     return table
-
-
-def _macs_of(model: nn.Module, volumes: Tensor) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(volumes)
-    return counter.get_total_flops() / 2

@@ -1,8 +1,8 @@
 """Replayable augmented views, and the teacher's logits on them.
 
-View ``v`` of image ``i`` is a fixed function of ``(v, i)``: the same in every epoch, model, process and order. So the
-teacher looks at each view once, its raw logits are kept in a bank ``(views, N, C)``, and every student of every loss,
-temperature and seed is taught from it while teacher and student still see the same picture (Beyer et al. 2022).
+View ``v`` of image ``i`` of N is a fixed function of ``(v, i, N)``: the same in every epoch, model, process and order.
+So the teacher looks at each view once, its raw logits are kept in a bank ``(views, N, C)``, and every student of every
+loss, temperature and seed is taught from it while teacher and student still see the same picture (Beyer et al. 2022).
 """
 
 import numpy as np

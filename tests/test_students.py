@@ -184,6 +184,12 @@ def test_a_chapter_without_a_teacher_says_so_in_one_sentence(data, tmp_path):
         students.own_or_recorded(begun(tmp_path / "fresh"), data, "teacher")
 
 
+def test_without_images_and_without_a_record_it_says_what_is_missing(tmp_path):
+    with pytest.raises(ArtefactError, match="no recorded model of phantom can stand in; give its images") as refused:
+        students.own_or_recorded(begun(tmp_path / "fresh"), None, "student_ce")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_damaged_record_is_one_sentence(record, data, tmp_path):
     path = record / "students" / "student_ce.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
