@@ -306,6 +306,10 @@ _QUESTIONS = {
     ),
     "teaching_explains_t2": ("The same with the loss with T²:", " points by the measure that decides"),
     "maps_taught": ("And where the teacher's maps are taught too?", " points by the measure that decides"),
+    "teaching_explains_few": (
+        "Does teaching make average maps better where few images are labelled? The loss with T²:",
+        " points by the measure that decides",
+    ),
     "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", " times"),
 }
 # Claim on volumes -> what its number is.

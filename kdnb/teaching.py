@@ -28,6 +28,8 @@ ALONE, TAUGHT = "labels alone", "with T²"
 UNTRAINED = "untrained"
 BY_ANSWERS = {ALONE: "ce", "label smoothing": "ls", "paper's loss": "kd", TAUGHT: "kd_t2"}
 BY_MAPS = {"attention too": "attention", "class attention too": "class_attention", "explanation too": "explanation"}
+# Whose explanations are judged where labels are few, too.
+WITH_FEW_LABELS = (ALONE, TAUGHT, *BY_MAPS)
 EXPLAINED_BY = ("feature_maps_mean", "class_evidence")  # the paper's explanation, and the exact one
 LIKENESS = "teacher_likeness"
 COST = 0.01  # of accuracy on validation: the most that a lesson may cost when its weight is chosen

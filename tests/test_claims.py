@@ -8,6 +8,7 @@ import pytest
 
 from kdnb import claims, transparency
 from kdnb.few_labels import ENSEMBLE
+from kdnb.fidelity import FAMILIES
 from kdnb.runs import Run
 from kdnb.settings import resolve
 
@@ -807,6 +808,32 @@ def test_earlier_records_are_read_in_todays_words_and_units():
     )
     assert read.loc["few_labels", "statement"] == claims.CLAIMS["few_labels"].statement
     assert claims.as_today(read.reset_index()).equals(read.reset_index()), "what says its units is as it was"
+
+
+def explained_by_teaching(way: str, difference: float) -> pd.DataFrame:
+    """Average maps of students taught in one way, better by so much by each measure, and evidence that is worse."""
+    rows = []
+    for method, better in (("feature_maps_mean", difference), ("class_evidence", -difference)):
+        for metric in [*transparency.TRUTH, *FAMILIES]:
+            row = comparison("", way, "labels alone", better * FAMILIES.get(metric, 1), 0.02)
+            more = {"method": method, "metric": metric, "matched": metric in transparency.TRUTH, "n": 100, "seeds": 3}
+            rows.append(row | more)
+    return pd.DataFrame(rows)
+
+
+def test_what_teaching_does_to_explanations_is_asked_of_few_labels_apart(tmp_path):
+    run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")
+    names = ("teaching_explains_t2", "teaching_explains_few")
+
+    def verdicts() -> list[str]:
+        return [claims.CLAIMS[name].measure(run).verdict for name in names]
+
+    run.save_table("tests_teaching", explained_by_teaching("with T²", -0.1))
+    assert verdicts() == [claims.FAILS, claims.NOT_TESTABLE]
+    run.save_table("tests_teaching_few", explained_by_teaching("with T²", 0.1))
+    assert verdicts() == [claims.FAILS, claims.HOLDS]
+    run.save_table("tests_teaching_few", explained_by_teaching("with T²", 0.1).assign(seeds=1))
+    assert verdicts() == [claims.FAILS, claims.UNDECIDED], "one seed decides nothing"
 
 
 # -- the third dimension --------------------------------------------------------------------------------------------
