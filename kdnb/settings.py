@@ -39,6 +39,7 @@ class Budget:
     batch_size: int
     seeds: tuple[int, ...]
     few_per_class: tuple[int, ...]  # labelled images a class of the students that know only a few
+    few_seeds: int  # seeds of these students with the most of the few labels, counted from the first of ``seeds``
     grid_seeds: int  # of the seeds, how many for the grid of alpha and T
     ablation_seeds: int  # of these, how many for students of another depth or pooling; 0: none
     refit_seeds: int  # of these, how many for students that also learn from the validation images; 0: none
