@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,9 @@ def budget(
     names = {field.name for field in fields(Budget)}
     unknown = sorted(set(values) - names)
     if unknown:
-        raise ParameterError(f"{unknown[0]} is not a setting of a profile, which has: {', '.join(sorted(names))}.")
+        near = get_close_matches(unknown[0], sorted(names), n=5, cutoff=0.5)
+        meant = f", such as {' or '.join(near)}" if near else ""
+        raise ParameterError(f"{unknown[0]} is not a setting of a profile; kdnb/profiles.toml has all{meant}.")
     return Budget(**{name: check(name, value) for name, value in values.items()})
 
 
