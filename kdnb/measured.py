@@ -38,7 +38,10 @@ NOTE = (
     "before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
 # Claims whose differences mean the same on all data sets.
-TOGETHER = ("student_against_teacher", "distillation_adds", "teacher_adds", "few_labels")
+TOGETHER = (
+    *("student_against_teacher", "distillation_adds", "teacher_adds", "better_teacher"),
+    *("few_labels", "knowledge", "unlabelled_images"),
+)
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
@@ -169,15 +172,17 @@ def _verdict(claim: pd.Series) -> str:
     return f"{claim['verdict']}: {claim['measured']:.3g}{interval}{' points' * (claim['unit'] == POINTS)}"
 
 
-def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
+def effects(claim: str, measured: Path = MEASURED, *, without_leaks: bool = False) -> pd.DataFrame:
     """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
 
-    Runs on the official split count; where a data set has several they share its test images, so the one of the longest
-    profile stands for all.
+    Where a data set has several runs on such a split they share its test images, so the one of the longest profile
+    stands for all.
 
     Args:
         claim: its name in :data:`kdnb.claims.CLAIMS`.
         measured: where records are kept.
+        without_leaks: count the runs in which training knows no person and no copy of a test image, as far as is known,
+            instead of those on the official split; one on such an official split counts in both.
 
     Returns:
         Columns ``run``, ``difference``, ``lo``, ``hi``, in points. The last row, ``together``, is
@@ -188,7 +193,8 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
     runs = sorted(_recorded_runs(measured), key=lambda record: shortest_first.index(record[1]["run"]["profile"]))
     for folder, provenance in runs:
         run = provenance["run"]
-        if run["split_protocol"] == "official" and folder.name in claims:
+        counts = not _knows_test_images(folder) if without_leaks else run["split_protocol"] == "official"
+        if counts and folder.name in claims:
             judged = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
             if judged["lo"] < judged["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
                 rows[run["dataset"]] = (folder.name, *judged[["measured", "lo", "hi"]].astype(float))
@@ -198,6 +204,20 @@ def effects(claim: str, measured: Path = MEASURED) -> pd.DataFrame:
         return table
     together = pd.DataFrame([("together", *random_effects(real))], columns=table.columns)
     return pd.concat([table, together], ignore_index=True)
+
+
+def together(claim: str, measured: Path = MEASURED, *, without_leaks: bool = False) -> tuple[pd.Series, int] | None:
+    """The last row of :func:`effects` and over how many real data sets it is; ``None`` where there are not two."""
+    table = effects(claim, measured, without_leaks=without_leaks)
+    if table.empty or table["run"].iloc[-1] != "together":
+        return None
+    return table.iloc[-1], int((~table["run"].iloc[:-1].str.startswith("phantom")).sum())
+
+
+def _knows_test_images(folder: Path) -> bool:
+    """Whether a recorded run tested on persons or copies that training knew, or did not ask."""
+    path = folder / "known_and_new.csv"
+    return not path.exists() or read_table(path)["part"].eq("known").any()
 
 
 def _published(published: pd.DataFrame, dataset: str, model: str) -> str:
@@ -447,12 +467,14 @@ def _in_depth(table: pd.DataFrame) -> list[str]:
 
 
 def _over_all(claim: str, measured: Path) -> str:
-    table = effects(claim, measured) if claim in TOGETHER else pd.DataFrame()
-    if table.empty or table["run"].iloc[-1] != "together":
-        return ""
-    mean, lo, hi = table[["difference", "lo", "hi"]].iloc[-1]
-    count = int((~table["run"].iloc[:-1].str.startswith("phantom")).sum())
-    return f"; over the official splits of {count} real data sets {mean:+z.1f} [{lo:+z.1f}, {hi:+z.1f}]"
+    phrases = []
+    for splits, without_leaks in (("over the official splits", False), ("without leaks over those", True)):
+        pooled = together(claim, measured, without_leaks=without_leaks) if claim in TOGETHER else None
+        if pooled is not None:
+            effect, count = pooled
+            interval = f"{effect['difference']:+z.1f} [{effect['lo']:+z.1f}, {effect['hi']:+z.1f}]"
+            phrases.append(f"; {splits} of {count} real data sets {interval}")
+    return "".join(phrases)
 
 
 def tested(measured: Path) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from kdnb.measured import (
     recorded,
     summaries,
     tables_of,
+    together,
     verdicts,
 )
 from kdnb.runs import Run
@@ -166,6 +167,30 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     )
     shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-half:.1f}, +{half:.1f}]."
     assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
+
+
+def test_an_effect_without_leaks_counts_runs_whose_test_images_are_all_new(finished, tmp_path):
+    measured = tmp_path / "measured"
+    splits = [
+        ("brain_tumor", "official", ["known", "new"], 50),
+        ("brain_tumor", "leak_free", ["new"], 3),
+        ("figshare_brain", "official", ["new"], 1),
+        ("eye_disease", "leak_free", ["new", "known"], 70),
+        ("alzheimer", "leak_free", None, 90),  # it was not asked there
+    ]
+    for dataset, split, parts, difference in splits:
+        name = f"{dataset}-cpu-seed0{'' if split == 'official' else '-' + split}"
+        _records(finished, measured, name, difference, dataset=dataset, split_protocol=split)
+        if parts is None:
+            (measured / name / "known_and_new.csv").unlink(missing_ok=True)
+        else:
+            pd.DataFrame({"part": parts, "mean": 0.5}).to_csv(measured / name / "known_and_new.csv", index=False)
+    table = effects("distillation_adds", measured, without_leaks=True)
+    assert table["run"].tolist() == ["brain_tumor-cpu-seed0-leak_free", "figshare_brain-cpu-seed0", "together"]
+    effect, count = together("distillation_adds", measured, without_leaks=True)
+    assert effect["difference"] == pytest.approx(2.0) and count == 2
+    assert together("knowledge", measured) is None
+    assert "; without leaks over those of 2 real data sets +2.0 [" in answer(measured)
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
