@@ -126,7 +126,7 @@ def _data_set_name(dataset: str) -> str:
 
 
 def _votes(claim: str, measured: Path) -> str:
-    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7 runs; 1 against, 2 undecided)``.
+    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7; 1 against, 2 undecided)``.
 
     Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
 
@@ -143,7 +143,7 @@ def _votes(claim: str, measured: Path) -> str:
         word = "yes" if share == 1 else "mostly" if share > 0.5 else "sometimes"
     else:
         word = "no" if denied > 0.5 else "not shown"
-    return f"{word} ({votes[HOLDS]} of {votes.total()} run{'s' * (votes.total() != 1)}{'; ' * bool(others)}{others})"
+    return f"{word} ({votes[HOLDS]} of {votes.total()}{'; ' * bool(others)}{others})"
 
 
 def _points(row: pd.Series) -> str:
@@ -283,7 +283,7 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
                 f"{votes('student_against_teacher')}. By the teacher's doing? With all labels it adds "
-                f"{_over_real('distillation_adds', measured)}; run by run: {votes('distillation_adds')}. By a better "
+                f"{_over_real('distillation_adds', measured)}. By a better "
                 f"teacher's, an ensemble of students: {votes('better_teacher')}. With T² and several times the "
                 f"training: {votes('long_training')}."
             ),
@@ -299,7 +299,7 @@ def findings(measured: Path = MEASURED) -> str:
             ),
             (
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
-                f"{_which_map(measured)}. An average map says what the network responds to, not why *this* class. "
+                f"{_which_map(measured)}. An average map is the same for every class. "
                 f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
                 f"{votes('maps_over_controls')}. How well it ranks lesion pixels (AUC), minus the best "
                 f"control's (their usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "

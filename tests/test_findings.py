@@ -80,11 +80,11 @@ def test_the_picture_changes_with_the_numbers(records):
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        ((HOLDS, HOLDS), "yes (2 of 2 runs)"),
-        ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3 runs; 1 undecided)"),
-        ((HOLDS, FAILS), "sometimes (1 of 2 runs; 1 against)"),
-        ((UNDECIDED,), "not shown (0 of 1 run; 1 undecided)"),
-        ((FAILS, NO_EFFECT), "no (0 of 2 runs; 1 against, 1 no effect)"),
+        ((HOLDS, HOLDS), "yes (2 of 2)"),
+        ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3; 1 undecided)"),
+        ((HOLDS, FAILS), "sometimes (1 of 2; 1 against)"),
+        ((UNDECIDED,), "not shown (0 of 1; 1 undecided)"),
+        ((FAILS, NO_EFFECT), "no (0 of 2; 1 against, 1 no effect)"),
     ],
 )
 def test_an_answer_is_a_word_and_its_count(records, verdicts, said):
@@ -121,11 +121,11 @@ def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
     records("eye_disease", measured=0.05)
     assert (
-        "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2 runs)."
+        "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2)."
         in findings.findings(records.folder)
     )
     records("alzheimer", measured=0.04)
-    assert " over 2 real data sets: yes (3 of 3 runs)." in findings.findings(records.folder)
+    assert " over 2 real data sets: yes (3 of 3)." in findings.findings(records.folder)
 
 
 def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
