@@ -5,9 +5,10 @@ A rule is stated before the numbers are looked at; where it was not, :func:`stat
 Most rules compare a measured interval with a threshold: wholly on the right side of it the claim *holds*, wholly on
 the wrong side it *does not hold*, astride it is *undecided*. Whether something adds at all has a fourth answer: where
 it is not told from none and its interval lies within one point either way (of scores of explanations: within five),
-there is *no effect beyond the margin* (equivalence, Schuirmann's two tests). What a run cannot ask is *not testable here*, with the reason: other data, a
-measure that tells nothing from random maps, a rival that is no better than these. Where the paper itself makes the
-claim of the run's data, *holds* is called *reproduced*, *does not hold* *not reproduced*.
+there is *no effect beyond the margin* (equivalence, Schuirmann's two tests). What a run cannot ask is *not testable
+here*, with the reason: other data, a measure that tells nothing from random maps, a rival that is no better than
+these. Where the paper itself makes the claim of the run's data, *holds* is called *reproduced*, *does not hold* *not
+reproduced*.
 
 Inside this module differences, probabilities, shares and scores are numbers from -1 to 1; :func:`judge` says them in
 points, ratios as they are. One of several comparisons of a question is told from none only if Holm's p is, too; of one
@@ -152,7 +153,7 @@ def over_every(rows: pd.DataFrame, margin: float, detail: str) -> Measured:
     difference, lo, hi, p_holm = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi", "p_holm"))
     verdict, index = every(difference, lo, hi, p_holm, margin)
     deciding = rows.iloc[index]
-    count = f"better beyond luck in {(rows['lo'] > 0).sum()} of {len(rows)} comparisons; the one that decides: "
+    count = f"interval above 0 in {(rows['lo'] > 0).sum()} of {len(rows)} comparisons; the one that decides: "
     return Measured(deciding["difference"], deciding["lo"], deciding["hi"], verdict, count + detail.format(**deciding))
 
 

@@ -186,6 +186,11 @@ def comparisons(taught: Taught, groups: np.ndarray) -> list[dict[str, object]]:
         for name, right in hits.items()
         if name != "labels alone"
     ]
+    if "with T²" in hits:
+        pair = (hits["with T²"], hits["paper's loss"])
+        rows.append(
+            compare_over_seeds(f"{labels}: does the factor T² matter?", "with T²", "paper's loss", *pair, groups)
+        )
     controls = [name for name in teachers.WITHOUT_KNOWLEDGE if name in hits]
     rows += [
         compare_over_seeds(

@@ -475,16 +475,18 @@ def in_brief(tests: pd.DataFrame, question: str) -> pd.DataFrame:
         question: how the questions of these comparisons begin.
 
     Returns:
-        A row a pair, a column a measure, each difference with a star where Holm's p < 0.05.
+        A row a pair, a column a measure, each difference with a star where Holm's p < 0.05; and on how many volumes.
     """
     selected = tests[tests["question"].str.startswith(question)]
     starred = [
         f"{difference:+.2f}{'*' * (p < LEVEL)}"
         for difference, p in zip(selected["difference"], selected["p_holm"], strict=True)
     ]
-    pair = selected["a"] + " minus " + selected["b"]
-    table = selected.assign(starred=starred, pair=pair).set_index(["pair", "metric"])["starred"]
-    return table.unstack("metric", sort=False).rename_axis(columns=None)
+    pair = (selected["a"] + " − " + selected["b"]).str.replace("feature_maps_mean", "average map")
+    named = selected.assign(starred=starred, pair=pair)
+    table = named.set_index(["pair", "metric"])["starred"].unstack("metric", sort=False).rename_axis(columns=None)
+    least_and_most = named.groupby("pair")["n"].agg(["min", "max"]).astype(int).astype(str)
+    return table.assign(volumes=least_and_most["min"] + " to " + least_and_most["max"])
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------

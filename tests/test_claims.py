@@ -653,7 +653,7 @@ def test_the_rules_on_class_evidence(tmp_path):
     )
     assert (
         lost.detail
-        == "better beyond luck in 5 of 6 comparisons; the one that decides: plain random by deletion_blur, 40 images"
+        == "interval above 0 in 5 of 6 comparisons; the one that decides: plain random by deletion_blur, 40 images"
     )
 
 

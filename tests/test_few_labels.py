@@ -77,6 +77,7 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     rows = few_labels.comparisons(taught, groups)
     questions = {(row["question"], row["a"], row["b"]) for row in rows}
     assert ("few labels, 3 a class: do images without a label help?", "with T², all images", "with T²") in questions
+    assert ("few labels, 3 a class: does the factor T² matter?", "with T²", "paper's loss") in questions
     for name in teachers.WITHOUT_KNOWLEDGE:
         assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in questions
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])

@@ -120,9 +120,8 @@ def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     records("brain_tumor", measured=np.nan)
     assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
     records("eye_disease", measured=0.05)
-    assert (
-        "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2)."
-        in findings.findings(records.folder)
+    assert "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2)." in findings.findings(
+        records.folder
     )
     records("alzheimer", measured=0.04)
     assert " over 2 real data sets: yes (3 of 3)." in findings.findings(records.folder)

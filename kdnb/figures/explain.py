@@ -96,7 +96,7 @@ def overlays(
     fields: Sequence[int] | None = None,
     masks: np.ndarray | None = None,
 ) -> Figure:
-    """Maps laid over their images, each map scaled to its own least and largest value.
+    """Maps laid over their images, each map scaled to its own least and largest value, one with signs about zero.
 
     The image stands alone in the first column. A lesion is outlined in every column, so that each map can be held
     against it.
@@ -137,7 +137,9 @@ def overlays(
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """From 0 to 1."""
+    """From 0 to 1; of a map with signs zero becomes the middle, 0.5."""
+    if values.min() < 0:
+        return 0.5 + values / (2 * abs(values).max())
     return (values - values.min()) / max(values.max() - values.min(), 1e-12)
 
 

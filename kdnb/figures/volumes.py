@@ -83,7 +83,7 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
 
     Args:
         volume: ``(D, H, W)`` uint8.
-        maps: title -> ``(D, H, W)``.
+        maps: title -> ``(D, H, W)``; one with negative values is drawn red above zero and blue below.
         mask: ``(D, H, W)`` bool or ``None``.
         number: of the slice, from 0.
 
@@ -92,9 +92,11 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     """
     figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
-        axis.imshow(
-            values[number], cmap="gray" if title == "volume" else "viridis", vmin=values.min(), vmax=values.max()
-        )
+        if title != "volume" and values.min() < 0:
+            axis.imshow(values[number], cmap="RdBu_r", vmin=-abs(values).max(), vmax=abs(values).max())
+        else:
+            colours = "gray" if title == "volume" else "viridis"
+            axis.imshow(values[number], cmap=colours, vmin=values.min(), vmax=values.max())
         if mask is not None and mask[number].any():
             axis.contour(mask[number], [0.5], colors="red", linewidths=1)
         axis.set_title(title, fontsize=9)
@@ -115,6 +117,7 @@ def profile(axis: plt.Axes, maps: dict[str, np.ndarray], mask: np.ndarray | None
         axis.axvline(number + 1, color="black", linestyle=":", linewidth=1)
     axis.set_xlabel("slice", fontsize=8)
     axis.set_ylabel("share of the map", fontsize=8)
+    axis.set_ylim(bottom=0)
     axis.tick_params(labelsize=8)
     axis.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
