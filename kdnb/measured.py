@@ -38,10 +38,15 @@ NOTE = (
     "before augmentation, and one student throughout (α = 0.4, T = 10)."
 )
 # Claims whose differences mean the same on all data sets.
-TOGETHER = (
-    *("student_against_teacher", "distillation_adds", "teacher_adds", "better_teacher"),
-    *("few_labels", "knowledge", "unlabelled_images"),
-)
+TOGETHER = {
+    "student_against_teacher": "taught student minus teacher",
+    "distillation_adds": "taught minus not taught",
+    "teacher_adds": "the same with T²",
+    "few_labels": "few labels, T²",
+    "knowledge": "few labels, T², minus teachers without knowledge",
+    "unlabelled_images": "few labels, T², images without a label besides",
+    "better_teacher": "taught by an ensemble, T²",
+}
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
