@@ -283,8 +283,8 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
                 f"{votes('student_against_teacher')}. By the teacher's doing? With all labels it adds "
-                f"{_over_real('distillation_adds', measured)}. Does an "
-                f"ensemble of students, which knows more, add: {votes('better_teacher')}. With T² and several times the "
+                f"{_over_real('distillation_adds', measured)}. An ensemble of students, which knows more, adds: "
+                f"{votes('better_teacher')}. With T² and several times the "
                 f"training: {votes('long_training')}."
             ),
             (
