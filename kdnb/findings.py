@@ -168,19 +168,21 @@ def _knowledge(measured: Path) -> str:
     """Of the gain with few labels, what is beyond teachers that know nothing of the images.
 
     Returns:
-        The gain over real data sets together; where there are not two of them on the published split, on each data set
-        that was asked, and over those without leaks.
+        The gain over real data sets together, without leaks where there are two such, and on generated images; where
+        there are not two real ones, on each data set that was asked.
     """
     table = effects("knowledge", measured)
     if table.empty:
         return "not yet asked"
     apart = together("knowledge", measured, without_leaks=True)
-    if together("knowledge", measured) is not None:
-        gain = _over_real("knowledge", measured)
-    else:
-        phrases = [f"{_points(row)} on {_data_set_name(row['run'].partition('-')[0])}" for _, row in table.iterrows()]
-        phrases += [] if apart is None else [f"{_points(apart[0])} over {apart[1]} real data sets without leaks"]
-        gain = "; ".join([phrases[0], *(_plain(phrase) for phrase in phrases[1:])])
+    generated = table["run"].str.startswith("phantom")
+    phrases = [f"{_points(row)} on {_data_set_name(row['run'].partition('-')[0])}" for _, row in table.iterrows()]
+    if apart is not None:
+        gained = f"{_points(apart[0])} over {apart[1]} real data sets without leaks"
+        phrases = [gained, *(phrase for phrase, alone in zip(phrases, generated, strict=True) if alone)]
+    elif together("knowledge", measured) is not None:
+        phrases = [_over_real("knowledge", measured)]
+    gain = "; ".join([phrases[0], *(_plain(phrase) for phrase in phrases[1:])])
     return f"{gain}: {_votes('knowledge', measured)}"
 
 
@@ -290,8 +292,8 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"3. **When does a teacher help?** With few labels, {_few_labels(measured)}, and T² in the loss it "
                 f"adds {_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
-                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds, by "
-                f"run, {_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
+                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds "
+                f"{_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
             ),
             (
                 f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just "
@@ -301,7 +303,7 @@ def findings(measured: Path = MEASURED) -> str:
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
                 f"{_which_map(measured)}. An average map is the same for every class. "
                 f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
-                f"{votes('maps_over_controls')}. How well it ranks lesion pixels (AUC), minus the best "
+                f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best "
                 f"control's (their usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
                 f"{votes('teaching_explains')}."
             ),
