@@ -173,7 +173,12 @@ def talk(notebooks: Path) -> list[Slide]:
                 slides += of_chapter(json.loads(path.read_text(encoding="utf-8")), wanted)
     if len(slides) == 1:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
-    return [*slides, Slide("findings", "What was found", html(findings()))]
+    found = findings().splitlines()
+    parts = {
+        "What was found": found[:3],
+        "What was found of knowledge and of maps": found[3:],
+    }  # all are too much for one
+    return [*slides, *(Slide("findings", title, html("\n".join(lines))) for title, lines in parts.items() if lines)]
 
 
 def write(notebooks: Path, path: Path) -> Path:
