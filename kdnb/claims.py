@@ -632,9 +632,9 @@ BEFORE_DATA = frozenset(
 )
 # When other results had been seen and none of the comparison itself: known and new test images and few labels when the
 # phantom and eye disease had been; longer training when students of the labels alone had trained longer and none that a
-# teacher taught; explanations of taught students when a smoke run had been, those of
-# students of few labels when those of all labels had been; the ensemble as a teacher before any run of
-# it; volumes when students of them had been and no teacher, map or time.
+# teacher taught; explanations of taught students when a smoke run had been, those of students of few labels when those
+# of all labels had been; the ensemble as a teacher before any run of it; volumes when students of them had been and no
+# teacher, map or time.
 BEFORE_NUMBERS = frozenset(
     [
         "new_images",

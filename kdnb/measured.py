@@ -207,8 +207,8 @@ def effects(claim: str, measured: Path = MEASURED, *, without_leaks: bool = Fals
     real = table[~table["run"].str.startswith("phantom")]
     if len(real) < 2:
         return table
-    together = pd.DataFrame([("together", *random_effects(real))], columns=table.columns)
-    return pd.concat([table, together], ignore_index=True)
+    pooled = pd.DataFrame([("together", *random_effects(real))], columns=table.columns)
+    return pd.concat([table, pooled], ignore_index=True)
 
 
 def together(claim: str, measured: Path = MEASURED, *, without_leaks: bool = False) -> tuple[pd.Series, int] | None:

@@ -173,11 +173,8 @@ def talk(notebooks: Path) -> list[Slide]:
                 slides += of_chapter(json.loads(path.read_text(encoding="utf-8")), wanted)
     if len(slides) == 1:
         raise ArtefactError(f"there are no notebooks in {notebooks}: run `make reproduce` first, or name another RUN.")
-    found = findings().splitlines()
-    parts = {
-        "What was found": found[:3],
-        "What was found of knowledge and of maps": found[3:],
-    }  # all are too much for one
+    found = findings().splitlines()  # too much for one slide
+    parts = {"What was found": found[:3], "What was found of knowledge and of maps": found[3:]}
     return [*slides, *(Slide("findings", title, html("\n".join(lines))) for title, lines in parts.items() if lines)]
 
 

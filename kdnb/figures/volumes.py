@@ -1,6 +1,7 @@
 """Pictures of volumes and of explanations in depth (chapter 09)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdnb.fidelity.depth import by_slice
+from kdnb.figures.evidence import SIGNED
 
 MOST_SHOWN = 10  # slices beside each other
 _MEASURES = {
@@ -61,12 +63,8 @@ def montage(rows: dict[str, np.ndarray], masks: Sequence[np.ndarray | None], sig
     size = (0.95 * len(numbers) + 1.2, 1.0 * len(rows) + 0.3)
     figure, axes = plt.subplots(len(rows), len(numbers), figsize=size, squeeze=False, layout="constrained")
     for line, mask, (title, values) in zip(axes, masks, rows.items(), strict=True):
-        options = {"cmap": "gray", "vmin": 0, "vmax": 255}
-        if values.dtype != np.uint8:
-            most = float(np.abs(values).max()) or 1.0
-            options = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if title in signed else {"cmap": "viridis"}
-            if title not in signed:
-                options |= {"vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 255}
+        options = grey if values.dtype == np.uint8 else _colours(values, signed=title in signed)
         for axis, number in zip(line, numbers, strict=True):
             axis.imshow(values[number], **options)
             axis.set(xticks=[], yticks=[])
@@ -76,6 +74,14 @@ def montage(rows: dict[str, np.ndarray], masks: Sequence[np.ndarray | None], sig
     for axis, number in zip(axes[0], numbers, strict=True):
         axis.set_title(f"slice {number + 1}", fontsize=8)
     return figure
+
+
+def _colours(values: np.ndarray, *, signed: bool) -> dict[str, Any]:
+    """How a map is drawn: one with signs about zero, others from their least to their largest value."""
+    if signed:
+        most = float(np.abs(values).max()) or 1.0
+        return {"cmap": SIGNED, "vmin": -most, "vmax": most}
+    return {"cmap": "viridis", "vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
 
 
 def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray | None, number: int) -> Figure:
@@ -92,11 +98,8 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     """
     figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
-        if title != "volume" and values.min() < 0:
-            axis.imshow(values[number], cmap="RdBu_r", vmin=-abs(values).max(), vmax=abs(values).max())
-        else:
-            colours = "gray" if title == "volume" else "viridis"
-            axis.imshow(values[number], cmap=colours, vmin=values.min(), vmax=values.max())
+        grey = {"cmap": "gray", "vmin": values.min(), "vmax": values.max()}
+        axis.imshow(values[number], **(grey if title == "volume" else _colours(values, signed=values.min() < 0)))
         if mask is not None and mask[number].any():
             axis.contour(mask[number], [0.5], colors="red", linewidths=1)
         axis.set_title(title, fontsize=9)
