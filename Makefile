@@ -111,7 +111,7 @@ $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
 $(call done,07): $(call done,03) $(call code,students transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
 $(call done,08): $(call done,03) $(call code,students teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
-$(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/live) | $(call done,08)
+$(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/evidence figures/live) | $(call done,08)
 # The appendix simulates what it needs; behind the chapters that measure times.
 $(call done,A): $(call code,device models networks evaluation figures/__init__ figures/statistics) | $(call done,09)
 $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measured students report) $(wildcard data/published/* data/measured/*)
