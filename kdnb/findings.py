@@ -24,7 +24,6 @@ from kdnb.files import atomic_write
 from kdnb.measured import (
     MEASURED,
     answer,
-    effects,
     in_brief,
     persons_on_both_sides,
     readme_table,
@@ -35,6 +34,7 @@ from kdnb.measured import (
     tested,
     together,
 )
+from kdnb.settings import profiles
 from kdnb.sources import REPOSITORY
 
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
@@ -70,28 +70,32 @@ def leaks(measured: Path = MEASURED) -> pd.DataFrame:
         A row a data set and split, where both are recorded: columns dataset, split, accuracy, lo, hi (means over seeds,
         95% bootstrap intervals).
     """
-    runs = recorded(measured)
-    nothing_taught: dict[str, list[float]] = {"accuracy": [], "accuracy_lo": [], "accuracy_hi": []}
-    taught = runs[runs["model"] == "student_kd"] if len(runs) else runs.assign(**nothing_taught)
-    both = taught.groupby("dataset")["split_protocol"].transform("nunique") > 1
-    names = {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
-    return taught[both].rename(columns=names)[["dataset", "split", "accuracy", "lo", "hi"]].reset_index(drop=True)
+    runs, names = recorded(measured), {"split_protocol": "split", "accuracy_lo": "lo", "accuracy_hi": "hi"}
+    columns = ["dataset", "split_protocol", "accuracy", "accuracy_lo", "accuracy_hi"]
+    taught = runs[runs["model"] == "student_kd"].reindex(columns=["profile", "run_seed", *columns])
+    taught = taught[taught.groupby(["dataset", "profile", "run_seed"])["split_protocol"].transform("nunique") > 1]
+    length = taught["profile"].map(list(profiles()).index)  # of several profiles the longest counts
+    longest = length == length.groupby(taught["dataset"]).transform("max")
+    return taught.loc[longest, columns].rename(columns=names).reset_index(drop=True)
 
 
 def gains(measured: Path = MEASURED) -> pd.DataFrame:
-    """What the teacher adds to the student's accuracy on each data set's published split.
+    """What the teacher adds to the student's accuracy on each data set, without leaks where there is such a run.
 
     Args:
         measured: where records are kept.
 
     Returns:
-        Columns dataset, what (as in :data:`GAINS`), difference, lo, hi, in points.
+        Columns dataset, what (as in :data:`GAINS`), difference, lo, hi, in points, and whether it is told from none.
     """
-    by_claim = [effects(claim, measured).assign(what=comparison) for claim, comparison in GAINS.items()]
-    table = pd.concat(by_claim, ignore_index=True)
-    table = table[table["run"] != "together"]
-    columns = ["dataset", "what", "difference", "lo", "hi"]
-    return table.assign(dataset=table["run"].str.partition("-")[0])[columns].reset_index(drop=True)
+    claims = tested(measured)
+    claims = claims[claims["claim"].isin(GAINS)]
+    table = claims.assign(
+        what=claims["claim"].map(GAINS), difference=claims["measured"], told=claims["verdict"].isin([HOLDS, FAILS])
+    )
+    columns = ["dataset", "what", "difference", "lo", "hi", "told"]
+    in_order = table.assign(place=table["what"].map(list(GAINS.values()).index)).sort_values(["place", "dataset"])
+    return in_order.reindex(columns=columns).reset_index(drop=True)
 
 
 def marks(measured: Path = MEASURED) -> pd.DataFrame:
@@ -126,7 +130,7 @@ def _data_set_name(dataset: str) -> str:
 
 
 def _votes(claim: str, measured: Path) -> str:
-    """In how many recorded runs that can test it a claim holds: ``mostly (4 of 7; 1 against, 2 undecided)``.
+    """Of how many data sets that can test it a claim holds: ``mostly (4 of 5; 1 undecided)``.
 
     Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
 
@@ -153,35 +157,38 @@ def _points(row: pd.Series) -> str:
 
 
 def _over_real(claim: str, measured: Path) -> str:
-    """The effect of a claim over the real data sets together; where there are not two of them, that it is not known."""
-    pooled = together(claim, measured)
+    """The effect of a claim over the real data sets together, without leaks where there are two such runs.
+
+    Returns:
+        The effect with its interval and over how many data sets; where there are not two of them, that it is not known.
+    """
+    pooled, how = together(claim, measured, without_leaks=True), " without leaks"
+    if pooled is None:
+        pooled, how = together(claim, measured), ""
     if pooled is None:
         return "not yet measured on two real data sets"
     effect, count = pooled
     none = ", no effect" if equivalent(effect["lo"], effect["hi"], 100 * MARGIN) else ""
-    apart = together(claim, measured, without_leaks=True)
-    without_leaks = "" if apart is None else f" (without leaks {_plain(_points(apart[0])).replace(' points', '')})"
-    return f"{_points(effect)} over {count} real data sets{none}{without_leaks}"
+    return f"{_points(effect)} over {count} real data sets{how}{none}"
 
 
 def _knowledge(measured: Path) -> str:
     """Of the gain with few labels, what is beyond teachers that know nothing of the images.
 
     Returns:
-        The gain over real data sets together, without leaks where there are two such, and on generated images; where
-        there are not two real ones, on each data set that was asked.
+        The gain over real data sets together and on generated images; where there are not two real ones, on each data
+        set that was asked.
     """
-    table = effects("knowledge", measured)
+    claims = tested(measured)
+    table = claims[claims["claim"] == "knowledge"].assign(difference=lambda rows: rows["measured"]).dropna(subset="lo")
     if table.empty:
         return "not yet asked"
-    apart = together("knowledge", measured, without_leaks=True)
-    generated = table["run"].str.startswith("phantom")
-    phrases = [f"{_points(row)} on {_data_set_name(row['run'].partition('-')[0])}" for _, row in table.iterrows()]
-    if apart is not None:
-        gained = f"{_points(apart[0])} over {apart[1]} real data sets without leaks"
-        phrases = [gained, *(phrase for phrase, alone in zip(phrases, generated, strict=True) if alone)]
-    elif together("knowledge", measured) is not None:
+    if any(together("knowledge", measured, without_leaks=apart) for apart in (True, False)):
+        generated = table[table["dataset"] == "phantom"]
         phrases = [_over_real("knowledge", measured)]
+    else:
+        generated, phrases = table, []
+    phrases += [f"{_points(row)} on {_data_set_name(row['dataset'])}" for _, row in generated.iterrows()]
     gain = "; ".join([phrases[0], *(_plain(phrase) for phrase in phrases[1:])])
     return f"{gain}: {_votes('knowledge', measured)}"
 
@@ -198,16 +205,17 @@ def _without_leaks(measured: Path) -> str:
     for dataset, rows in leaks(measured).groupby("dataset", sort=False):
         official = rows["split"] == "official"
         before, after = rows.loc[official].iloc[0], rows.loc[~official].iloc[0]
-        copies = "" if after["split"] == "leak_free" else " (copies kept apart, persons not)"
         gap = before["accuracy"] - after["accuracy"]
         name = _data_set_name(dataset)
         chance = commonest.get(dataset, 0.0)
         nothing = f" (always naming the commonest class: {chance:.3f})" if after["lo"] <= chance else ""
-        gaps.append((gap, f"{after['accuracy']:.3f}", f"{before['accuracy']:.3f} on {name}{copies}{nothing}"))
+        interval = f"[{after['lo']:.3f}, {after['hi']:.3f}]"
+        gaps.append(
+            (gap, f"{after['accuracy']:.3f}", f"{interval} instead of {before['accuracy']:.3f} on {name}{nothing}")
+        )
     gaps.sort(reverse=True)
     return "; ".join(
-        f"{accuracy if i else f'**{accuracy}**'} instead of {published}"
-        for i, (_, accuracy, published) in enumerate(gaps)
+        f"{accuracy if i else f'**{accuracy}**'} {published}" for i, (_, accuracy, published) in enumerate(gaps)
     )
 
 
@@ -230,7 +238,7 @@ def _which_map(measured: Path) -> str:
 
 
 def _span(claim: str, measured: Path) -> str:
-    """The least and the most that a claim's number was, in points, over the runs that can test it."""
+    """The least and the most that a claim's number was, in points, over the data sets that can test it."""
     claims = tested(measured)
     values = claims.loc[claims["claim"] == claim, "measured"]
     return span(values, " points") if len(values) else "what is not yet measured"
@@ -247,8 +255,10 @@ def _beyond_the_usual_place(measured: Path) -> str:
 
 
 def _few_labels(measured: Path) -> str:
-    """How many labels a class the claim about few labels is about, over the recorded runs: ``20 to 50 a class``."""
-    most = [table["images_per_class"].max() for table in tables_of("few_images", measured).values()]
+    """How many labels a class the claim about few labels is about: ``20 to 50 a class``."""
+    claims, tables = tested(measured), tables_of("few_images", measured)
+    runs = claims.loc[claims["claim"] == "few_labels", "run"]
+    most = [tables[run]["images_per_class"].max() for run in runs if run in tables]
     return (
         f"{' to '.join(f'{count:.0f}' for count in dict.fromkeys((min(most), max(most))))} a class"
         if most
@@ -284,15 +294,15 @@ def findings(measured: Path = MEASURED) -> str:
             ),
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
-                f"{votes('student_against_teacher')}. By the teacher's doing? With all labels it adds "
-                f"{_over_real('distillation_adds', measured)}. An ensemble of students, which knows more, adds: "
-                f"{votes('better_teacher')}. With T² and several times the "
+                f"{votes('student_against_teacher')}. By the teacher's doing? With all labels the paper's loss adds "
+                f"{_over_real('distillation_adds', measured)}; with T² it adds: {votes('teacher_adds')}. An ensemble "
+                f"of students, which knows more, adds: {votes('better_teacher')}. With T² and several times the "
                 f"training: {votes('long_training')}."
             ),
             (
                 f"3. **When does a teacher help?** With few labels, {_few_labels(measured)}, and T² in the loss it "
                 f"adds {_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
-                f"{votes('few_labels_without_t2')}. Its word on images that nobody labelled adds "
+                f"{votes('few_labels_without_t2')}. Its word on further images, whose labels the student lacks, adds "
                 f"{_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
             ),
             (
@@ -302,9 +312,10 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
                 f"{_which_map(measured)}. An average map is the same for every class. "
-                f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; more than maps that know nothing: "
-                f"{votes('maps_over_controls')}. Its AUC of lesion pixels minus the best "
-                f"control's (their usual place): {_beyond_the_usual_place(measured)}. Better where a teacher taught: "
+                f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; as SHAP with signs: "
+                f"{votes('maps_as_shap_signed')}; more than maps that know nothing: "
+                f"{votes('maps_over_controls')}. AUC of lesion pixels minus the best "
+                f"control's: {_beyond_the_usual_place(measured)}. Better where taught: "
                 f"{votes('teaching_explains')}."
             ),
         ]
@@ -322,10 +333,11 @@ def caveats(measured: Path = MEASURED) -> str:
         "random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"]))
     )
     changed_after = sum("after" in stated(claim) for claim in CLAIMS)
+    speaking = set(tested(measured)["run"])
     older = [
         run
         for run, table in tables_of("fidelity_summary", measured).items()
-        if not (table["metric"] == "recovered_10").any()
+        if run in speaking and not (table["metric"] == "recovered_10").any()
     ]
     older_measure = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass."
     return (
@@ -367,14 +379,8 @@ def drawn_from(measured: Path = MEASURED) -> str:
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with data sets by their names, and with those whose copies alone are kept apart said to be so."""
-    if "dataset" not in table:
-        return table
-    names = table["dataset"].map(_data_set_name)
-    if "split" in table:
-        copies_apart = table.loc[~table["split"].isin(["official", "leak_free"]), "dataset"]
-        names += table["dataset"].isin(copies_apart).map({True: "\n(copies apart,\npersons not)", False: ""})
-    return table.assign(dataset=names)
+    """The table with data sets by their names."""
+    return table.assign(dataset=table["dataset"].map(_data_set_name)) if "dataset" in table else table
 
 
 def draw(path: Path, measured: Path = MEASURED) -> None:

@@ -8,6 +8,7 @@ for ``make record RUN=...`` (:mod:`kdnb.findings`).
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ TOGETHER = {
     "unlabelled_images": "few labels, T², images without a label besides",
     "better_teacher": "taught by an ensemble, T²",
 }
+# Data set -> another that shows the same persons: a sum over data sets counts them once.
+SAME_PERSONS = {"figshare_brain": "brain_tumor"}
 _MEANS = [
     *(f"{name}{end}" for name in ("accuracy", "f1_macro") for end in ("", "_lo", "_hi")),
     *("balanced_accuracy", "ece", "brier", "parameters", "macs"),
@@ -153,11 +156,30 @@ def summaries(measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     }
 
 
+@dataclass(frozen=True)
+class _Record:
+    """The tables of a recorded run, as the rules of :mod:`kdnb.claims` ask for them."""
+
+    folder: Path
+
+    def has_table(self, name: str) -> bool:
+        return (self.folder / f"{name}.csv").exists()
+
+    def load_table(self, name: str) -> pd.DataFrame:
+        return read_table(self.folder / f"{name}.csv")
+
+
 def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
-    """Run's folder -> its table ``name``, for each recorded run that has it; claims in the units and words of today."""
-    paths = {folder.name: folder / f"{name}.csv" for folder, _ in _recorded_runs(measured)}
-    recorded_tables = {run: read_table(path) for run, path in paths.items() if path.exists()}
-    return {run: as_today(table) for run, table in recorded_tables.items()} if name == "claims" else recorded_tables
+    """Run's folder -> its table ``name``, for each recorded run that has it; claims :func:`kdnb.claims.as_today`."""
+    records = [_Record(folder) for folder, _ in _recorded_runs(measured)]
+    found = {record.folder.name: record.load_table(name) for record in records if record.has_table(name)}
+    if name != "claims":
+        return found
+    return {
+        record.folder.name: as_today(found[record.folder.name], record)
+        for record in records
+        if record.folder.name in found
+    }
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
@@ -187,24 +209,26 @@ def effects(claim: str, measured: Path = MEASURED, *, without_leaks: bool = Fals
         claim: its name in :data:`kdnb.claims.CLAIMS`.
         measured: where records are kept.
         without_leaks: count the runs in which training knows no person and no copy of a test image, as far as is known,
-            instead of those on the official split; one on such an official split counts in both.
+            instead of those on the official split; one on such an official split counts in both, and so do generated
+            images, whose students are scored without the luck of the drawn labels that could be remembered.
 
     Returns:
         Columns ``run``, ``difference``, ``lo``, ``hi``, in points. The last row, ``together``, is
         :func:`kdnb.evaluation.random_effects` over real data sets, where there are two: generated images are as many
-        and as easy as somebody chose, so they weigh nothing there.
+        and as easy as somebody chose, so they weigh nothing there, and the same persons weigh once.
     """
     claims, shortest_first, rows = tables_of("claims", measured), list(profiles()), {}
     runs = sorted(_recorded_runs(measured), key=lambda record: shortest_first.index(record[1]["run"]["profile"]))
     for folder, provenance in runs:
         run = provenance["run"]
-        counts = not _knows_test_images(folder) if without_leaks else run["split_protocol"] == "official"
+        official, generated = run["split_protocol"] == "official", run["dataset"].startswith("phantom")
+        counts = (generated or not _knows_test_images(folder)) if without_leaks else official
         if counts and folder.name in claims:
             judged = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
             if judged["lo"] < judged["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
                 rows[run["dataset"]] = (folder.name, *judged[["measured", "lo", "hi"]].astype(float))
     table = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
-    real = table[~table["run"].str.startswith("phantom")]
+    real = _independent(table)
     if len(real) < 2:
         return table
     pooled = pd.DataFrame([("together", *random_effects(real))], columns=table.columns)
@@ -216,7 +240,14 @@ def together(claim: str, measured: Path = MEASURED, *, without_leaks: bool = Fal
     table = effects(claim, measured, without_leaks=without_leaks)
     if table.empty or table["run"].iloc[-1] != "together":
         return None
-    return table.iloc[-1], int((~table["run"].iloc[:-1].str.startswith("phantom")).sum())
+    return table.iloc[-1], len(_independent(table.iloc[:-1]))
+
+
+def _independent(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of real data sets that do not show the persons of another of them."""
+    datasets = table["run"].str.split("-").str[0]
+    again = datasets.map(SAME_PERSONS).isin(set(datasets))
+    return table[~datasets.str.startswith("phantom") & ~again]
 
 
 def _knows_test_images(folder: Path) -> bool:
@@ -258,7 +289,11 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
     return "\n".join([*lines, "", NOTE])
 
 
-# The answer in three sentences: {claim} becomes in how many recorded runs that claim holds.
+BY_DATA_SET = (
+    "Counted over the data sets that can test a claim, each by its run without leaks where there is one (generated "
+    "images among them):"
+)
+# The answer in three sentences: {claim} becomes in how many data sets that claim holds.
 _BRIEF = (
     (
         "**Accuracy:** the five-layer student keeps up with its teacher {student_against_teacher}; that the teacher "
@@ -270,7 +305,8 @@ _BRIEF = (
     (
         "**Explanations:** average maps on the student are 200 times faster than SHAP on the teacher "
         "{maps_over_shap}{alone}; they are as faithful as Grad-CAM {maps_as_grad_cam}, as SHAP {maps_as_shap}, as "
-        "integrated gradients {maps_as_integrated_gradients}, and more faithful than every map that knows nothing of "
+        "integrated gradients {maps_as_integrated_gradients} (with their signs kept {maps_as_shap_signed} and "
+        "{maps_as_integrated_gradients_signed}), and more faithful than every map that knows nothing of "
         "what was learned {maps_over_controls}. That teaching makes average maps better is shown {teaching_explains} "
         "(the loss with T²: {teaching_explains_t2}), and that it does where the teacher's maps are taught too "
         "{maps_taught}."
@@ -293,10 +329,13 @@ _QUESTIONS = {
     "few_labels_without_t2": ("The same with the paper's loss, without T²:", " points of accuracy"),
     "knowledge": (
         "Is that knowledge of the images? Against teachers with the same margin that know nothing of them:",
-        " points over the nearest of these",
+        " points over the one that decides",
     ),
     "unlabelled_images": (
-        "Does the teacher hand on what it knows of images that nobody labelled?",
+        (
+            "Does the teacher hand on what it knows of further images, whose labels the student does not get? (On real "
+            "data the teacher learned from them; and with more images students make more steps.)"
+        ),
         " points of accuracy",
     ),
     "long_training": (
@@ -314,12 +353,17 @@ _QUESTIONS = {
     "maps_as_grad_cam": ("Are average maps as faithful as Grad-CAM?", " points by the nearest metric"),
     "maps_as_shap": ("Are they as faithful as SHAP?", " points by the nearest metric"),
     "maps_as_integrated_gradients": ("Are they as faithful as integrated gradients?", " points by the nearest metric"),
+    "maps_as_shap_signed": ("As SHAP with its signs kept?", " points by the nearest metric"),
+    "maps_as_integrated_gradients_signed": (
+        "As integrated gradients with their signs kept?",
+        " points by the nearest metric",
+    ),
     "maps_over_controls": (
         (
             "Do they show what was learned, "
             "more than random maps, the centre, edges, a uniform map or an untrained network's?"
         ),
-        " points over the nearest of these",
+        " points over the one that decides",
     ),
     "maps_mark": (
         "Do they mark the lesion better than every control, where lesions usually lie included?",
@@ -473,28 +517,40 @@ def _in_depth(table: pd.DataFrame) -> list[str]:
 
 def _over_all(claim: str, measured: Path) -> str:
     phrases = []
-    for splits, without_leaks in (("over the official splits", False), ("without leaks over those", True)):
+    for splits, without_leaks in (("without leaks", True), ("on their official splits", False)):
         pooled = together(claim, measured, without_leaks=without_leaks) if claim in TOGETHER else None
         if pooled is not None:
             effect, count = pooled
             interval = f"{effect['difference']:+z.1f} [{effect['lo']:+z.1f}, {effect['hi']:+z.1f}]"
-            phrases.append(f"; {splits} of {count} real data sets {interval}")
+            phrases.append(f"; over {count} real data sets {splits} {interval}")
     return "".join(phrases)
 
 
 def tested(measured: Path) -> pd.DataFrame:
-    """The claims that a recorded run can test, of all runs one below the other.
+    """The claims that a recorded run can test, each once a data set.
+
+    Runs of one data set share its images and are no two answers: the one without leaks speaks for it where there is
+    one, of several the one of the longest profile.
 
     Args:
         measured: where records are kept.
 
     Returns:
-        ``run`` and the columns of ``claims.csv``; verdicts are those of :data:`kdnb.claims.VERDICTS`, whoever makes a
-        claim.
+        ``run``, ``dataset`` and the columns of ``claims.csv``, in the order of runs; verdicts are those of
+        :data:`kdnb.claims.VERDICTS`, whoever makes a claim.
     """
-    by_run = [table.assign(run=run) for run, table in tables_of("claims", measured).items()]
-    claims = pd.concat([pd.DataFrame(columns=["run", "claim", "verdict", "measured"]), *by_run], ignore_index=True)
-    return claims[claims["verdict"] != NOT_TESTABLE].assign(verdict=lambda rows: rows["verdict"].map(MEANING))
+    by_run, shortest_first = tables_of("claims", measured), list(profiles())
+    tables = [pd.DataFrame(columns=["run", "dataset", "claim", "verdict", "measured", "speaks"])]
+    for folder, provenance in _recorded_runs(measured):
+        run, without_leaks = provenance["run"], not _knows_test_images(folder)
+        if folder.name in by_run:
+            speaks = 2 * shortest_first.index(run["profile"]) + 2 * len(shortest_first) * without_leaks
+            speaks += run["split_protocol"] != "official"  # on new images all are
+            table = by_run[folder.name].assign(run=folder.name, dataset=run["dataset"], speaks=speaks)
+            tables.append(table[table["verdict"] != NOT_TESTABLE])
+    claims = pd.concat(tables, ignore_index=True)
+    last = claims.sort_values("speaks", kind="stable").drop_duplicates(["claim", "dataset"], keep="last").sort_index()
+    return last.drop(columns="speaks").assign(verdict=lambda rows: rows["verdict"].map(MEANING))
 
 
 def span(values: pd.Series, unit: str) -> str:
@@ -518,16 +574,14 @@ def span(values: pd.Series, unit: str) -> str:
 
 
 def in_brief(measured: Path = MEASURED) -> str:
-    """Does it hold? Three sentences: in how many of the recorded runs that can test it a claim holds."""
+    """Does it hold? Three sentences: in how many of the data sets that can test it a claim holds."""
     claims, counts = tested(measured), {}
     for claim in _QUESTIONS:
         votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
         others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
         counts[claim] = f"in {votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others)
     counts |= {"persons": persons_on_both_sides(), "alone": _method_alone(measured)}
-    return "\n\n".join(
-        ["Counted over the recorded runs that can test a claim:", *(sentence.format(**counts) for sentence in _BRIEF)]
-    )
+    return "\n\n".join([BY_DATA_SET, *(sentence.format(**counts) for sentence in _BRIEF)])
 
 
 def _method_alone(measured: Path) -> str:
@@ -556,13 +610,13 @@ def persons_on_both_sides() -> str:
 
 
 def answer(measured: Path = MEASURED) -> str:
-    """Does it hold? A line for each question: the recorded runs' verdicts, and the range of what was measured.
+    """Does it hold? A line for each question: the verdicts, one a data set, and the range of what was measured.
 
     Args:
         measured: where records are kept.
 
     Returns:
-        A list in Markdown; a run that cannot test a claim has no vote on it.
+        A list in Markdown; a data set that cannot test a claim has no vote on it.
     """
     claims, lines = tested(measured), []
     for claim, (question, unit) in _QUESTIONS.items():
@@ -570,9 +624,9 @@ def answer(measured: Path = MEASURED) -> str:
         if len(rows):
             votes = Counter(rows["verdict"])
             verdicts_said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in votes.most_common())
-            run_count = f"{len(rows)} recorded run{'s' * (len(rows) > 1)}"
+            count = f"{len(rows)} data set{'s' * (len(rows) > 1)}"
             measured_span = f"{span(rows['measured'], unit)}{_over_all(claim, measured)}"
-            lines.append(f"- **{question}** Of {run_count}: {verdicts_said}; {measured_span}.")
+            lines.append(f"- **{question}** Of {count}: {verdicts_said}; {measured_span}.")
     lines_of_tables = [
         *_without_leaks(recorded(measured)),
         *_on_new_images(measured),

@@ -42,19 +42,16 @@ def student_specs(
     ]
 
 
-def prices(
-    results: dict[StudentSpec, TrainedStudent], experiment: Experiment, image_size: int, labels: str = "all"
-) -> pd.DataFrame:
+def prices(results: dict[StudentSpec, TrainedStudent], experiment: Experiment, image_size: int) -> pd.DataFrame:
     """The rows of ``transparency.csv``.
 
     Args:
         results: the trained students.
         experiment: what they learned from.
         image_size: pixels of a side.
-        labels: how many labels a class they learned from.
 
     Returns:
-        A row a student: ``labels``, ``shape``, ``loss``, ``seed``, ``receptive_field`` (pixels across, of the last
+        A row a student: ``shape``, ``loss``, ``seed``, ``receptive_field`` (pixels across, of the last
         layer), ``map_cells`` (across), ``macs``, ``parameters``, ``val_accuracy``, ``test_accuracy``, ``seconds``.
     """
     rows = []
@@ -71,7 +68,7 @@ def prices(
             }
         val_hits = _hits(trained.val_logits, experiment.validation)
         test_hits = _hits(trained.test_logits, experiment.test)
-        row: dict[str, object] = {"labels": labels, "shape": spec.shape, "loss": spec.arm, "seed": spec.seed}
+        row: dict[str, object] = {"shape": spec.shape, "loss": spec.arm, "seed": spec.seed}
         row |= costs[spec.shape]
         row |= {"val_accuracy": float(val_hits.mean()), "test_accuracy": float(test_hits.mean())}
         rows.append(row | {"seconds": trained.seconds})
@@ -88,9 +85,7 @@ def _hits_of(results: dict[StudentSpec, TrainedStudent], experiment: Experiment,
     return np.stack([_hits(results[spec].test_logits, experiment.test) for spec in chosen]).astype(float)
 
 
-def price_tests(
-    results: dict[StudentSpec, TrainedStudent], experiment: Experiment, groups: np.ndarray, labels: str = "all"
-) -> pd.DataFrame:
+def price_tests(results: dict[StudentSpec, TrainedStudent], experiment: Experiment, groups: np.ndarray) -> pd.DataFrame:
     """Rows of ``tests.csv``: what a smaller field costs, what the teacher adds to each shape, and to which more.
 
     All is accuracy. The last is a difference of differences on the same seeds and images: (taught - alone) of the
@@ -100,28 +95,26 @@ def price_tests(
         results: the trained students of every shape and arm.
         experiment: what they learned from.
         groups: ``(n,)`` of the test images.
-        labels: how many labels a class they learned from.
 
     Returns:
         The rows, with Holm's p values.
     """
     shapes = [shape for shape in dict.fromkeys(spec.shape for spec in results) if shape != PLAIN]
     arms = list(dict.fromkeys(spec.arm for spec in results))
-    suffix = "" if labels == "all" else f", {labels} labels a class"
     rows = []
     for shape in shapes:
-        question = f"field: what does the smaller one cost{suffix}?"
+        question = "field: what does the smaller one cost?"
         for arm in arms:
             small, plain = (_hits_of(results, experiment, name, arm) for name in (shape, PLAIN))
             rows.append(compare_over_seeds(question, f"{shape} {arm}", f"{PLAIN} {arm}", small, plain, groups))
     taught_arms = [arm for arm in arms if arm != ALONE]
     for shape in (PLAIN, *shapes):
-        question = f"teacher: what does it add{suffix}?"
+        question = "teacher: what does it add?"
         for arm in taught_arms:
             taught, alone = (_hits_of(results, experiment, shape, name) for name in (arm, ALONE))
             rows.append(compare_over_seeds(question, f"{shape} {arm}", f"{shape} {ALONE}", taught, alone, groups))
     for shape in shapes:
-        question = f"teacher: does it add more to the smaller field{suffix}?"
+        question = "teacher: does it add more to the smaller field?"
         for arm in taught_arms:
             gain_of_small, gain_of_plain = (
                 _hits_of(results, experiment, name, arm) - _hits_of(results, experiment, name, ALONE)

@@ -80,21 +80,24 @@ def test_persons_widen_the_interval_of_a_bin():
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "word", "claimed"),
+    ("lo", "hi", "p", "word", "claimed"),
     [
-        (0.001, 0.02, "adds", claims.HOLDS),
-        (-0.02, -0.001, "takes", claims.FAILS),
-        (-0.004, 0.009, "no effect", claims.NO_EFFECT),
-        (-0.004, 0.02, "undecided", claims.UNDECIDED),
+        (0.001, 0.02, 0.01, "adds", claims.HOLDS),
+        (-0.02, -0.001, 0.01, "takes", claims.FAILS),
+        (-0.004, 0.009, 0.5, "no effect", claims.NO_EFFECT),
+        (-0.004, 0.02, 0.5, "undecided", claims.UNDECIDED),
+        (0.001, 0.02, 0.06, "undecided", claims.UNDECIDED),  # told from none, were it the only comparison
+        (0.001, 0.009, 0.06, "no effect", claims.NO_EFFECT),
     ],
 )
-def test_a_picture_s_verdict_is_the_claims(lo, hi, word, claimed):
-    assert statistics.verdict(lo, hi, claims.MARGIN) == word
-    assert claims.adds((lo + hi) / 2, lo, hi, p=0.01 if lo * hi > 0 else 0.5).verdict == claimed
+def test_a_picture_s_verdict_is_the_claims(lo, hi, p, word, claimed):
+    assert statistics.verdict(lo, hi, claims.MARGIN, p) == word
+    assert claims.adds((lo + hi) / 2, lo, hi, p=p).verdict == claimed
 
 
 def test_differences_are_drawn_in_points_in_the_colour_of_their_verdict():
     table = pd.DataFrame({"name": ["a", "b"], "difference": [0.02, 0.0], "lo": [0.01, -0.005], "hi": [0.03, 0.005]})
+    table["p_holm"] = [0.01, 1.0]
     axes = statistics.differences(table, 0.01).axes[0]
     rows = [line for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert [list(line.get_xdata()) for line in rows] == [pytest.approx([1, 3]), pytest.approx([-0.5, 0.5])]

@@ -23,6 +23,7 @@ from kdnb.measured import (
     recorded,
     summaries,
     tables_of,
+    tested,
     together,
     verdicts,
 )
@@ -108,19 +109,19 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
     numbers = {"measured": [1.2, 0.1, None, 431.2], "lo": [0.4, -1, None, 431.2], "hi": [2, 1.2, None, 431.2]}
     other = {"verdict": ["holds", "does not hold", "not testable here", "holds"], "measured": [-0.2, -3, None, 431.3]}
     measured = tmp_path / "measured"
-    for seed, table in enumerate([claims | numbers, claims | numbers | other]):
-        folder = finished.with_name(f"brain_tumor-cpu-seed{seed}")
+    for dataset, table in (("brain_tumor", claims | numbers), ("alzheimer", claims | numbers | other)):
+        folder = finished.with_name(f"{dataset}-cpu-seed0")
         if folder != finished:
             shutil.copytree(finished, folder)
         run = Run(resolve(run_dir=folder), "10_report")
-        run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "official", "seed": seed})
+        run.record("run", {"dataset": dataset, "profile": "cpu", "split_protocol": "official", "seed": 0})
         run.save_table("claims", pd.DataFrame(table))
         record(folder, measured)
     first, second, third = answer(measured).splitlines()
     assert first.endswith(
-        "keep up with its teacher?** Of 2 recorded runs: *yes* in 2; -0.2 to +1.2 points of accuracy."
+        "keep up with its teacher?** Of 2 data sets: *yes* in 2; -0.2 to +1.2 points of accuracy; over 2 real data sets on their official splits +0.5 [-8.4, +9.4]."
     )
-    assert second.endswith("Of 2 recorded runs: *undecided* in 1, *no* in 1; -3.0 to +0.1 points of accuracy.")
+    assert "Of 2 data sets: *no* in 1, *undecided* in 1; -3.0 to +0.1 points of accuracy" in second
     assert third.endswith("*yes* in 2; 431 times."), "a claim that no run can test has no line"
     _, accuracy, explanations, data = in_brief(measured).split("\n\n")
     assert (
@@ -150,10 +151,10 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], (
         "one is nothing to sum up"
     )
-    assert "over the official splits" not in answer(measured)
+    assert "on their official splits" not in answer(measured)
     _records(finished, measured, "brain_tumor-smoke-seed0", 50, dataset="brain_tumor", profile="smoke")
     _records(
-        finished, measured, "brain_tumor-cpu-seed0-regrouped", -50, dataset="brain_tumor", split_protocol="regrouped"
+        finished, measured, "brain_tumor-cpu-seed0-leak_free", -50, dataset="brain_tumor", split_protocol="leak_free"
     )
     _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
     table = effects("distillation_adds", measured)
@@ -165,7 +166,7 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
     assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), (
         "generated images weigh nothing"
     )
-    shown = f"points of accuracy; over the official splits of 2 real data sets +0.0 [{-half:.1f}, +{half:.1f}]."
+    shown = f"; over 2 real data sets on their official splits +0.0 [{-half:.1f}, +{half:.1f}]."
     assert shown in answer(measured).replace("-0.0 [", "+0.0 [")
 
 
@@ -174,8 +175,10 @@ def test_an_effect_without_leaks_counts_runs_whose_test_images_are_all_new(finis
     splits = [
         ("brain_tumor", "official", ["known", "new"], 50),
         ("brain_tumor", "leak_free", ["new"], 3),
-        ("figshare_brain", "official", ["new"], 1),
+        ("figshare_brain", "official", ["new"], 60),  # shows the same persons
         ("eye_disease", "leak_free", ["new", "known"], 70),
+        ("chest", "leak_free", ["new"], 1),
+        ("phantom", "official", ["known", "new"], 80),
         ("alzheimer", "leak_free", None, 90),  # it was not asked there
     ]
     for dataset, split, parts, difference in splits:
@@ -186,11 +189,31 @@ def test_an_effect_without_leaks_counts_runs_whose_test_images_are_all_new(finis
         else:
             pd.DataFrame({"part": parts, "mean": 0.5}).to_csv(measured / name / "known_and_new.csv", index=False)
     table = effects("distillation_adds", measured, without_leaks=True)
-    assert table["run"].tolist() == ["brain_tumor-cpu-seed0-leak_free", "figshare_brain-cpu-seed0", "together"]
+    assert table["run"].tolist() == [
+        "brain_tumor-cpu-seed0-leak_free",
+        "chest-cpu-seed0-leak_free",
+        "figshare_brain-cpu-seed0",
+        "phantom-cpu-seed0",
+        "together",
+    ]
     effect, count = together("distillation_adds", measured, without_leaks=True)
     assert effect["difference"] == pytest.approx(2.0) and count == 2
     assert together("knowledge", measured) is None
-    assert "; without leaks over those of 2 real data sets +2.0 [" in answer(measured)
+    assert "; over 2 real data sets without leaks +2.0 [" in answer(measured)
+
+
+def test_a_data_set_answers_once_by_its_run_without_leaks(finished, tmp_path):
+    measured = tmp_path / "measured"
+    _records(finished, measured, "brain_tumor-cpu-seed0", 5, dataset="brain_tumor")
+    _records(finished, measured, "brain_tumor-cpu-seed1", 6, dataset="brain_tumor", seed=1)
+    assert tested(measured)["measured"].tolist() == [6]
+    grouped = {"dataset": "brain_tumor", "split_protocol": "leak_free"}
+    _records(finished, measured, "brain_tumor-smoke-seed0-leak_free", 1, profile="smoke", **grouped)
+    assert tested(measured)["measured"].tolist() == [6], "whether it knows test images was not asked"
+    new = measured / "brain_tumor-smoke-seed0-leak_free" / "known_and_new.csv"
+    pd.DataFrame({"part": ["new"], "mean": 0.5}).to_csv(new, index=False)
+    assert tested(measured)["measured"].tolist() == [1]
+    assert "Of 1 data set: *undecided* in 1; +1.0 points" in answer(measured)
 
 
 def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
@@ -208,12 +231,12 @@ def test_the_answer_says_what_is_left_without_leaks(finished, tmp_path):
     Run(resolve(run_dir=finished), "10_report").save_table("claims", every)
     record(finished, tmp_path / "measured")
     assert "does not leak" not in answer(tmp_path / "measured")
-    grouped = shutil.copytree(finished, finished.with_name("brain_tumor-cpu-seed0-regrouped"))
+    grouped = shutil.copytree(finished, finished.with_name("brain_tumor-cpu-seed0-leak_free"))
     run = Run(resolve(run_dir=grouped), "10_report")
-    run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "regrouped", "seed": 0})
+    run.record("run", {"dataset": "brain_tumor", "profile": "cpu", "split_protocol": "leak_free", "seed": 0})
     run.save_table("classification", SCORES.assign(accuracy=0.5))
     record(grouped, tmp_path / "measured")
-    assert "does not leak?** `brain_tumor`: official 0.971, regrouped 0.500." in answer(tmp_path / "measured")
+    assert "does not leak?** `brain_tumor`: official 0.971, leak_free 0.500." in answer(tmp_path / "measured")
 
 
 def test_the_answer_says_what_holds_on_images_that_nothing_knows(finished, tmp_path):

@@ -51,13 +51,11 @@ def test_price_and_gain_are_differences_on_the_same_images(results, experiment):
     }
     assert tests["teacher: what does it add?"].to_dict() == {"plain kd_t2": 0, "transparent kd_t2": 0.15}
     assert tests["teacher: does it add more to the smaller field?"].to_dict() == {"gain of transparent by kd_t2": 0.15}
-    few = transparency.price_tests(results, experiment, np.arange(60).astype(str), "5")
-    assert few["question"].str.endswith(", 5 labels a class?").all()
 
 
 def test_the_table_knows_field_cells_and_operations(results, experiment):
     table = transparency.prices(results, experiment, 48)
-    assert len(table) == 12 and set(table["labels"]) == {"all"}
+    assert len(table) == 12
     first = table.groupby("shape", sort=False)[["receptive_field", "map_cells"]].first()
     assert first.to_numpy().tolist() == [[78, 3], [22, 6]]
     assert table.groupby(["shape", "loss"])["test_accuracy"].mean()["transparent", "kd_t2"] == pytest.approx(0.85)

@@ -92,13 +92,12 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     Returns:
         A panel for each of these that is known.
     """
-    of_all = prices[prices["labels"] == "all"]
-    field = of_all.groupby("shape")["receptive_field"].first()
-    panels = [name for name in _PANELS if name in of_all or name in set(summary["metric"])]
+    field = prices.groupby("shape")["receptive_field"].first()
+    panels = [name for name in _PANELS if name in prices or name in set(summary["metric"])]
     figure, axes = plt.subplots(1, len(panels), figsize=(2.5 * len(panels) + 0.6, 3.1), layout="constrained")
     for axis, name in zip(axes, panels, strict=True):
-        if name in of_all:
-            shown = of_all.assign(loss=of_all["loss"].map(lambda loss: _LOSSES.get(loss, loss)))
+        if name in prices:
+            shown = prices.assign(loss=prices["loss"].map(lambda loss: _LOSSES.get(loss, loss)))
             scale = 1e-6 if name == "macs" else 1
             if name == "macs":
                 values = scale * shown.groupby("receptive_field")[name].first()

@@ -48,16 +48,20 @@ def _leaks(axes: Axes, leaks: pd.DataFrame) -> None:
 
 
 def _gains(axes: Axes, gains: pd.DataFrame) -> None:
-    """What each way of teaching adds to the labels alone, a row a data set."""
+    """What each way of teaching adds to the labels alone, a row a data set; hollow where it is not told from none."""
     names, ways = list(dict.fromkeys(gains["dataset"])), list(dict.fromkeys(gains["what"]))
     for shift, (way, colour) in enumerate(zip(ways, (_WITH, _WITHOUT, _T2), strict=False)):
         rows = gains[gains["what"] == way]
         places = [names.index(name) + 0.22 * (shift - 1) for name in rows["dataset"]]
         bars = _whiskers(rows, "difference", 1.0)
         axes.errorbar(rows["difference"], places, xerr=bars, fmt="o", color=colour, label=way, capsize=2, markersize=6)
+        left_open = ~rows["told"].to_numpy(bool)
+        axes.plot(
+            rows["difference"][left_open], np.array(places)[left_open], "o", color="white", markersize=3, zorder=3
+        )
     axes.axvline(0, color="#333333", linewidth=1)
     _rows(axes, names)
-    axes.set(title="b  What the teacher adds", xlabel="points of accuracy over labels alone")
+    axes.set(title="b  What the teacher adds", xlabel="points of accuracy over labels alone (hollow: undecided)")
 
 
 def _marks(axes: Axes, marks: pd.DataFrame) -> None:
@@ -77,7 +81,7 @@ def three_panels(leaks: pd.DataFrame, gains: pd.DataFrame, marks: pd.DataFrame) 
 
     Args:
         leaks: columns dataset, split, accuracy, lo, hi; split ``official`` is the published one.
-        gains: columns dataset, what, difference, lo, hi, the differences in shares.
+        gains: columns dataset, what, difference, lo, hi, in points, and told (from none).
         marks: columns method, name, mean, lo, hi, the last three shares of images; the best one first.
 
     Returns:

@@ -84,9 +84,19 @@ def holm_steps(p_values: np.ndarray, level: float = 0.05) -> Figure:
     return figure
 
 
-def verdict(lo: float, hi: float, margin: float) -> str:
-    """What a 95% interval of an effect says: ``adds``, ``takes``, ``no effect`` beyond the margin, or ``undecided``."""
-    if lo > 0 or hi < 0:
+def verdict(lo: float, hi: float, margin: float, p: float = 0.0) -> str:
+    """What a 95% interval of an effect says.
+
+    Args:
+        lo: its lower end.
+        hi: its upper end.
+        margin: an effect within it either way is none.
+        p: corrected for other comparisons, where there are any.
+
+    Returns:
+        ``adds`` or ``takes``, where ``p`` is below 5%, too; else ``no effect`` beyond the margin, or ``undecided``.
+    """
+    if p < 0.05 and (lo > 0 or hi < 0):
         return "adds" if lo > 0 else "takes"
     return "no effect" if -margin <= lo and hi <= margin else "undecided"
 
@@ -95,7 +105,7 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
     """Differences in points with their 95% intervals, coloured by what they say; the band is the margin either way.
 
     Args:
-        table: columns ``name``, ``difference``, ``lo``, ``hi``, as shares.
+        table: columns ``name``, ``difference``, ``lo``, ``hi``, as shares, and ``p_holm``.
         margin: the smallest difference that matters, a share, too.
 
     Returns:
@@ -105,8 +115,9 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(table) + 1.1))
     axes.axvspan(-100 * margin, 100 * margin, color=BAND, zorder=0)
     axes.axvline(0, color="#333333", linewidth=1)
-    for place, row in enumerate(table.itertuples()):
-        colour = _MARKS[verdict(row.lo, row.hi, margin)]
+    words = [verdict(row.lo, row.hi, margin, row.p_holm) for row in table.itertuples()]
+    for place, (row, word) in enumerate(zip(table.itertuples(), words, strict=True)):
+        colour = _MARKS[word]
         axes.plot([100 * row.lo, 100 * row.hi], [place, place], color=colour, linewidth=2)
         axes.scatter(100 * row.difference, place, color=colour, zorder=3)
     axes.set(
@@ -115,8 +126,7 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
         xlabel=f"difference, points (grey band: {100 * margin:g} either way)",
     )
     axes.set_ylim(len(table) - 0.5, -0.5)
-    shown = dict.fromkeys(verdict(row.lo, row.hi, margin) for row in table.itertuples())
-    handles = [plt.Line2D([], [], color=_MARKS[word], marker="o", label=word) for word in _MARKS if word in shown]
+    handles = [plt.Line2D([], [], color=_MARKS[word], marker="o", label=word) for word in _MARKS if word in words]
     axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

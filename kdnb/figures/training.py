@@ -233,7 +233,12 @@ _WAYS = {
     "oracle, T = 1": ("#000000", ":"),
     "with T², all images": ("#D55E00", "--"),
 }
-_GREY = {"shuffled": "exchanged in the class", "class_mean": "the class's mean", "symmetric": "no teacher, same margin"}
+# Teachers without knowledge of single images, in words.
+WITHOUT_KNOWLEDGE = {
+    "shuffled": "exchanged in the class",
+    "class_mean": "the class's mean",
+    "symmetric": "no teacher, same margin",
+}
 
 
 def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float | None) -> Figure:
@@ -246,15 +251,17 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
         best: the Bayes accuracy, or ``None``.
 
     Returns:
-        Left: the score against labelled images a class, a line a way of teaching. Right: gains over the labels alone
-        with the most of the few labels, of those ways that see the same images.
+        Left: the score against labelled images a class, a line for each way that was asked at several numbers. Right:
+        gains over the labels alone with the most of the few labels.
     """
     theme()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[3, 2])
-    labelled = table["images_per_class"].replace(0, round(all_labels))
+    every = round(all_labels)
+    table = table[table["images_per_class"] < every]  # whoever has no more labels than these has all
+    labelled = table["images_per_class"].replace(0, every)
     for way, (colour, dash) in _WAYS.items():
         rows = table[table["way"] == way]
-        if len(rows):
+        if rows["images_per_class"].nunique() > 1:
             means = rows.groupby(labelled)[score].agg(["mean", "min", "max"])
             left.plot(means.index, means["mean"], dash, color=colour, marker="o", markersize=4, label=way)
             left.fill_between(means.index, means["min"], means["max"], color=colour, alpha=0.08, linewidth=0)
@@ -267,13 +274,12 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     left.set(
         xscale="log", xlabel="labelled images a class", ylabel=score.replace("_", " ") + ", mean and range of seeds"
     )
-    left.set_xticks(ticks, [f"{tick}" for tick in ticks[:-1]] + [f"all ({ticks[-1]})"])
+    left.set_xticks(ticks, [f"all ({tick})" if tick == every else f"{tick}" for tick in ticks])
     left.minorticks_off()
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
     few = table[table["images_per_class"] == table["images_per_class"].max()]
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
-    rivals = wide.drop(columns=["labels alone", "with T², all images"], errors="ignore")
-    gains = rivals.sub(wide["labels alone"], axis=0)
+    gains = wide.drop(columns="labels alone").sub(wide["labels alone"], axis=0)
     for place, way in enumerate(gains):
         colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
         right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
@@ -286,7 +292,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
             markeredgecolor="white",
             markeredgewidth=0.6,
         )
-    right.set_yticks(range(gains.shape[1]), [_GREY.get(way, way) for way in gains])
+    right.set_yticks(range(gains.shape[1]), [WITHOUT_KNOWLEDGE.get(way, way) for way in gains])
     right.invert_yaxis()
     right.axvline(0, color="#333333", linewidth=0.8)
     right.set(

@@ -84,14 +84,17 @@ def _colours(values: np.ndarray, *, signed: bool) -> dict[str, Any]:
     return {"cmap": "viridis", "vmin": float(values.min()), "vmax": float(values.max()) + 1e-9}
 
 
-def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray | None, number: int) -> Figure:
+def one_slice(
+    volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray | None, number: int, signed: Sequence[str] = ()
+) -> Figure:
     """One slice with its maps, and how each map's mass lies over all slices, with this slice marked.
 
     Args:
         volume: ``(D, H, W)`` uint8.
-        maps: title -> ``(D, H, W)``; one with negative values is drawn red above zero and blue below.
+        maps: title -> ``(D, H, W)``.
         mask: ``(D, H, W)`` bool or ``None``.
         number: of the slice, from 0.
+        signed: titles of maps that are drawn with zero in the middle, red above it and blue below.
 
     Returns:
         Slice and maps from left to right, the last panel the masses.
@@ -99,7 +102,7 @@ def one_slice(volume: np.ndarray, maps: dict[str, np.ndarray], mask: np.ndarray 
     figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.1 * (2 + len(maps)) + 0.8, 2.3), layout="constrained")
     for axis, (title, values) in zip(axes, {"volume": volume, **maps}.items(), strict=False):
         grey = {"cmap": "gray", "vmin": values.min(), "vmax": values.max()}
-        axis.imshow(values[number], **(grey if title == "volume" else _colours(values, signed=values.min() < 0)))
+        axis.imshow(values[number], **(grey if title == "volume" else _colours(values, signed=title in signed)))
         if mask is not None and mask[number].any():
             axis.contour(mask[number], [0.5], colors="red", linewidths=1)
         axis.set_title(title, fontsize=9)
