@@ -1307,8 +1307,19 @@ class Tables(Protocol):
         """The table of that name."""
 
 
-# Rules that read only tables which records keep: a record older than one of them is judged by it.
-OF_RECORDS = ("maps_as_shap_signed", "maps_as_integrated_gradients_signed", "maps_over_controls", "maps_mark")
+# Rules that read only tables which records keep, and which these are: a record older than a rule is judged by it.
+OF_RECORDS = {
+    "maps_as_shap_signed": ("tests", "fidelity_summary"),
+    "maps_as_integrated_gradients_signed": ("tests", "fidelity_summary"),
+    "maps_over_controls": ("tests",),
+    "maps_mark": ("tests",),
+    "evidence_marks": ("tests_evidence",),
+    "evidence_faithful": ("tests_evidence",),
+    "teaching_explains": ("tests_teaching",),
+    "teaching_explains_t2": ("tests_teaching",),
+    "maps_taught": ("tests_teaching",),
+    "teaching_explains_few": ("tests_teaching_few",),
+}
 
 
 def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
@@ -1330,12 +1341,10 @@ def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     changed = known["rule"].fillna("") != rules if "rule" in known else pd.Series(False, known.index)
     single = changed & rules.str.endswith(_OF_MAPS) & known["verdict"].map(MEANING).eq(NO_EFFECT)
     known = known.assign(verdict=known["verdict"].mask(single, UNDECIDED))
-    if not tables.has_table("tests") or not tables.has_table("fidelity_summary"):
-        return known
     current = set(known.loc[~changed, "claim"])
     anew = []
-    for name in OF_RECORDS:
-        if name not in current:
+    for name, needed in OF_RECORDS.items():
+        if name not in current and all(tables.has_table(table_name) for table_name in needed):
             measured, claim = CLAIMS[name].measure(cast("Run", tables)), CLAIMS[name]
             anew.append(_row(name, claim, measured, published("paper").head(0)))
     kept = known[~known["claim"].isin([row["claim"] for row in anew])]

@@ -127,7 +127,7 @@ def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
     """The experiment with all training images, of which only a few of each class keep their label.
 
     They are the same as those of :func:`with_few_images`. Of the others the teacher alone speaks: here it can hand on
-    what it knows of images that nobody labelled.
+    what it knows of images whose labels the student does not get.
 
     Args:
         experiment: with all labels.

@@ -4,7 +4,7 @@ For each number of labelled images a class the same students are taught in sever
 start paired. Three of the ways have a teacher without knowledge of single images
 (:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over these is what it knows, the rest is a softer and
 steadier target. One gives the teacher's logits on *all* training images and labels for few: there it can hand on what
-it knows of images that nobody labelled.
+it knows of images whose labels the student does not get.
 """
 
 from collections.abc import Sequence

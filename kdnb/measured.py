@@ -45,7 +45,7 @@ TOGETHER = {
     "teacher_adds": "the same with T²",
     "few_labels": "few labels, T²",
     "knowledge": "few labels, T², minus teachers without knowledge",
-    "unlabelled_images": "few labels, T², images without a label besides",
+    "unlabelled_images": "few labels, T², further images without their labels",
     "better_teacher": "taught by an ensemble, T²",
 }
 # Data set -> another that shows the same persons: a sum over data sets counts them once.

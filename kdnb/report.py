@@ -108,6 +108,17 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "one question, answered by a paired comparison; p_holm is corrected for all comparisons of its question",
         (),
     ),
+    "tests_evidence": (
+        "Comparisons of class evidence",
+        "one question on students that explain themselves, answered by a paired comparison",
+        (),
+    ),
+    "tests_teaching": (
+        "Comparisons of taught students' explanations",
+        "one measure of the explanations of two ways of teaching, answered by a paired comparison",
+        (),
+    ),
+    "tests_teaching_few": ("The same with few labels", "as above, of students of few labels", ()),
     "met": ("Time for an explanation", "one method on one model (mean execution time, MET)", ()),
     "fidelity_summary": (
         "Fidelity",
