@@ -137,8 +137,11 @@ def reproduce(arguments: list[str], command: list[str]) -> int:
     """Lock the run's folder, remove what a killed write left, write the stamps and run ``command`` (make) on it."""
     settings, folder = from_command_line(arguments)
     with locked(folder / ".reproduce.lock", "another make reproduce"):
-        for leftover in folder.rglob(".*.part"):
-            leftover.unlink(missing_ok=True)
+        for leftover in list(folder.rglob(".*.part")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         write_stamps(settings)
         run = [*command, f"FOLDER={folder}"]
         status = subprocess.run(run, check=False, close_fds=False).returncode  # noqa: S603 (make's command)

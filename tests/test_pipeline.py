@@ -351,8 +351,12 @@ def test_what_a_killed_write_left_is_removed_by_the_next_run(finished):
     left = finished.run / "models" / ".teacher.safetensors.x1.part"
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(bytes(100))
-    assert finished.make().returncode == 0
-    assert not left.exists() and finished.ran() == []
+    folder = finished.run / "explained" / ".scan-0a1b2c3d.x1.part"  # make explain was killed
+    (folder / "maps").mkdir(parents=True)
+    (folder / "maps" / ".half.part").write_bytes(bytes(100))
+    answer = finished.make()
+    assert answer.returncode == 0, answer.stderr
+    assert not left.exists() and not folder.exists() and finished.ran() == []
 
 
 def test_any_path_of_images_reaches_the_notebook_as_text(small):
