@@ -195,7 +195,7 @@ def test_a_nifti_volume_is_turned_upright(tmp_path):
     assert np.argwhere(read.voxels).tolist() == [[0, 0, 0]], "first slice, top row, left column"
 
 
-def dicom_slice(path: Path, number: int, height: float, value: int, series: str = "1.2.3") -> None:
+def dicom_slice(path: Path, number: int, height: float, value: int, series: str = "1.2.3", patient: str = "P7") -> None:
     dicom(
         path,
         np.full((6, 8), value, np.uint16),
@@ -203,7 +203,7 @@ def dicom_slice(path: Path, number: int, height: float, value: int, series: str 
         SOPClassUID=CTImageStorage,
         SOPInstanceUID=f"1.2.3.{number + 1}",
         SeriesInstanceUID=series,
-        PatientID="P7",
+        PatientID=patient,
         ImagePositionPatient=[0, 0, height],
         ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
         PixelSpacing=[0.5, 0.5],
@@ -213,10 +213,10 @@ def dicom_slice(path: Path, number: int, height: float, value: int, series: str 
     )
 
 
-def series_in(folder: Path, heights: tuple[float, ...]) -> Path:
+def series_in(folder: Path, heights: tuple[float, ...], patient: str = "P7") -> Path:
     folder.mkdir(parents=True)
     for number, height in enumerate(heights):
-        dicom_slice(folder / f"{number}.dcm", number, height, value=int(1000 + height))
+        dicom_slice(folder / f"{number}.dcm", number, height, value=int(1000 + height), patient=patient)
     return folder
 
 
@@ -236,7 +236,10 @@ def test_two_series_in_a_folder_are_refused(tmp_path):
 
 
 def test_class_folders_of_both_kinds_become_one_set(tmp_path):
-    for number, (name, shape) in enumerate((("ill", (10, 12, 5)), ("well", (12, 10, 5)), ("well", (12, 12, 7)))):
+    others = [("ill", (10, 12, 5))] * 3 + [("well", (12, 10, 5))]
+    for number, (name, shape) in enumerate(
+        (("ill", (10, 12, 5)), ("well", (12, 10, 5)), ("well", (12, 12, 7)), *others)
+    ):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         values = np.random.default_rng(number).integers(0, 500, shape).astype(np.int16)
         nibabel.save(
@@ -246,13 +249,29 @@ def test_class_folders_of_both_kinds_become_one_set(tmp_path):
     for name in ("series", "later_series"):
         series_in(tmp_path / "set" / "ill" / name, (0.0, 4.0, 8.0, 12.0, 16.0))
     data = volumes.load(f"folder:{tmp_path / 'set'}", 16)
-    assert data.volumes.shape == (5, 5, 16, 16) and data.classes == ("ill", "well")
+    assert data.volumes.shape == (9, 5, 16, 16) and data.classes == ("ill", "well")
     same = data.groups == "person_P7"
-    assert np.bincount(data.labels).tolist() == [3, 2] and same.sum() == 2 and len(set(data.split[same])) == 1, (
+    assert np.bincount(data.labels).tolist() == [6, 3] and same.sum() == 2 and len(set(data.split[same])) == 1, (
         "a person is on one side"
     )
     assert data.spacing[0] > 2 * data.spacing[1], "slices are thick"
     assert data.volumes[data.ids == "well/scan_2.nii.gz"].std() > 20
+
+
+@pytest.mark.parametrize("everybody", ["ANON", "TRIAL-1"])
+def test_one_patient_id_for_everybody_is_nobody_s(everybody, tmp_path):
+    for number in range(12):
+        series_in(tmp_path / ("ill", "well")[number % 2] / f"s{number}", (0.0, 4.0, 8.0), everybody)
+    data = volumes.load(f"folder:{tmp_path}", 16)
+    assert len(set(data.groups)) == 12 and all(len(data.index(part)) for part in ("train", "val", "test"))
+    assert data.notes["persons"] == "12 persons (no persons found: every volume counts as one)"
+
+
+def test_too_few_persons_for_a_split_are_refused(tmp_path):
+    for number in range(8):
+        series_in(tmp_path / ("ill", "well")[number % 2] / f"s{number}", (0.0, 4.0, 8.0), f"P{number // 4}")
+    with pytest.raises(DataError, match=r"leaves no volume for (val|test), for its 8 volumes are of 2 persons .*: add"):
+        volumes.load(f"folder:{tmp_path}", 16)
 
 
 def test_an_empty_folder_says_what_to_put_there(tmp_path):

@@ -35,9 +35,8 @@ def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarr
     """The group of each image as far as its name tells; an image that stands alone is its own group.
 
     Args:
-        dataset: ``"eye_disease"``, ``"phantom"``, ``"brain_tumor"`` (names tell nothing), or anything else, where the
-            innermost folder below a class folder is a group if the class has at least five of them
-            (``class/patient_07/image.png``).
+        dataset: ``"eye_disease"``, ``"phantom"``, or anything else, where the innermost folder below a class folder is
+            a group if the class has at least five of them (``class/patient_07/image.png``).
         ids: N paths relative to the source.
         labels: N class names.
 
@@ -95,16 +94,32 @@ def dicom_patients(files: list[Path]) -> np.ndarray:
     """The PatientID of each DICOM file, ``(N,)`` str; ``""``: none, or one placeholder stands for everybody."""
     import pydicom
 
-    patients = []
+    said = []
     for path in files:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
-            patient = str(header.get("PatientID") or "").strip()
+            said.append(str(header.get("PatientID") or ""))
         except Exception:  # noqa: BLE001 - damaged metadata raise anything; the file does not say whose it is
-            patient = ""
-        patients.append("" if patient.casefold() in _PLACEHOLDERS else patient)
-    patient_ids = np.array(patients, str)
-    return patient_ids if len(set(patients) - {""}) > 1 else np.full_like(patient_ids, "")
+            said.append("")
+    patients = without_placeholders(said)
+    return patients if len(set(patients) - {""}) > 1 else np.full_like(patients, "")
+
+
+def without_placeholders(patients: Iterable[str]) -> np.ndarray:
+    """Patients as files name them, without the words that stand for nobody.
+
+    Args:
+        patients: N of DICOM's PatientIDs.
+
+    Returns:
+        ``(N,)`` str; ``""`` for a placeholder.
+
+    Example:
+        >>> without_placeholders(["P1 ", "ANON", ""]).tolist()
+        ['P1', '', '']
+    """
+    stripped = [patient.strip() for patient in patients]
+    return np.array(["" if patient.casefold() in _PLACEHOLDERS else patient for patient in stripped], str)
 
 
 def same(values: np.ndarray) -> np.ndarray:

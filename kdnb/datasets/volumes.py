@@ -22,7 +22,7 @@ import numpy as np
 
 from kdnb.datasets import load as load_images
 from kdnb.datasets import volume_phantom
-from kdnb.datasets.groups import ALZHEIMER_SUBJECTS, SLICES, alzheimer_number, persons_by_name
+from kdnb.datasets.groups import ALZHEIMER_SUBJECTS, SLICES, alzheimer_number, persons_by_name, without_placeholders
 from kdnb.datasets.splits import by_groups
 from kdnb.datasets.volume_files import read_folder, resized
 from kdnb.errors import DataError, DownloadError, ParameterError
@@ -278,7 +278,19 @@ def _opened(file: Path) -> Iterator["NpzFile"]:
 
 
 def _folder(name: str, folder: Path, size: int) -> VolumeSet:
-    """A folder of class folders, each of NIfTI files or folders of one DICOM series."""
+    """A folder of class folders, each of NIfTI files or folders of one DICOM series.
+
+    Args:
+        name: as :func:`load` takes it.
+        folder: where they lie.
+        size: voxels a side of a slice.
+
+    Returns:
+        The volumes, split by persons: by DICOM's PatientID where it is said and not everybody's, else by names.
+
+    Raises:
+        DataError: there is one class, or too few persons for a validation and a test.
+    """
     volumes, names, ids, patients, spacing = read_folder(folder, size)
     classes, labels = np.unique(names, return_inverse=True)
     if len(classes) < 2:
@@ -286,9 +298,17 @@ def _folder(name: str, folder: Path, size: int) -> VolumeSet:
             f"{folder} has volumes of the class {classes[0]!r} alone: put those of each class into a folder of its own."
         )
     named, rule = persons_by_name(ids, names)
-    persons = np.where(patients != "", np.char.add("person_", patients.astype(str)), named)
-    rule = "DICOM's PatientID" if (patients != "").any() else rule or "no persons found: every volume counts as one"
-    split = by_groups(labels, persons, SHARES)
-    notes = {"persons": f"{len(np.unique(persons))} persons ({rule})", "spacing": "the median of the files"}
+    patients = without_placeholders(patients)
+    known = (patients != "") & (len(np.unique(patients)) > 1)  # one ID for everybody is nobody's
+    persons = np.where(known, np.char.add("person_", patients), named)
+    rule = "DICOM's PatientID" if known.any() else rule or "no persons found: every volume counts as one"
+    count, split = len(np.unique(persons)), by_groups(labels, persons, SHARES)
+    for part in ("train", "val", "test"):
+        if not (split == part).any():
+            raise DataError(
+                f"{folder} leaves no volume for {part}, for its {len(ids)} volumes are of {count} persons ({rule}): "
+                "add volumes of other persons."
+            )
+    notes = {"persons": f"{count} persons ({rule})", "spacing": "the median of the files"}
     labels, class_names = labels.astype(np.int64), tuple(map(str, classes))
     return VolumeSet(name, volumes, labels, class_names, persons, ids, split, spacing=spacing, notes=notes)
