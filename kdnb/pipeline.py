@@ -34,7 +34,7 @@ from kdnb.settings import Settings, from_command_line
 from kdnb.sources import REPOSITORY, locate
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-README_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
+LAYERS_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
 
 # What the system says when a disk is full or a folder may not be written to.
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -390,7 +390,7 @@ def copy_outputs(folder: Path) -> None:
         with atomic_write(notebook) as path:
             nbformat.write(nbformat.from_dict(merged), path)
         print(f"{notebook.name}: outputs of {executed.parent.parent.name}")
-    with atomic_write(README_PICTURE) as path:
+    with atomic_write(LAYERS_PICTURE) as path:
         shutil.copyfile(folder / "figures" / "student_layers.png", path)
 
 

@@ -521,7 +521,7 @@ def test_the_picture_in_the_readme_is_the_run_s(tmp_path, monkeypatch):
     (run / "notebooks" / "01.ipynb").write_text(json.dumps(_executed(source)), encoding="utf-8")
     (run / "figures" / "student_layers.png").write_bytes(b"a picture")
     monkeypatch.setattr("kdnb.pipeline.NOTEBOOKS", ours)
-    monkeypatch.setattr("kdnb.pipeline.README_PICTURE", tmp_path / "shown.png")
+    monkeypatch.setattr("kdnb.pipeline.LAYERS_PICTURE", tmp_path / "shown.png")
     copy_outputs(run)
     assert (tmp_path / "shown.png").read_bytes() == b"a picture"
     assert json.loads((ours / "01.ipynb").read_text(encoding="utf-8"))["cells"][2]["outputs"]
