@@ -1,14 +1,16 @@
 """Volumes from every source: the phantom's truth, the order of recovered slices, published files,
 and readers of NIfTI and DICOM."""
 
+import gzip
 import hashlib
+import weakref
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from dicoms import dicom
-from pydicom.uid import CTImageStorage
+from dicoms import dataset, dicom
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian
 
 from kdnb.datasets import volume_files, volume_phantom, volumes
 from kdnb.errors import DataError, DataNotFoundError, ParameterError
@@ -228,6 +230,31 @@ def test_a_dicom_series_is_sorted_by_position_not_by_name(tmp_path):
     assert read.spacing == (3.0, 0.5, 0.5) and read.patient == "P7"
 
 
+def test_a_deflated_slice_is_refused_before_it_unfolds(tmp_path):
+    folder = series_in(tmp_path / "s", (0.0, 1.0))
+    file = dataset(np.zeros((6, 8), np.uint16), syntax=DeflatedExplicitVRLittleEndian, SeriesInstanceUID="1.2.3")
+    file.save_as(folder / "2.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"2.dcm is deflated DICOM, .*: convert or remove it"):
+        volume_files.read_volume(folder)
+
+
+def test_a_series_of_more_bytes_than_a_volume_may_have_is_refused_from_its_headers(tmp_path, monkeypatch):
+    folder = series_in(tmp_path / "s", (0.0, 1.0, 2.0))
+    monkeypatch.setattr(volume_files, "MAX_BYTES", 3 * 6 * 8 * 2 - 1)
+    monkeypatch.setattr(volume_files, "_pixels", lambda header: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="is a volume of .* MB, but it must have at most"):
+        volume_files.read_volume(folder)
+
+
+def test_colours_or_several_frames_a_file_are_refused_from_the_header(tmp_path):
+    (tmp_path / "s").mkdir()
+    for number in range(2):
+        frames = np.zeros((3, 6, 8), np.uint16)
+        dicom(tmp_path / "s" / f"{number}.dcm", frames, NumberOfFrames=3, SeriesInstanceUID="1.2")
+    with pytest.raises(DataError, match="colour or several frames a file"):
+        volume_files.read_volume(tmp_path / "s")
+
+
 def test_two_series_in_a_folder_are_refused(tmp_path):
     folder = series_in(tmp_path / "s", (0.0, 1.0))
     dicom_slice(folder / "other.dcm", 5, 2.0, 1000, series="9.9")
@@ -286,6 +313,47 @@ def test_a_damaged_nifti_is_named(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"not a volume")
     with pytest.raises(DataError, match=r"a.nii.gz cannot be read"):
         volume_files.read_volume(tmp_path / "a.nii.gz")
+
+
+def test_a_volume_too_large_is_refused_from_its_header(tmp_path):
+    header = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).header
+    header.set_data_shape((2000, 2000, 2000))
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(100)))
+    with pytest.raises(DataError, match="is a volume of 16000 MB, but it must have at most 1000: make it smaller"):
+        volume_files.read_volume(tmp_path / "a.nii.gz")
+
+
+def test_of_a_time_series_the_first_volume_alone_is_unpacked(tmp_path):
+    """The file ends behind its first volume."""
+    values = np.arange(4 * 5 * 6 * 8, dtype=np.int16).reshape((4, 5, 6, 8), order="F")
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    whole = volume_files.read_volume(tmp_path / "a.nii")
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes()[: 352 + 2 * 4 * 5 * 6]))
+    assert (volume_files.read_volume(tmp_path / "b.nii.gz").voxels == whole.voxels).all()
+    assert whole.voxels.shape == (6, 5, 4) and (whole.voxels[:, ::-1, ::-1].transpose(2, 1, 0) == values[..., 0]).all()
+
+
+def test_volumes_are_held_one_at_a_time(tmp_path, monkeypatch):
+    for number in range(6):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        values = np.random.default_rng(number).integers(0, 99, (8, 8, 5)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "ab"[number % 2] / f"{number}.nii")
+    read, alive = volume_files.read_volume, []
+
+    def counted(path: Path) -> volume_files.Read:
+        volume = read(path)
+        alive.append(weakref.ref(volume))
+        assert sum(one() is not None for one in alive) <= 2, "the one before and this one"
+        return volume
+
+    monkeypatch.setattr(volume_files, "read_volume", counted)
+    assert volume_files.read_folder(tmp_path, 16)[0].shape == (6, 5, 16, 16) and len(alive) == 6
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.eye(4)[[2, 0, 1, 3]], np.diag([-1.0, 1.0, -1.0, 1.0])])
+def test_the_depth_in_the_header_is_that_of_the_volume(affine, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), affine), tmp_path / "a.nii")
+    assert volume_files.depth_of(tmp_path / "a.nii") == len(volume_files.read_volume(tmp_path / "a.nii").voxels)
 
 
 def test_resizing_keeps_proportions_and_range():

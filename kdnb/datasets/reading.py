@@ -187,6 +187,29 @@ def is_dicom(path: Path) -> bool:
     )
 
 
+def transfer_syntax(path: Path) -> "UID | None":
+    """How a DICOM file packs its pixels, as its first part says.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its transfer syntax; ``None`` for a file without its first part.
+
+    Raises:
+        DataError: the file is deflated as a whole, so that its length says nothing about what it unfolds to.
+    """
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as file:
+        read_preamble(file, force=True)
+        syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raise DataError("deflated DICOM, which may unfold without limit")
+    return syntax
+
+
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(f"{width} x {height} pixels are more than {MAX_PIXELS // 1_000_000} million")
@@ -260,22 +283,12 @@ def _stretched(values: np.ndarray, padding: np.ndarray | None = None) -> Image.I
 
 def _dicom(path: Path) -> tuple[Image.Image, str]:
     import pydicom
-    from pydicom.filereader import _read_file_meta_info, read_preamble
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
-    from pydicom.uid import (
-        DeflatedExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        ExplicitVRLittleEndian,
-        ImplicitVRLittleEndian,
-    )
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with path.open("rb") as file:
-            read_preamble(file, force=True)
-            syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
-        if syntax == DeflatedExplicitVRLittleEndian:
-            raise DataError("deflated DICOM, which may unfold without limit")
+        syntax = transfer_syntax(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if not syntax:  # a file without its first part
             implicit, little = header.original_encoding
