@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import torch
 
-from kdnb import device, losses, models, models3d, networks, tensors, training, views
+from kdnb import device, losses, models, models3d, networks, stack, tensors, training, views
 from kdnb.datasets import ImageSet
 from kdnb.datasets.volumes import VolumeSet
 from kdnb.explain import taught
@@ -68,7 +68,8 @@ def of_run(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Experiment:
     )
     name = networks.of_run(run, "student")
     identity = networks.identity("student", name)
-    key = content_key(data.data_hash, data.split_hash, source_key(device, models, losses, training, views), *identity)
+    code = source_key(device, models, losses, training, stack, views)
+    key = content_key(data.data_hash, data.split_hash, code, *identity)
     bank = _bank(run, "bank", train, teacher, recipe.views, key)
     return Experiment(
         train, validation, test, bank, recipe, len(data.classes), key, student=name, widths=tuple(budget.student_widths)
@@ -113,14 +114,28 @@ def with_few_images(run: Run, experiment: Experiment, teacher: torch.nn.Module, 
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    indices = np.resize(
-        np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class)),
-        min(len(experiment.train), FEW_SEEN),
-    )
-    train = _at(experiment.train, indices)
-    key = content_key(experiment.key, per_class)
+    train, key = few_repeated(experiment, per_class, FEW_SEEN)
     bank = _bank(run, f"bank_few_{per_class}", train, teacher, experiment.recipe.views, key)
     return replace(experiment, train=train, bank=bank, key=key, folder=f"cells_few_{per_class}")
+
+
+def few_repeated(experiment: Experiment, per_class: int, most: int) -> tuple[training.Examples, str]:
+    """A few training examples of each class, repeated up to ``most`` an epoch.
+
+    Args:
+        experiment: with all training examples.
+        per_class: how many of each class (:func:`few_labelled`).
+        most: examples an epoch, where there are as many.
+
+    Returns:
+        The examples, and the key of an experiment with them.
+
+    Raises:
+        ParameterError: ``per_class`` is not a whole number of at least 1.
+    """
+    labelled = np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class))
+    positions = np.resize(labelled, min(len(experiment.train), most))
+    return _at(experiment.train, positions), content_key(experiment.key, per_class, positions.tolist())
 
 
 def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
@@ -142,7 +157,7 @@ def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
     labels = np.full(len(experiment.train), losses.UNLABELLED)
     labelled = few_labelled(experiment, per_class)
     labels[labelled] = experiment.train.labels[labelled]
-    key = content_key(experiment.key, per_class, "the others without labels")
+    key = content_key(experiment.key, per_class, labelled.tolist(), "the others without labels")
     train = replace(experiment.train, labels=labels)
     return replace(experiment, train=train, key=key, folder=f"cells_few_labels_{per_class}")
 

@@ -24,6 +24,7 @@ from kdnb import (
     experiments,
     fidelity,
     losses,
+    models,
     models3d,
     specs,
     store,
@@ -114,7 +115,7 @@ def grid_of(data: VolumeSet) -> models3d.Grid:
 
 
 def _key(data: VolumeSet) -> str:
-    return content_key(data.data_hash, source_key(device, models3d, losses, training, views))
+    return content_key(data.data_hash, source_key(device, models, models3d, losses, training, views))
 
 
 def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Experiment]:
@@ -138,14 +139,9 @@ def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) ->
 
 def with_few(experiment: Experiment, teacher: nn.Module, per_class: int) -> Experiment:
     """The experiment with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
-    labelled = np.random.default_rng(per_class).permutation(experiments.few_labelled(experiment, per_class))
-    positions = np.resize(labelled, min(len(experiment.train), FEW_SEEN))
-    train = experiment.train
-    posterior = None if train.posterior is None else train.posterior[positions]
-    train = training.Examples(train.images[positions], train.labels[positions], posterior)
+    train, key = experiments.few_repeated(experiment, per_class, FEW_SEEN)
     bank = views.teacher_bank(teacher, train.images, experiment.recipe.views, batch_size=BATCH)
-    key, folder = content_key(experiment.key, per_class), f"{experiment.folder}_few_{per_class}"
-    return replace(experiment, train=train, bank=bank, key=key, folder=folder)
+    return replace(experiment, train=train, bank=bank, key=key, folder=f"{experiment.folder}_few_{per_class}")
 
 
 def student_specs(

@@ -15,18 +15,20 @@ from dask_cluster import cluster_of_two
 
 from kdnb import (
     comparison,
+    device,
     evaluation,
     experiments,
     losses,
     models,
     specs,
+    stack,
     store,
     sweep,
     teacher_training,
     training,
     views,
 )
-from kdnb.datasets import phantom
+from kdnb.datasets import ImageSet, phantom
 from kdnb.errors import ArtefactError, ParameterError
 from kdnb.runs import Run
 from kdnb.settings import resolve
@@ -230,6 +232,29 @@ def _kill_when_one_is_stored(process, folder):
     thread = threading.Thread(target=wait_and_kill, daemon=True)
     thread.start()
     return thread
+
+
+def test_a_key_is_of_all_the_code_that_trains_students_one_by_one_or_in_a_stack(tmp_path, monkeypatch):
+    made, modules = phantom.generate(12, 32), []
+    data = ImageSet("x", made.images, made.labels, CLASSES, *[np.arange(12).astype(str)] * 2, np.repeat("train", 12))
+    monkeypatch.setattr(experiments, "source_key", lambda *of: modules.extend(of) or "key")
+    monkeypatch.setattr(experiments, "_bank", lambda *_: np.empty((0, 0, 0), np.float32))
+    experiments.of_run(run_at(tmp_path), data, None)
+    assert {device, models, losses, training, stack, views} <= set(modules)
+
+
+@pytest.mark.parametrize("variant", ["with_few_images", "with_few_labels"])
+def test_other_images_drawn_are_another_experiment(variant, experiment, tmp_path, monkeypatch):
+    of_run = (run_at(tmp_path),) if variant == "with_few_images" else ()
+    of_teacher = (models.initialised(models.StudentCNN, 4, (4, 8), seed=9),) if variant == "with_few_images" else ()
+
+    def key() -> str:
+        return getattr(experiments, variant)(*of_run, experiment, *of_teacher, 2).key
+
+    first = key()
+    assert key() == first
+    monkeypatch.setattr(experiments, "few_labelled", lambda *_: np.arange(8))
+    assert key() != first
 
 
 # -- few images -----------------------------------------------------------------------------------------------------
