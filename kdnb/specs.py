@@ -17,6 +17,7 @@ import torch
 from kdnb import losses, models, models3d, networks
 from kdnb.errors import ParameterError
 from kdnb.experiments import Experiment
+from kdnb.explain.taught import check_lesson
 from kdnb.settings import check
 
 _DRAWING = threading.Lock()  # initial weights are drawn from torch's one global generator
@@ -92,7 +93,7 @@ def spec(arm: str, seed: int, alpha: float, temperature: float, **options: Unpac
         The spec; two calls that ask for the same training return equal ones.
 
     Raises:
-        ParameterError: an unknown arm, alpha outside [0, 1] or a temperature not above 0.
+        ParameterError: an unknown arm or lesson, alpha outside [0, 1] or a temperature not above 0.
 
     Example:
         >>> spec("kd", 0, alpha=1, temperature=5).name
@@ -102,6 +103,8 @@ def spec(arm: str, seed: int, alpha: float, temperature: float, **options: Unpac
     check("temperature", temperature)
     if arm not in losses.ARMS:
         raise ParameterError(f"arm is {arm!r}, but it must be one of: {', '.join(losses.ARMS)}.")
+    if options.get("lesson"):
+        check_lesson(options["lesson"])
     if alpha == 1 and arm != "ls":
         arm = "ce"
     if arm in losses.WITHOUT_TEACHER:

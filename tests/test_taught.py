@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdnb import losses, models, networks, training
-from kdnb.errors import ModelError
+from kdnb import losses, models, networks, specs, training
+from kdnb.errors import ModelError, ParameterError
 from kdnb.explain import average_feature_maps, class_evidence
 from kdnb.explain.taught import (
     LESSONS,
@@ -177,6 +177,16 @@ def test_a_student_whose_classifier_reads_all_layers_is_refused():
         explaining(models.student("layered", 2), LAYOUT),
     ):
         pass
+
+
+def test_a_misspelt_lesson_is_no_other_one():
+    for ask in (
+        lambda: specs.spec("kd_t2", 0, 0.4, 4.0, lesson="atention", weight=1.0),
+        lambda: lesson_loss("atention", None, None, None),
+    ):
+        with pytest.raises(ParameterError, match="lesson is 'atention', but it must be one of: attention, class_att"):
+            ask()
+    assert specs.spec("kd_t2", 0, 0.4, 4.0, lesson="").lesson == ""
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

@@ -20,13 +20,14 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from kdnb import losses
 from kdnb.device import device_of, picked, resident, to_float
-from kdnb.errors import ModelError
+from kdnb.errors import ModelError, ParameterError
 from kdnb.explain.maps import collecting, evaluation_mode, layers_of
 from kdnb.models import StudentCNN, feature_layers
 from kdnb.networks import as_maps, logits_of
 from kdnb.progress import progress
 from kdnb.views import render, view_moves
 
+LESSONS = ("attention", "class_attention", "explanation")
 MOST_CELLS = 14  # across; finer maps are averaged to so many before they are kept
 
 
@@ -257,6 +258,23 @@ def explaining(student: StudentCNN, layout: Layout) -> Iterator[Callable[[], Exp
         yield latest
 
 
+def check_lesson(lesson: str) -> str:
+    """Return the name of a lesson if there is such a one.
+
+    Args:
+        lesson: what a user gave.
+
+    Returns:
+        The name.
+
+    Raises:
+        ParameterError: it is none of :data:`LESSONS`.
+    """
+    if lesson not in LESSONS:
+        raise ParameterError(f"lesson is {lesson!r}, but it must be one of: {', '.join(LESSONS)}.")
+    return lesson
+
+
 def lesson_loss(lesson: str, student: Explanations, teacher: Explanations, answers: Tensor) -> Tensor:
     """How far a student's explanations are from the teacher's, a scalar.
 
@@ -270,12 +288,13 @@ def lesson_loss(lesson: str, student: Explanations, teacher: Explanations, answe
 
     Returns:
         the mean over the batch.
+
+    Raises:
+        ParameterError: an unknown lesson.
     """
+    check_lesson(lesson)
     if lesson == "attention":
         return losses.attention_transfer(student.attention, teacher.attention)
     if lesson == "class_attention":
         return losses.class_attention_transfer(student.evidence, teacher.evidence)
     return losses.explanation_similarity_loss(student.evidence_of(answers), teacher.evidence_of(answers))
-
-
-LESSONS = ("attention", "class_attention", "explanation")
