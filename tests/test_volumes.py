@@ -178,6 +178,15 @@ def test_a_damaged_published_file_is_named(tmp_path):
         volumes.load("medmnist:nodulemnist3d", 28, tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_published_file_cut_off_is_named(share, tmp_path):
+    file = medmnist_file(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=r"nodulemnist3d.npz is damaged .*: delete it and fetch it again"):
+        volumes.load("medmnist:nodulemnist3d", 28, tmp_path)
+
+
 def test_an_unknown_flag_names_those_there_are():
     with pytest.raises(ParameterError, match="must be one of: .*nodulemnist3d"):
         volumes.load("medmnist:nonsense3d", 28)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -268,7 +269,7 @@ def _opened(file: Path) -> Iterator["NpzFile"]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(
             f"{file} is damaged or not the published file ({type(error).__name__}): delete it and fetch it again."
         ) from error
