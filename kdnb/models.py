@@ -8,7 +8,6 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -239,7 +238,7 @@ def densenet121_teacher(num_classes: int, weights: str | None = None, head: str 
     try:
         socket.setdefaulttimeout(DOWNLOAD_SECONDS)  # torch.hub itself would wait for ever
         network = densenet121(weights=DenseNet121_Weights.IMAGENET1K_V1 if weights else None, progress=False)
-    except (URLError, OSError) as error:
+    except (OSError, RuntimeError) as error:  # no network; a download that was cut off, whose hash is another
         reason = getattr(error, "reason", error)
         raise DownloadError(
             f"the ImageNet weights of DenseNet121 cannot be downloaded ({reason}): use weights=None."

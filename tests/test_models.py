@@ -94,6 +94,18 @@ def without_network(weights=None, progress=True):
     return densenet121()
 
 
+def test_a_download_that_was_cut_off_is_one_sentence_and_auto_starts_from_scratch(monkeypatch):
+    def truncated(weights=None, progress=True):
+        if weights is not None:
+            raise RuntimeError('invalid hash value (expected "a639ec97", got "e3b0c442")')
+        return densenet121()
+
+    monkeypatch.setattr(models, "densenet121", truncated)
+    with pytest.raises(DownloadError, match="cannot be downloaded .invalid hash value .*: use weights=None"):
+        models.densenet121_teacher(4, weights="imagenet")
+    assert models.untrained_teacher(4, "auto", "plain", seed=0)[1] == "scratch"
+
+
 def test_absent_network_is_one_sentence_and_auto_starts_from_scratch(monkeypatch):
     monkeypatch.setattr(models, "densenet121", without_network)
     with pytest.raises(DownloadError, match="cannot be downloaded .Name or service not known.: use weights=None"):
