@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnb.errors import ModelError, ParameterError
-from kdnb.files import file_hash
+from kdnb.files import file_hash, read_tensors
 from kdnb.models import (
     SHAPES,
     WIDTHS,
@@ -436,14 +436,14 @@ def _from_file(what: Spec, num_classes: int) -> nn.Module:
 
 def _load_state(network: nn.Module, what: Spec) -> None:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(what.state))
+        network.load_state_dict(read_tensors(Path(what.state)))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{what.state} does not hold the weights of {what.file}:{what.function} ({reason})."
+            f"{what.state} does not hold the weights of {what.file}:{what.function} ({reason}): "
+            "save that network's state_dict there with safetensors."
         ) from error
 
 

@@ -263,8 +263,19 @@ def test_weights_come_with_a_file_and_belong_to_its_identity(file, tmp_path):
     save_file({name: value + 1 for name, value in state.items()}, tmp_path / "w.safetensors")
     assert networks.identity("teacher", name) != before
     save_file({"other": torch.zeros(1)}, tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="does not hold the weights"):
+    with pytest.raises(ModelError, match=r"does not hold the weights .*: save that network's state_dict there"):
         networks.build(networks.spec("teacher", name), 4, 32)
+
+
+def test_weights_are_read_where_the_file_system_maps_no_file(file, tmp_path, monkeypatch):
+    network = networks.build(networks.spec("teacher", f"{file}:build"), 4, 32)
+    save_file(network.network.state_dict(), tmp_path / "w.safetensors")
+
+    def unmapped(*_, **__):
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr("safetensors.torch.load_file", unmapped)
+    networks.build(networks.spec("teacher", f"{file}:build:{tmp_path / 'w.safetensors'}"), 4, 32)
 
 
 @pytest.mark.parametrize(("weights", "head"), [("imagenet", "plain"), ("auto", "paper")])
