@@ -28,6 +28,7 @@ from kdnb.runs import Run
 from kdnb.sources import from_home
 from kdnb.students import MEASURED, RUNS, opened, provenance
 
+EVIDENCE = "evidence_"  # before the class, in the name of a map of its evidence
 NOTICE = "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."
 
 
@@ -55,10 +56,9 @@ def explain(image: str, folder: str, data_dir: str = "", model_name: str = "stud
     content = file_hash(from_home(image))
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(image).stem).strip("-.")[:40] or "image"
     place = run.folder / "explained" / f"{name}-{content[:8]}"
-    if place.exists():
-        shutil.rmtree(place)
     with atomic_folder(place) as part:
         write(answer, run, part, {"name": Path(image).name, "sha256": content, "model": model_name})
+        shutil.rmtree(place, ignore_errors=True)  # the earlier one, now that there is another
     return place / "index.html"
 
 
@@ -66,12 +66,12 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     """Write page, maps, table and manifest into an empty folder."""
     (folder / "maps").mkdir()
     pictures = {"image": _png_of_pixels(answer.image)}
-    maps = answer.maps | {f"evidence_{name}": values for name, values in answer.evidence.items()}
+    maps = answer.maps | {f"{EVIDENCE}{name}": values for name, values in answer.evidence.items()}
     for number, (method, values) in enumerate(maps.items()):
         safe_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
         stem = safe_name if safe_name == method else f"{safe_name}-{number}"
         np.save(folder / "maps" / f"{stem}.npy", values, allow_pickle=False)
-        pictures[method] = _png_of_map(values, answer.image.shape[0])
+        pictures[method] = _png_of_map(values, answer.image.shape[0], signed=has_sign(method))
         (folder / "maps" / f"{stem}.png").write_bytes(pictures[method])
     answer.probabilities.to_csv(folder / "probabilities.csv", index=False, float_format="%.8g", lineterminator="\n")
     (folder / "image.png").write_bytes(pictures["image"])
@@ -135,9 +135,14 @@ def page(answer: OwnImage, name: str, pictures: dict[str, bytes], manifest: dict
 def _words(method: str) -> str:
     return (
         method.replace("feature_maps_layer", "average map of layer ")
-        .replace("evidence_", "evidence for ")
+        .replace(EVIDENCE, "evidence for ")
         .replace("_", " ")
     )
+
+
+def has_sign(method: str) -> bool:
+    """Whether zero has a meaning in a map: it is evidence, or attributions joined with their signs."""
+    return "evidence" in method or method.endswith("_signed")
 
 
 def _png_of_pixels(pixels: np.ndarray) -> bytes:
@@ -148,12 +153,11 @@ def _png_of_pixels(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _png_of_map(values: np.ndarray, size: int) -> bytes:
-    """A map in colours: viridis over its own range, and for evidence, which has a sign, blue against red about zero."""
+def _png_of_map(values: np.ndarray, size: int, *, signed: bool) -> bytes:
+    """A map in colours: viridis over its own range, and where zero has a meaning, blue against red about it."""
     from matplotlib import colormaps
     from PIL import Image
 
-    signed = values.min() < 0
     low, high = (-np.abs(values).max(), np.abs(values).max()) if signed else (values.min(), values.max())
     scaled = (values - low) / max(float(high - low), 1e-12)
     colours = (colormaps["RdBu_r" if signed else "viridis"](scaled)[..., :3] * 255).round().astype(np.uint8)

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdnb import explain, fidelity, files, one_image, runs, students
 from kdnb.datasets import load, load_for
-from kdnb.errors import ArtefactError, DataError, DataNotFoundError
+from kdnb.errors import ArtefactError, DataError, DataNotFoundError, StorageError
 from kdnb.explain.own_image import (
     OwnImage,
     calibrated,
@@ -154,6 +154,35 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], (
         "one page that needs nothing else"
     )
+
+
+def test_an_explanation_that_fails_leaves_the_earlier_one(run, data, tmp_path, monkeypatch, capsys):
+    image = tmp_path / "again.png"
+    Image.fromarray(data.images[data.index("test")[1]]).save(image)
+    page = one_image.explain(str(image), str(run.folder))
+    before = page.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(one_image, "write", full)
+    with pytest.raises(StorageError):
+        one_image.explain(str(image), str(run.folder))
+    assert page.read_bytes() == before
+
+
+def test_evidence_is_coloured_about_zero_even_where_all_of_it_speaks_for_a_class(tmp_path, monkeypatch):
+    values = np.linspace(0.0, 1.0, 16).reshape(4, 4)
+    table = pd.DataFrame({"class": ["a"], "probability": [1.0]})
+    answer = OwnImage(np.zeros((4, 4, 3), np.uint8), table, {"grad_cam": values}, {"a": values}, None, None, None)
+    monkeypatch.setattr(one_image, "_of_model", lambda *_: {"run": {}, "recorded": None})
+    one_image.write(answer, None, tmp_path, {"name": "x", "model": "m"})
+    evidence, grad_cam = (
+        np.asarray(Image.open(tmp_path / "maps" / f"{name}.png")) for name in ("evidence_a", "grad_cam")
+    )
+    assert evidence[0, 0].min() > 240, "nothing is white"
+    assert evidence[-1, -1, 0] > evidence[-1, -1, 2] + 50, "what speaks for a class is red"
+    assert grad_cam[0, 0].max() < 100, "viridis begins dark"
 
 
 @pytest.fixture
