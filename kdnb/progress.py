@@ -17,13 +17,14 @@ Item = TypeVar("Item")
 _EVERY = 0.2  # seconds between two reports, so that fast loops are not slowed down
 
 
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def progress(items: Iterable[Item], what: str, total: int | None = None, before: int = 0) -> Iterator[Item]:
     """Yield ``items`` while showing how far ``what`` is and how long the rest will take.
 
     Args:
         items: one a step.
         what: the name of the work, such as ``"teacher epochs"``.
         total: how many items there are, where ``len(items)`` does not tell.
+        before: how many of them were done before, and are not among ``items``.
 
     Yields:
         The items.
@@ -33,13 +34,13 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
     if threading.current_thread() is not threading.main_thread():
         yield from items  # one of several trainings side by side: whoever started them shows how many are done
     elif "KDNB_PROGRESS" in os.environ:
-        yield from _reported(items, what, total, _append)
+        yield from _reported(items, what, total, before, _append)
     elif _live_notebook():
-        yield from _reported(items, what, total, _Display())
+        yield from _reported(items, what, total, before, _Display())
     else:
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
+        yield from tqdm(items, desc=what, total=total, initial=before, leave=False, disable=not sys.stderr.isatty())
 
 
 def _live_notebook() -> bool:
@@ -48,16 +49,16 @@ def _live_notebook() -> bool:
 
 
 def _reported(
-    items: Iterable[Item], what: str, total: int | None, report: Callable[[str | None], None]
+    items: Iterable[Item], what: str, total: int | None, before: int, report: Callable[[str | None], None]
 ) -> Iterator[Item]:
     start = reported = time.monotonic()
     try:
-        report(f"{what}\t0\t{total or '?'}\t")
-        for done, item in enumerate(items, start=1):
+        report(f"{what}\t{before}\t{total or '?'}\t")
+        for done, item in enumerate(items, start=before + 1):
             yield item
             now = time.monotonic()
             if now - reported >= _EVERY:
-                left = f"{(now - start) / done * (total - done):.1f}" if total else ""
+                left = f"{(now - start) / (done - before) * (total - done):.1f}" if total else ""
                 report(f"{what}\t{done}\t{total or '?'}\t{left}")
                 reported = now
     finally:

@@ -156,7 +156,8 @@ def fit(
         state.resume(checkpoint, key)
     train_there, validation_images = to_device(train, device), resident(validation.images, device)
     saved = time.monotonic()
-    for epoch in progress(range(len(state.history), recipe.epochs), what, recipe.epochs):
+    done_before = len(state.history)
+    for epoch in progress(range(done_before, recipe.epochs), what, recipe.epochs, done_before):
         started = time.perf_counter()
         train_loss = train_epoch(state, train_there, bank, recipe, loss, seed, epoch)
         accuracy = accuracy_of(model, averaged, validation, validation_images)

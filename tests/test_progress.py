@@ -32,6 +32,15 @@ def test_a_kernel_of_the_pipeline_writes_to_the_file_and_nowhere_else(told, monk
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_was_done_before_is_neither_shown_as_left_nor_counted_in_the_time(told, monkeypatch):
+    monkeypatch.setattr("kdnb.progress._EVERY", 0.0)
+    seconds = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr("kdnb.progress.time.monotonic", lambda: next(seconds))
+    list(progress(range(9, 12), "epochs", 12, 9))
+    lines = ["epochs\t9\t12\t", "epochs\t10\t12\t20.0", "epochs\t11\t12\t10.0", "epochs\t12\t12\t0.0", ""]
+    assert told.read_text().splitlines() == lines
+
+
 def test_the_runner_shows_the_last_line_with_the_time_left(tmp_path):
     follow = tmp_path / "progress"
     status = Status("02_teacher_training", follow)
