@@ -172,6 +172,26 @@ def test_a_published_file_put_by_hand_is_read_with_its_split(tmp_path):
     ]
 
 
+def test_a_published_file_comes_in_the_size_asked_for(tmp_path):
+    medmnist_file(tmp_path)
+    data = volumes.load("medmnist:nodulemnist3d", 16, tmp_path)
+    assert data.volumes.shape == (12, 16, 16, 16) and data.volumes.dtype == np.uint8 and data.spacing == (1.0, 1.0, 1.0)
+    assert (data.volumes[data.index("test")] == 20).all()
+
+
+def test_volumes_larger_than_published_have_the_published_slices(tmp_path):
+    medmnist_file(tmp_path).rename(tmp_path / "medmnist" / "nodulemnist3d_64.npz")
+    data = volumes.load("medmnist:nodulemnist3d", 128, tmp_path)
+    assert data.volumes.shape == (12, 64, 128, 128) and data.spacing == (2.0, 1.0, 1.0)
+
+
+def test_downloaded_volumes_lie_in_the_study_s_folder_wherever_it_is_called(tmp_path, monkeypatch):
+    medmnist_file(tmp_path / "raw")
+    monkeypatch.setattr(volumes, "RAW", tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    assert len(volumes.load("medmnist:nodulemnist3d", 28)) == 12
+
+
 def test_a_damaged_published_file_is_named(tmp_path):
     medmnist_file(tmp_path).write_bytes(b"PK no archive")
     with pytest.raises(DataError, match=r"nodulemnist3d.npz is damaged"):

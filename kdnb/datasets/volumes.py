@@ -21,12 +21,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from kdnb.datasets import RAW, volume_phantom
 from kdnb.datasets import load as load_images
-from kdnb.datasets import volume_phantom
 from kdnb.datasets.groups import ALZHEIMER_SUBJECTS, SLICES, alzheimer_number, persons_by_name, without_placeholders
 from kdnb.datasets.splits import by_groups
 from kdnb.datasets.volume_files import read_folder, resized
 from kdnb.errors import DataError, DownloadError, ParameterError
+from kdnb.settings import check
 from kdnb.sources import from_home, table
 
 if TYPE_CHECKING:
@@ -149,14 +150,13 @@ def load(name: str, size: int, data_dir: str | Path | None = None, *, count: int
         DataError: the source is damaged, or not as it was published.
     """
     kind, _, rest = name.partition(":")
-    if not isinstance(size, int) or not 16 <= size <= 256 or size % 4:
-        raise ParameterError(f"volume_size is {size!r}, but it must be a multiple of 4 from 16 to 256.")
+    check("volume_size", size)
     if name == "phantom":
         return _generated(size, count)
     if kind == "alzheimer" and (not rest or rest in table()["alzheimer"]["tasks"]):
         return _alzheimer(name, size, data_dir)
     if kind == "medmnist" and rest.endswith("3d"):
-        return _medmnist(rest, size, from_home(data_dir) if data_dir else Path("data/raw"))
+        return _medmnist(rest, size, from_home(data_dir) if data_dir else RAW)
     if kind == "folder" and rest:
         return _folder(name, from_home(rest), size)
     raise ParameterError(
@@ -194,8 +194,7 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
         )
     slices = np.asarray(data.images[order, ..., 0]).reshape(len(persons), SLICES, *data.images.shape[1:3])
     if size != slices.shape[-1]:
-        volumes = [resized(volume.astype(np.float32), (SLICES, size, size)) for volume in slices]
-        slices = np.stack(volumes).round().astype(np.uint8)
+        slices = _resized_bytes(slices, (SLICES, size, size))
     labels = data.labels[order].reshape(len(persons), SLICES)[:, 0]
     split = by_groups(labels, persons, SHARES)
     notes = {
@@ -203,6 +202,11 @@ def _alzheimer(name: str, size: int, data_dir: str | Path | None) -> VolumeSet:
         "spacing": "not published; every voxel taken for as long as wide",
     }
     return VolumeSet(name, slices, labels, data.classes, persons, persons, split, notes=notes)
+
+
+def _resized_bytes(volumes: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Volumes ``(N, D, H, W)`` uint8 in another shape, ``(N, *shape)`` uint8."""
+    return np.stack([resized(volume.astype(np.float32), shape).round().astype(np.uint8) for volume in volumes])
 
 
 def levels(ids: np.ndarray) -> np.ndarray:
@@ -254,6 +258,9 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
             name: (arrays[f"{name}_images"], arrays[f"{name}_labels"].reshape(-1)) for name in ("train", "val", "test")
         }
     volumes, labels = (np.concatenate([published[k] for published in by_split.values()]) for k in (0, 1))
+    depth = min(size, side)  # cubes as published, as long as there are so many slices
+    if volumes.shape[1:] != (depth, size, size):
+        volumes = _resized_bytes(volumes, (depth, size, size))
     split = np.concatenate([np.full(len(numbers), name) for name, (_, numbers) in by_split.items()])
     ids = np.array([f"{name}/{k:05d}" for name, (_, numbers) in by_split.items() for k in range(len(numbers))])
     classes = tuple(info["label"][str(number)] for number in range(len(info["label"])))
@@ -261,7 +268,8 @@ def _medmnist(flag: str, size: int, data_dir: Path) -> VolumeSet:
         "persons": "no persons known: every volume counts as a person of its own",
         "spacing": "made equal by the publisher",
     }
-    return VolumeSet(f"medmnist:{flag}", volumes, labels.astype(np.int64), classes, ids, ids, split, notes=notes)
+    name, labels, spacing = f"medmnist:{flag}", labels.astype(np.int64), (size / depth, 1.0, 1.0)
+    return VolumeSet(name, volumes, labels, classes, ids, ids, split, spacing=spacing, notes=notes)
 
 
 @contextlib.contextmanager
