@@ -361,6 +361,15 @@ def test_a_download_arrives_whole(tmp_path, monkeypatch):
     assert (tmp_path / "data" / "brain-tumor-mri-dataset" / "Testing" / "dog" / "01.png").exists()
 
 
+def test_a_half_filled_folder_is_found_before_the_download(tmp_path, monkeypatch):
+    import kagglehub
+
+    make_set(tmp_path / "brain-tumor-mri-dataset" / "Training", 2)
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: pytest.fail("downloaded in vain"))
+    with pytest.raises(DownloadError, match="brain-tumor-mri-dataset is there, but is not all of brain_tumor: move it"):
+        fetch.fetch("brain_tumor", tmp_path)
+
+
 def test_another_version_is_refused(tmp_path, monkeypatch):
     import kagglehub
 

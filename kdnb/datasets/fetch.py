@@ -57,6 +57,8 @@ def _kaggle(kind: str, target: Path) -> None:
     """Download one of the Kaggle sets and move it to ``target``, whole or not at all."""
     source = table()[kind]
     by_hand = f"download {source['url']} by hand and unpack it so that {target / source['expected_folders'][0]} exists"
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DownloadError(f"{target} is there, but is not all of {kind}: move it away, or {by_hand}.")
     try:
         import kagglehub
 
