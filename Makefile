@@ -100,7 +100,7 @@ ALL  := $(NOTEBOOKS:%=$(OUT)/%.ipynb)
 run: $(FOLDER)/report.html
 
 $(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
-$(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml
+$(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml $(wildcard data/*.csv)
 $(call done,02): $(call done,01) $(call code,device models models3d networks cluster tensors training stack views evaluation losses cost experiments specs store sweep teacher_training teachers explain/* figures/training) \
   $(wildcard data/measured/phantom_teacher.safetensors)
 $(call done,03): $(call done,02) $(call code,comparison few_labels figures/statistics)

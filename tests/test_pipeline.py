@@ -159,6 +159,13 @@ def test_a_new_figure_of_a_chapter_runs_that_chapter(finished):
     assert finished.ran() == ["05", "06"]
 
 
+@pytest.mark.parametrize("name", ["sources.toml", "brain_tumor_slices.csv", "figshare_brain.csv"])
+def test_other_facts_of_sources_run_the_data_chapter_again(name, finished):
+    (finished.folder / "data" / name).touch()
+    finished.make()
+    assert finished.ran()[:1] == ["01"]
+
+
 def test_an_edited_cell_runs_its_notebook_and_what_builds_on_it(finished):
     finished.write("04_temperature_sweep", WORK + "# edited\n")
     finished.make()
