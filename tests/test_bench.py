@@ -1,11 +1,14 @@
 """The benchmark's runner: ratios of both sides in turn, and a table that keeps what was not measured again."""
 
+import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from kdnb import bench
@@ -134,6 +137,7 @@ def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(gpu, "timed", lambda call, repeats: timed(call, 1))
     monkeypatch.setattr(gpu.models, "densenet121_teacher", models.StudentCNN)  # a whole one takes minutes here
     monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="580.1\n"))
+    monkeypatch.setattr(gpu, "status_within", lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a second device")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
     out = tmp_path / "gpu_check.csv"
@@ -143,6 +147,27 @@ def test_gpu_check_runs_whole_on_the_second_device(tmp_path, monkeypatch, capsys
     assert list(table.columns) == ["name", "value", "lo", "hi", "goal", "met", "what", "device", "driver", "torch"]
     assert len(table) == 10 and len(capsys.readouterr().out.splitlines()) == 10
     assert table["value"].gt(0).all() and table["driver"].astype(str).eq("580.1").all() and table["met"].dtype == bool
-    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 2, stdout=""))
+    monkeypatch.setattr(gpu, "status_within", lambda *_: 2)
     with pytest.raises(KdnbError, match=r"the smoke run failed \(2\)"):
         gpu.smoke_minutes()
+
+
+def test_a_smoke_run_that_takes_too_long_is_stopped_with_all_that_it_started(tmp_path):
+    from kdnb.bench import gpu
+
+    note = tmp_path / "pid"
+    command = ["sh", "-c", f"sleep 60 & echo $! > {note}.part; mv {note}.part {note}; wait"]
+    assert gpu.status_within(2, command, dict(os.environ)) == "stopped after 2 s"
+    child = int(note.read_text())
+    end = time.monotonic() + 20
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end, "it computes on"
+        time.sleep(0.05)
+    assert gpu.status_within(30, ["sh", "-c", "exit 3"], dict(os.environ)) == 3
+
+
+def test_without_nvidia_smi_the_driver_is_not_known(monkeypatch, tmp_path):
+    from kdnb.bench import gpu
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.driver() == ""

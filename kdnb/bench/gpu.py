@@ -5,6 +5,7 @@ It takes at most eight minutes, and no data set or network. Writes ``runs/gpu_ch
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,19 +102,47 @@ def smoke_minutes() -> float:
         KdnbError: it failed or took too long.
     """
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="kdnb-gpu-") as runs:
+    with tempfile.TemporaryDirectory(prefix="kdnb-gpu-", ignore_cleanup_errors=True) as runs:
         environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
         command = ["make", "reproduce", "PROFILE=smoke", f"RUNS={runs}", f"PY={sys.executable}"]
-        status: int | str
-        try:
-            status = subprocess.run(  # noqa: S603  # the study's own command
-                command, cwd=REPOSITORY, env=environment, timeout=LONGEST, check=False
-            ).returncode
-        except subprocess.TimeoutExpired:
-            status = f"stopped after {LONGEST:.0f} s"
+        status = status_within(LONGEST, command, environment)
     if status != 0:
         raise KdnbError(f"the smoke run failed ({status}): mend what it says above.")
     return (time.perf_counter() - start) / 60
+
+
+def status_within(seconds: float, command: list[str], environment: dict[str, str]) -> int | str:
+    """The exit status of a command in the repository; after ``seconds`` it is stopped with all that it started.
+
+    Args:
+        seconds: how long it may take.
+        command: the program and its arguments.
+        environment: its variables.
+
+    Returns:
+        The status, or in words that it was stopped.
+    """
+    process = subprocess.Popen(  # noqa: S603 - the study's own command
+        command, cwd=REPOSITORY, env=environment, start_new_session=True
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # make's notebooks, too, which would compute on
+            process.wait()
+
+
+def driver() -> str:
+    """The version of the GPU's driver; ``""`` where no nvidia-smi tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a constant
+    except OSError:
+        return ""
+    return answer.stdout.strip().split("\n")[0]
 
 
 def measure_all(out: Path) -> None:
@@ -130,13 +159,7 @@ def measure_all(out: Path) -> None:
             "gpu-check needs a GPU that torch can use, and torch.cuda.is_available() is False here: "
             "run it on such a machine."
         )
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a constant
-    machine = {
-        "device": torch.cuda.get_device_name(0),
-        "driver": driver.stdout.strip().split("\n")[0],
-        "torch": torch.__version__,
-    }
+    machine = {"device": torch.cuda.get_device_name(0), "driver": driver(), "torch": torch.__version__}
 
     def keep(name: str, values: np.ndarray | float, goal: str, what: str) -> None:
         value, lo, hi = median_interval(np.atleast_1d(values))
