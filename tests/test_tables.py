@@ -195,6 +195,16 @@ def test_published_folds_in_a_column(tmp_path):
         read(write(tmp_path / "u.csv", "image,label\n" + AB), {"test": "1"})
 
 
+def test_folders_of_masks_are_read_once_however_many_masks_a_table_names(tmp_path, monkeypatch):
+    names = [f"{k}.png" for k in range(8)]
+    put(tmp_path, *(f"images/{name}" for name in names), *(f"masks/{k}_mask.png" for k in range(8)))
+    rows = "".join(f"{name},{'ab'[k % 2]},{k}_mask\n" for k, name in enumerate(names))
+    table, looked, rglob = write(tmp_path / "t.csv", f"image,label,mask\n{rows}"), [], Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: looked.append(path) or rglob(path, pattern))
+    assert [path.name for masks in read(table).masks for path in masks] == [f"{k}_mask.png" for k in range(8)]
+    assert len(looked) <= 2
+
+
 LEFT_OUT = {  # what is appended to the rows -> what is said
     "several labels": ("4.png,a|b\n", "1 rows with several labels"),
     "a list of labels": ("4.png,\"['a', 'b']\"\n", "1 rows with several labels"),

@@ -7,11 +7,11 @@ found by path, by name, or by name without ending. Everything in a table is text
 """
 
 import csv
-import glob
 import io
 import os
 import re
 from collections import Counter, defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -351,10 +351,18 @@ class _Files:
         path = self.folder / value.replace("\\", "/")
         if path.is_file():
             return path
-        pattern = f"{glob.escape(path.name)}*"
-        inside = (mask for _, folder in self._mask_folders for mask in sorted(folder.rglob(pattern)))
-        same = [mask for mask in (*self._masks, *inside) if path.name in (mask.name, layouts.stem(mask.name))]
+        same = self._masks_named.get(path.name, [])
         return same[0] if len(same) == 1 else None
+
+    @cached_property
+    def _masks_named(self) -> dict[str, list[Path]]:
+        """Name, with its ending and without -> the masks that lie beside the images; each folder is read once."""
+        named: dict[str, list[Path]] = defaultdict(list)
+        inside = (mask for _, folder in self._mask_folders for mask in sorted(folder.rglob("*")))
+        for mask in (*self._masks, *inside):
+            for name in {mask.name, layouts.stem(mask.name)}:
+                named[name].append(mask)
+        return dict(named)
 
     def find(self, value: str, label: str = "", split: str = "") -> list[Path]:
         """Every image that a cell may name.
