@@ -290,7 +290,8 @@ def resolve(
         profile: one of :func:`profiles`.
         seed: of the run; the seeds of its students count from it.
         data_dir: where the downloaded data sets lie; empty means ``data/raw``.
-        run_dir: where the run writes; empty means ``runs/`` and :func:`run_name`.
+        run_dir: where the run writes; empty means ``runs/`` and :func:`run_name` without the networks. A notebook of a
+            run of other networks is told its folder; only ``make`` puts them into the name (:func:`from_command_line`).
         split_protocol: one of :data:`SPLIT_PROTOCOLS`.
         teacher: name of a network as :mod:`kdnb.networks` understands it.
         student: the same.

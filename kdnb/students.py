@@ -30,8 +30,8 @@ RUNS = (
     "phantom-quick-seed0",  # the default run
     "brain_tumor-cpu-seed0-leak_free",  # brain MRI, no person on both sides of the split
 )
-# What is kept of what a run stores, and of which shape; a student whose shape is None is of the run's own network.
 LARGEST = 500_000  # parameters of a student that is kept: a megabyte in float16
+# What is kept of what a run stores, and of which shape; a student whose shape is None is of the run's own network.
 KEPT: dict[str, str | None] = {
     "student_ce": None,
     "student_kd": None,

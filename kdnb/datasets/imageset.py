@@ -21,7 +21,7 @@ class ImageSet:
         split: ``(N,)`` str: ``"train"``, ``"val"``, ``"test"`` or ``""`` (left out by the protocol).
         masks: ``(N, H, W)`` bool, the true lesion, or ``None``; an empty mask means that there is none.
         split_protocol: ``"official"`` or ``"leak_free"``.
-        data_hash: hash of images and labels.
+        data_hash: hash of images, labels and masks, if these are the data's own and not of another source.
         split_hash: hash of ids and split.
         notes: what the loader saw, by name; see below.
         posterior: ``(N, C)`` float64, the true probability of each class given the image, or ``None`` where nobody
