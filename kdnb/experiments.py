@@ -214,7 +214,7 @@ def of_plain_student(experiment: Experiment) -> Experiment:
     return replace(experiment, student=networks.OWN_STUDENT, key=key, folder=folder)
 
 
-def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray], seed: int = 20250215) -> Experiment:
+def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray]) -> Experiment:
     """The experiment with a label drawn for each person (group) in place of the true ones: a control for leaks.
 
     Such labels say nothing of the image but who is shown. Whoever reads them on test images, above one in as many as
@@ -223,13 +223,12 @@ def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray]
     Args:
         experiment: with the true labels.
         groups: the group of each image of ``train``, ``val`` and ``test``.
-        seed: of the drawing.
 
     Returns:
         The variant; each label has as many persons as the others, or one more.
     """
     persons = np.unique(np.concatenate([groups[part] for part in ("train", "val", "test")]))
-    drawn = np.random.default_rng(seed).permutation(np.arange(len(persons)) % experiment.num_classes)
+    drawn = np.random.default_rng(20250215).permutation(np.arange(len(persons)) % experiment.num_classes)
 
     def relabelled(part: training.Examples, owners: np.ndarray) -> training.Examples:
         return training.Examples(part.images, drawn[np.searchsorted(persons, owners)])
@@ -240,7 +239,7 @@ def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray]
         validation=relabelled(experiment.validation, groups["val"]),
         test=relabelled(experiment.test, groups["test"]),
         bank=np.empty((0, 0, 0), np.float32),
-        key=content_key(experiment.key, "labels of persons", seed),
+        key=content_key(experiment.key, "labels of persons"),
         folder=f"{experiment.folder}_labels_of_persons",
     )
 

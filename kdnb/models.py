@@ -326,8 +326,3 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
     if names := getattr(model, "feature_layers", None):  # a network of one's own says which
         return {f"layer{depth}": model.get_submodule(name) for depth, name in enumerate(names, start=1)}
     raise ModelError(f"{type(model).__name__} has no known feature layers: name the convolutional layers to use.")
-
-
-def last_conv(model: nn.Module) -> nn.Module:
-    """The layer that Grad-CAM looks at: the last of :func:`feature_layers`."""
-    return list(feature_layers(model).values())[-1]

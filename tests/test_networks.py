@@ -129,7 +129,7 @@ def test_grad_cam_equals_captums_on_a_chain():
     from captum.attr import LayerGradCam
 
     student = models.initialised(models.StudentCNN, 3, (8, 8, 16), seed=1).eval()
-    layer = models.last_conv(student)
+    layer = list(models.feature_layers(student).values())[-1]
     captums = LayerGradCam(student, layer).attribute(IMAGES, target=TARGETS, relu_attributions=True)[:, 0]
     assert torch.allclose(
         explain.METHODS["grad_cam"](student, IMAGES, TARGETS), explain.upsampled(captums, (64, 64)).detach(), atol=1e-6

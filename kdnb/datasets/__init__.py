@@ -225,8 +225,6 @@ def _from_files(name: str, image_size: int, data_dir: Path, split_protocol: str)
     from kdnb.datasets.fetch import medmnist_folder  # a program of its own: not before it is needed
 
     kind, variant, _ = parts(name)
-    if kind not in OPTIONS:
-        variant = name.partition(":")[2]
     folder = medmnist_folder(variant, image_size, data_dir) if kind == "medmnist" else locate(name, data_dir)
     assert folder is not None  # only what is generated lies nowhere
     source = table().get(kind, {})

@@ -319,21 +319,21 @@ def _together(groups: np.ndarray) -> set[tuple[int, int]]:
     return pairs
 
 
-def odd_acquisition(data: ImageSet, spread: float = 3.0) -> np.ndarray:
+def odd_acquisition(data: ImageSet) -> np.ndarray:
     """Images whose brightness falls from top to bottom unlike the others'.
 
     Receivers and lamps leave such marks; a whole group of images that has one is a source of its own.
 
     Args:
         data: a generated set, whose :func:`acquisition` has ``fade``.
-        spread: robust standard deviations (1.4826 median absolute deviations) from the median that are still usual.
 
     Returns:
-        ``(N,)`` bool.
+        ``(N,)`` bool: farther than three robust standard deviations (1.4826 median absolute deviations) from the
+        median.
     """
     fade = acquisition(data)["fade"].to_numpy()
     median = np.median(fade)
-    return np.abs(fade - median) > spread * 1.4826 * np.median(np.abs(fade - median))
+    return np.abs(fade - median) > 3 * 1.4826 * np.median(np.abs(fade - median))
 
 
 def acquisition(data: ImageSet) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def understand(folder: Path, test: str = "") -> Layout:
     elif splits:
         _add_splits(root, splits, layout)
     else:
-        _check_names(root, layout)
+        _check_names(root)
         _add_classes(root, "", layout)
     _count_loose(root, layout)
     layout.tables = _tables(
@@ -419,7 +419,7 @@ def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
                 tables = _tables(root, folder)
                 advice = _advice_for(tables[0]) if tables else "put each class's images into a folder of its own"
                 raise DataError(f"{folder} has images but no class folders; {advice}.")
-            _check_names(folder, layout)
+            _check_names(folder)
             train_classes |= classes
         elif images and (not subfolders or no_class):
             layout.left_out[f"unlabelled images in {printable(name)}"] += images
@@ -428,7 +428,7 @@ def _add_splits(root: Path, splits: dict[str, str], layout: Layout) -> None:
         _count_loose(folder, layout)
 
 
-def _check_names(root: Path, layout: Layout) -> None:
+def _check_names(root: Path) -> None:
     """Refuse folders whose names or contents say that they are no classes."""
     names = [name for name in folders(root) if _holds_data(root / name)]
     tables = _tables(root)

@@ -92,33 +92,31 @@ def by_groups(
     groups: np.ndarray,
     shares: Mapping[str, float | np.ndarray],
     split: np.ndarray | None = None,
-    of: str = "train",
 ) -> np.ndarray:
-    """Move whole groups out of one split until each class has about its share in each of the others.
+    """Move whole groups out of training until each class has about its share in each of the others.
 
     Groups come in an order that depends on their names alone, largest need first: a group goes to the split that still
-    lacks most of what the group holds, or stays. No class is emptied: the last group of a class stays in ``of``.
+    lacks most of what the group holds, or stays. No class is emptied: the last group of a class stays in training.
 
     Args:
         labels: ``(N,)`` int64.
         groups: ``(N,)`` str.
-        shares: what part of the images in ``of`` each new split gets, such as ``{"test": 0.2, "val": 0.1}``, or of each
+        shares: what part of the training images each new split gets, such as ``{"test": 0.2, "val": 0.1}``, or of each
             class ``(C,)``.
-        split: the split so far (default: all images in ``of``).
-        of: the split to cut from.
+        split: the split so far (default: all images in training).
 
     Returns:
         The new split, ``(N,)`` str.
     """
-    split = np.full(len(labels), of, dtype="<U5") if split is None else split.astype("<U5")
-    available = split == of
+    split = np.full(len(labels), "train", dtype="<U5") if split is None else split.astype("<U5")
+    available = split == "train"
     names, group_of_image = np.unique(groups[available], return_inverse=True)
     classes = int(labels.max()) + 1 if len(labels) else 0
     counts = np.zeros((len(names), classes))
     np.add.at(counts, (group_of_image, labels[available]), 1)
     total, groups_left = counts.sum(axis=0), (counts > 0).sum(axis=0)
     need = {target: total * share for target, share in shares.items()}
-    assigned = np.full(len(names), of, dtype="<U5")
+    assigned = np.full(len(names), "train", dtype="<U5")
     for group in _shuffled(names):
         group_counts = counts[group]
         present = group_counts > 0
@@ -131,16 +129,16 @@ def by_groups(
         need[target] = need[target] - group_counts
         groups_left[present] -= 1
     for target in shares:
-        _represent(target, assigned, counts, of)
+        _represent(target, assigned, counts)
     split[available] = assigned[group_of_image]
     return split
 
 
-def _represent(target: str, assigned: np.ndarray, counts: np.ndarray, of: str) -> None:
-    """Give ``target`` the smallest group of every class that it lacks, if one stays in ``of`` (two, for validation)."""
+def _represent(target: str, assigned: np.ndarray, counts: np.ndarray) -> None:
+    """Give ``target`` the smallest group of every class that it lacks, if one stays in training (for ``val`` two)."""
     staying = 2 if target == "val" else 1
     for label in range(counts.shape[1]):
-        candidates = np.flatnonzero((assigned == of) & (counts[:, label] > 0))
+        candidates = np.flatnonzero((assigned == "train") & (counts[:, label] > 0))
         if len(candidates) > staying and not counts[assigned == target, label].any():
             assigned[candidates[np.argmin(counts[candidates].sum(axis=1))]] = target
 

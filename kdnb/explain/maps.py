@@ -160,9 +160,7 @@ def average_feature_maps(
     return [maps[name] for name in chosen]
 
 
-def unpooled_feature_maps(
-    model: nn.Module, images: Tensor, combine: Callable[[Tensor], Tensor] = average
-) -> list[Tensor]:
+def unpooled_feature_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
     """The average maps of a student's layers before their pooling, at up to the image's own resolution.
 
     In one forward pass, as the authors' release takes them: convolution, ReLU, average, then pooling. The five-layer
@@ -173,7 +171,6 @@ def unpooled_feature_maps(
     Args:
         model: one of the study's students; it is left exactly as found.
         images: ``(N, 3, H, W)`` float32 in [0, 1].
-        combine: how a layer's filters become one map, as in :func:`average_feature_maps`.
 
     Returns:
         one ``(N, h, w)`` tensor a layer, first layer first.
@@ -187,7 +184,7 @@ def unpooled_feature_maps(
 
     def keep(rest: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         # Image by image, the activations stay in the processor's cache: half the time of the whole batch at once.
-        maps.append(torch.cat([combine(rest(image_maps)) for image_maps in output.split(1)]))
+        maps.append(torch.cat([average(rest(image_maps)) for image_maps in output.split(1)]))
 
     with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for block in cast("Iterable[nn.Sequential]", model.features):
@@ -197,7 +194,7 @@ def unpooled_feature_maps(
     return maps
 
 
-def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, image_size: int = 64) -> dict[str, int]:
+def receptive_fields(model: nn.Module, image_size: int = 64) -> dict[str, int]:
     """How many input pixels, across, one unit of each layer can depend on.
 
     Follows the convolutions and poolings in the order of one forward pass: with kernel k, stride s and dilation d,
@@ -207,15 +204,14 @@ def receptive_fields(model: nn.Module, layers: Sequence[str] | None = None, imag
 
     Args:
         model: any network; it is left exactly as found.
-        layers: names of layers, as in :func:`average_feature_maps`.
         image_size: pixels of a side of the image that is passed.
 
     Returns:
         name of the layer -> r, first layer first.
     """
-    chosen = layers_of(model, layers)
+    chosen = layers_of(model)
     if isinstance(model, Network):  # of any build: no chain to follow
-        return dict(zip(chosen, measured_fields(model, layers or model.feature_layers, image_size), strict=True))
+        return dict(zip(chosen, measured_fields(model, model.feature_layers, image_size), strict=True))
     reach, step, fields = 1, 1, {}
 
     def window(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

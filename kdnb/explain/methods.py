@@ -542,13 +542,10 @@ def control_seed(seed: int, draw: int = 0) -> int:
     return CONTROL_SEEDS + (seed * DRAWS + draw) % CONTROL_SEEDS
 
 
-def drawn_controls(seed: int = 0, layers: Sequence[str] | None = None) -> list[dict[str, Method]]:
+def drawn_controls(seed: int = 0) -> list[dict[str, Method]]:
     """The two controls that hang on a draw, in :data:`DRAWS` draws: one of them may be lucky, their mean is not."""
     seeds = [control_seed(seed, draw) for draw in range(DRAWS)]
-    return [
-        {"random": partial(random_map, seed=drawn), "untrained": partial(untrained, seed=drawn, layers=layers)}
-        for drawn in seeds
-    ]
+    return [{"random": partial(random_map, seed=drawn), "untrained": partial(untrained, seed=drawn)} for drawn in seeds]
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdnb.datasets import ImageSet, to_tensor
 from kdnb.datasets.volumes import VolumeSet
+from kdnb.device import device_of
 from kdnb.evaluation import bootstrap_mean, clustered_variance, compare_over_seeds, holm, t_test
 from kdnb.explain import Method
 from kdnb.fidelity.judge import f_fidelity
@@ -101,25 +102,21 @@ class Sample:
         )
 
 
-def draw_sample(
-    model: nn.Module, data: ImageSet | VolumeSet, per_class: int, split: str = "test", seed: int = 0
-) -> Sample:
-    """Images of each class of one split, drawn at random, with the model's predictions.
+def draw_sample(model: nn.Module, data: ImageSet | VolumeSet, per_class: int) -> Sample:
+    """Test images of each class, drawn at random but always the same, with the model's predictions.
 
     Args:
         model: whose predictions become the targets; in evaluation mode.
         data: the images.
         per_class: how many of each class; all, where there are fewer.
-        split: ``"train"``, ``"val"`` or ``"test"``.
-        seed: of the draw.
 
     Returns:
         the sample, in the order of the data set, on the model's device.
     """
-    positions = np.random.default_rng(seed).permutation(data.index(split))
+    positions = np.random.default_rng(0).permutation(data.index("test"))
     nth = pd.Series(data.labels[positions]).groupby(data.labels[positions]).cumcount().to_numpy()
     chosen = np.sort(positions[nth < per_class])
-    images = to_tensor(data.images[chosen]).to(next(model.parameters()).device)
+    images = to_tensor(data.images[chosen]).to(device_of(model))
     targets = probabilities(model, images).argmax(dim=1)
     correct = targets.cpu().numpy() == data.labels[chosen]
     masks = None if data.masks is None else data.masks[chosen]
