@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from kdnb.device import settle
+from kdnb.device import device_of, settle
 from kdnb.progress import progress
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def macs(model: nn.Module, image_size: int, channels: int = 3) -> int:
         >>> macs(nn.Conv2d(3, 8, kernel_size=1), image_size=10)  # 3 x 8 at each of 100 pixels
         2400
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -179,7 +179,7 @@ def passes_within(
     rows = []
     for name, time_to_fill in seconds.items():
         model = models[name]
-        image = torch.rand(1, 3, image_size, image_size, device=next(model.parameters()).device, requires_grad=True)
+        image = torch.rand(1, 3, image_size, image_size, device=device_of(model), requires_grad=True)
         forward = _forward_time(model, image, repeats).median
 
         def forward_and_backward(model: nn.Module = model, image: Tensor = image) -> Tensor:

@@ -376,14 +376,14 @@ def _column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def _axis(image_size: int) -> np.ndarray:
+def pixel_centres(image_size: int) -> np.ndarray:
     """Pixel centres from -1 to 1, ``(image_size,)`` float32."""
     return ((2 * np.arange(image_size) + 1) / image_size - 1).astype(np.float32)
 
 
 def _smooth(grid: np.ndarray, image_size: int) -> np.ndarray:
     """Upsample random grids ``(n, g, g)`` to ``(n, image_size, image_size)`` with a smoothstep between the knots."""
-    place = (_axis(image_size) + 1) * np.float32((grid.shape[1] - 1) / 2)
+    place = (pixel_centres(image_size) + 1) * np.float32((grid.shape[1] - 1) / 2)
     low = np.clip(place.astype(np.int64), 0, grid.shape[1] - 2)
     step = place - low.astype(np.float32)
     step = step * step * (3 - 2 * step)
@@ -490,7 +490,7 @@ def _render(
         Brightness ``(n, H, W)`` float32, and the mask of the deciding lesion, ``(n, H, W)`` bool.
     """
     contrast = np.float32(snr * NOISE)
-    axis = _axis(image_size)
+    axis = pixel_centres(image_size)
     shifted_x = axis[None, None, :] - _column(latent["centre_x"])
     shifted_y = axis[None, :, None] - _column(latent["centre_y"])
     cosine, sine = _column(np.cos(latent["tilt"])), _column(np.sin(latent["tilt"]))

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdnb.datasets.phantom import pixel_centres
+
 CLASSES = ("none", "balls", "tube")
 DEPTH = 10  # slices
 GAP = 1 / 6  # between slices, in half image widths
@@ -113,11 +115,6 @@ def _truth(rng: np.random.Generator) -> tuple[float, np.ndarray]:
     return straightness, np.array([0.0, 1 - tube, tube])
 
 
-def _axis(size: int) -> np.ndarray:
-    """Pixel centres from -1 to 1, ``(size,)`` float32."""
-    return ((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
-
-
 def _depths() -> np.ndarray:
     """Heights of the slices, ``(D, 1, 1)`` float32, in half image widths, 0 in the middle."""
     return ((np.arange(DEPTH) - (DEPTH - 1) / 2) * GAP).astype(np.float32)[:, None, None]
@@ -139,7 +136,7 @@ def _discs(rng: np.random.Generator, straightness: float, size: int) -> np.ndarr
     Returns:
         ``(D, H, W)`` float32; large where there is no disc.
     """
-    axis, discs = _axis(size), np.full((DEPTH, size, size), 9, np.float32)
+    axis, discs = pixel_centres(size), np.full((DEPTH, size, size), 9, np.float32)
     first, start, distance = rng.integers(1, DEPTH - LENGTH), rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.5)
     turn = rng.choice([-1, 1]) * 2 * np.pi / LENGTH
     if np.isnan(straightness):
@@ -155,7 +152,7 @@ def _head(rng: np.random.Generator, size: int) -> np.ndarray:
     """An ellipsoid: a bright shell, a darker cortex, brighter matter, a dark middle; and a random smooth background."""
     lowest, highest = (0.82, 0.86, 0.28, 0.36, 0.12), (0.9, 0.94, 0.34, 0.42, 0.18)
     width, height, cortex, matter, middle = rng.uniform(lowest, highest).astype(np.float32)
-    axis = _axis(size)
+    axis = pixel_centres(size)
     x, y, z = axis[None, None, :] / width, axis[None, :, None] / height, _depths() / np.float32(1.1)
     radius = np.sqrt(x**2 + y**2 + z**2)
 
@@ -187,7 +184,7 @@ def _smooth(grid: np.ndarray, size: int) -> np.ndarray:
 def _streak(rng: np.random.Generator, size: int) -> np.ndarray:
     """A thin bright line in two slices: as bright as a lesion, of no meaning."""
     centre, direction = _around(rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.5)), rng.uniform(0, np.pi)
-    first, axis, streak = rng.integers(0, DEPTH - 1), _axis(size), np.zeros((DEPTH, size, size), np.float32)
+    first, axis, streak = rng.integers(0, DEPTH - 1), pixel_centres(size), np.zeros((DEPTH, size, size), np.float32)
     cosine, sine = _around(direction, 1.0)
     x, y = axis[None, :] - centre[0], axis[:, None] - centre[1]
     along, across = np.abs(cosine * x + sine * y), np.abs(cosine * y - sine * x)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from kdnb.device import device_of
 from kdnb.errors import ModelError
 from kdnb.models import ReleasedStudent, StudentCNN, feature_layers
 from kdnb.networks import Network, as_maps, logits_of, measured_fields
@@ -223,7 +224,7 @@ def receptive_fields(model: nn.Module, image_size: int = 64) -> dict[str, int]:
     def read(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         fields[name] = reach
 
-    device = next(model.parameters()).device
+    device = device_of(model)
     with evaluation_mode(model), torch.no_grad(), ExitStack() as hooks:
         for module in model.modules():
             if isinstance(module, _WINDOWS):

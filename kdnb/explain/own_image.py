@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kdnb import students
 from kdnb.datasets import ImageSet, load_for, to_tensor
 from kdnb.datasets.reading import read
+from kdnb.device import device_of
 from kdnb.errors import DataError, DataNotFoundError
 from kdnb.evaluation import FEW, expected_calibration_error
 from kdnb.explain.maps import collecting, evaluation_mode
@@ -208,7 +209,7 @@ def explain_arrays(
     Returns:
         one answer an image.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     logits, features = logits_and_features(model, images)
     distances, limit, calibration, temperature, references = [None] * len(images), None, None, 1.0, None
     if data is not None:
@@ -281,7 +282,7 @@ def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 
         logits ``(N, C)`` and features ``(N, F)``, those of a layer of K filters over ``sqrt(K)``.
     """
     layers = feature_layers(model)
-    device = next(model.parameters()).device
+    device = device_of(model)
     logits, features = [], []
 
     def pooled(maps: Tensor) -> Tensor:

@@ -109,9 +109,7 @@ def of_record(folder: Path) -> Players | None:
     Raises:
         ArtefactError: the images or the teacher are no longer those of the record.
     """
-    if not (folder / "provenance.json").exists():
-        return None
-    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    provenance = students.provenance(folder)
     if not set(PLAYERS) & set(provenance.get("students", {})):
         return None
     data = load_for(resolve(**provenance["run"]))
