@@ -119,7 +119,8 @@ def test_the_answer_counts_verdicts(finished, tmp_path):
         record(folder, measured)
     first, second, third = answer(measured).splitlines()
     assert first.endswith(
-        "keep up with its teacher?** Of 2 data sets: *yes* in 2; -0.2 to +1.2 points of accuracy; over 2 real data sets on their official splits +0.5 [-8.4, +9.4]."
+        "keep up with its teacher?** Of 2 data sets: *yes* in 2; -0.2 to +1.2 points of accuracy; "
+        "over 2 real data sets on their official splits +0.5 [-8.4, +9.4]."
     )
     assert "Of 2 data sets: *no* in 1, *undecided* in 1; -3.0 to +0.1 points of accuracy" in second
     assert third.endswith("*yes* in 2; 431 times."), "a claim that no run can test has no line"
