@@ -23,9 +23,11 @@ from kdnb.measured import (
     recorded,
     summaries,
     tables_of,
-    tested,
     together,
     verdicts,
+)
+from kdnb.measured import (
+    tested as answered,
 )
 from kdnb.runs import Run
 from kdnb.settings import resolve
@@ -207,13 +209,13 @@ def test_a_data_set_answers_once_by_its_run_without_leaks(finished, tmp_path):
     measured = tmp_path / "measured"
     _records(finished, measured, "brain_tumor-cpu-seed0", 5, dataset="brain_tumor")
     _records(finished, measured, "brain_tumor-cpu-seed1", 6, dataset="brain_tumor", seed=1)
-    assert tested(measured)["measured"].tolist() == [6]
+    assert answered(measured)["measured"].tolist() == [6]
     grouped = {"dataset": "brain_tumor", "split_protocol": "leak_free"}
     _records(finished, measured, "brain_tumor-smoke-seed0-leak_free", 1, profile="smoke", **grouped)
-    assert tested(measured)["measured"].tolist() == [6], "whether it knows test images was not asked"
+    assert answered(measured)["measured"].tolist() == [6], "whether it knows test images was not asked"
     new = measured / "brain_tumor-smoke-seed0-leak_free" / "known_and_new.csv"
     pd.DataFrame({"part": ["new"], "mean": 0.5}).to_csv(new, index=False)
-    assert tested(measured)["measured"].tolist() == [1]
+    assert answered(measured)["measured"].tolist() == [1]
     assert "Of 1 data set: *undecided* in 1; +1.0 points" in answer(measured)
 
 
