@@ -1342,11 +1342,11 @@ def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     single = changed & rules.str.endswith(_OF_MAPS) & known["verdict"].map(MEANING).eq(NO_EFFECT)
     known = known.assign(verdict=known["verdict"].mask(single, UNDECIDED))
     current = set(known.loc[~changed, "claim"])
-    anew = []
+    anew, paper = [], published("paper")  # which makes such a claim of every data set or of none
     for name, needed in OF_RECORDS.items():
         if name not in current and all(tables.has_table(table_name) for table_name in needed):
             measured, claim = CLAIMS[name].measure(cast("Run", tables)), CLAIMS[name]
-            anew.append(_row(name, claim, measured, published("paper").head(0)))
+            anew.append(_row(name, claim, measured, paper[paper["claim"] == name]))
     kept = known[~known["claim"].isin([row["claim"] for row in anew])]
     return pd.concat([kept, pd.DataFrame(anew)], ignore_index=True) if anew else known
 

@@ -171,15 +171,11 @@ class _Record:
 
 def tables_of(name: str, measured: Path = MEASURED) -> dict[str, pd.DataFrame]:
     """Run's folder -> its table ``name``, for each recorded run that has it; claims :func:`kdnb.claims.as_today`."""
-    records = [_Record(folder) for folder, _ in _recorded_runs(measured)]
-    found = {record.folder.name: record.load_table(name) for record in records if record.has_table(name)}
-    if name != "claims":
-        return found
-    return {
-        record.folder.name: as_today(found[record.folder.name], record)
-        for record in records
-        if record.folder.name in found
-    }
+    records = [found for folder, _ in _recorded_runs(measured) if (found := _Record(folder)).has_table(name)]
+    tables_by_run = {found.folder.name: found.load_table(name) for found in records}
+    if name == "claims":
+        return {found.folder.name: as_today(tables_by_run[found.folder.name], found) for found in records}
+    return tables_by_run
 
 
 def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
