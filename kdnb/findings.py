@@ -25,6 +25,7 @@ from kdnb.measured import (
     MEASURED,
     answer,
     in_brief,
+    judged,
     persons_on_both_sides,
     readme_table,
     record,
@@ -88,7 +89,7 @@ def gains(measured: Path = MEASURED) -> pd.DataFrame:
     Returns:
         Columns dataset, what (as in :data:`GAINS`), difference, lo, hi, in points, and whether it is told from none.
     """
-    claims = tested(measured)
+    claims = tested(judged(measured))
     claims = claims[claims["claim"].isin(GAINS)]
     table = claims.assign(
         what=claims["claim"].map(GAINS), difference=claims["measured"], told=claims["verdict"].isin([HOLDS, FAILS])
@@ -129,7 +130,7 @@ def _data_set_name(dataset: str) -> str:
     return DATA_SETS.get(dataset, f"`{dataset}`")
 
 
-def _votes(claim: str, measured: Path) -> str:
+def _votes(claims: pd.DataFrame, claim: str) -> str:
     """Of how many data sets that can test it a claim holds: ``mostly (4 of 5; 1 undecided)``.
 
     Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
@@ -137,8 +138,8 @@ def _votes(claim: str, measured: Path) -> str:
     Returns:
         One word and the counts.
     """
-    claims = tested(measured)
-    votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
+    asked = tested(claims)
+    votes = Counter(asked.loc[asked["claim"] == claim, "verdict"])
     others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
     if not votes.total():
         return "not yet asked"
@@ -156,15 +157,15 @@ def _points(row: pd.Series) -> str:
     return f"**{value:+z.1f} points** [{lo:+z.1f}, {hi:+z.1f}]"
 
 
-def _over_real(claim: str, measured: Path) -> str:
+def _over_real(claims: pd.DataFrame, claim: str) -> str:
     """The effect of a claim over the real data sets together, without leaks where there are two such runs.
 
     Returns:
         The effect with its interval and over how many data sets; where there are not two of them, that it is not known.
     """
-    pooled, how = together(claim, measured, without_leaks=True), " without leaks"
+    pooled, how = together(claims, claim, without_leaks=True), " without leaks"
     if pooled is None:
-        pooled, how = together(claim, measured), ""
+        pooled, how = together(claims, claim), ""
     if pooled is None:
         return "not yet measured on two real data sets"
     effect, count = pooled
@@ -172,25 +173,25 @@ def _over_real(claim: str, measured: Path) -> str:
     return f"{_points(effect)} over {count} real data sets{how}{none}"
 
 
-def _knowledge(measured: Path) -> str:
+def _knowledge(claims: pd.DataFrame) -> str:
     """Of the gain with few labels, what is beyond teachers that know nothing of the images.
 
     Returns:
         The gain over real data sets together and on generated images; where there are not two real ones, on each data
         set that was asked.
     """
-    claims = tested(measured)
-    table = claims[claims["claim"] == "knowledge"].assign(difference=lambda rows: rows["measured"]).dropna(subset="lo")
+    asked = tested(claims)
+    table = asked[asked["claim"] == "knowledge"].assign(difference=lambda rows: rows["measured"]).dropna(subset="lo")
     if table.empty:
         return "not yet asked"
-    if any(together("knowledge", measured, without_leaks=apart) for apart in (True, False)):
+    if any(together(claims, "knowledge", without_leaks=apart) for apart in (True, False)):
         generated = table[table["dataset"] == "phantom"]
-        phrases = [_over_real("knowledge", measured)]
+        phrases = [_over_real(claims, "knowledge")]
     else:
         generated, phrases = table, []
     phrases += [f"{_points(row)} on {_data_set_name(row['dataset'])}" for _, row in generated.iterrows()]
     gain = "; ".join([phrases[0], *(_plain(phrase) for phrase in phrases[1:])])
-    return f"{gain}: {_votes('knowledge', measured)}"
+    return f"{gain}: {_votes(claims, 'knowledge')}"
 
 
 def _plain(text: str) -> str:
@@ -237,16 +238,16 @@ def _which_map(measured: Path) -> str:
     return "; ".join(phrases) or "not yet measured"
 
 
-def _span(claim: str, measured: Path) -> str:
+def _span(claims: pd.DataFrame, claim: str) -> str:
     """The least and the most that a claim's number was, in points, over the data sets that can test it."""
-    claims = tested(measured)
-    values = claims.loc[claims["claim"] == claim, "measured"]
+    asked = tested(claims)
+    values = asked.loc[asked["claim"] == claim, "measured"]
     return span(values, " points") if len(values) else "what is not yet measured"
 
 
-def _beyond_the_usual_place(measured: Path) -> str:
+def _beyond_the_usual_place(claims: pd.DataFrame) -> str:
     """What average maps gain, by pixel AUC, over the best control, lesions' usual place included."""
-    rows = tested(measured).query("claim == 'maps_mark'").sort_values("run", ascending=False)
+    rows = tested(claims).query("claim == 'maps_mark'").sort_values("run", ascending=False)
     phrases = [
         f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_data_set_name(row.run.partition('-')[0])}"
         for row in rows.itertuples()
@@ -254,10 +255,10 @@ def _beyond_the_usual_place(measured: Path) -> str:
     return ", ".join(phrases) or "not yet measured"
 
 
-def _few_labels(measured: Path) -> str:
+def _few_labels(claims: pd.DataFrame, measured: Path) -> str:
     """How many labels a class the claim about few labels is about: ``20 to 50 a class``."""
-    claims, tables = tested(measured), tables_of("few_images", measured)
-    runs = claims.loc[claims["claim"] == "few_labels", "run"]
+    asked, tables = tested(claims), tables_of("few_images", measured)
+    runs = asked.loc[asked["claim"] == "few_labels", "run"]
     most = [tables[run]["images_per_class"].max() for run in runs if run in tables]
     return (
         f"{' to '.join(f'{count:.0f}' for count in dict.fromkeys((min(most), max(most))))} a class"
@@ -285,7 +286,8 @@ def findings(measured: Path = MEASURED) -> str:
     """
     if not len(recorded(measured)):
         return NOTHING
-    persons, votes = persons_on_both_sides(), partial(_votes, measured=measured)
+    persons, claims = persons_on_both_sides(), judged(measured)
+    votes, over_real = partial(_votes, claims), partial(_over_real, claims)
     return "\n".join(
         [
             (
@@ -295,19 +297,19 @@ def findings(measured: Path = MEASURED) -> str:
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
                 f"{votes('student_against_teacher')}. By the teacher's doing? With all labels the paper's loss adds "
-                f"{_over_real('distillation_adds', measured)}; with T² it adds: {votes('teacher_adds')}. An ensemble "
+                f"{over_real('distillation_adds')}; with T² it adds: {votes('teacher_adds')}. An ensemble "
                 f"of students, which knows more, adds: {votes('better_teacher')}. With T² and several times the "
                 f"training: {votes('long_training')}."
             ),
             (
-                f"3. **When does a teacher help?** With few labels, {_few_labels(measured)}, and T² in the loss it "
-                f"adds {_over_real('few_labels', measured)}: {votes('few_labels')}. Without T²: "
+                f"3. **When does a teacher help?** With few labels, {_few_labels(claims, measured)}, and T² in the "
+                f"loss it adds {over_real('few_labels')}: {votes('few_labels')}. Without T²: "
                 f"{votes('few_labels_without_t2')}. Its word on further images, whose labels the student lacks, adds "
-                f"{_span('unlabelled_images', measured)}: {votes('unlabelled_images')}."
+                f"{_span(claims, 'unlabelled_images')}: {votes('unlabelled_images')}."
             ),
             (
                 f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just "
-                f"as soft that know nothing of the image: {_knowledge(measured)}."
+                f"as soft that know nothing of the image: {_knowledge(claims)}."
             ),
             (
                 f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
@@ -315,7 +317,7 @@ def findings(measured: Path = MEASURED) -> str:
                 f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; as SHAP with signs: "
                 f"{votes('maps_as_shap_signed')}; more than maps that know nothing: "
                 f"{votes('maps_over_controls')}. AUC of lesion pixels minus the best "
-                f"control's: {_beyond_the_usual_place(measured)}. Better where taught: "
+                f"control's: {_beyond_the_usual_place(claims)}. Better where taught: "
                 f"{votes('teaching_explains')}."
             ),
         ]
@@ -333,7 +335,7 @@ def caveats(measured: Path = MEASURED) -> str:
         "random weights" if start == "scratch" else f"{start} weights" for start in sorted(set(runs["teacher_weights"]))
     )
     changed_after = sum("after" in stated(claim) for claim in CLAIMS)
-    speaking = set(tested(measured)["run"])
+    speaking = set(tested(judged(measured))["run"])
     older = [
         run
         for run, table in tables_of("fidelity_summary", measured).items()

@@ -195,35 +195,66 @@ def _verdict(claim: pd.Series) -> str:
     return f"{claim['verdict']}: {claim['measured']:.3g}{interval}{' points' * (claim['unit'] == POINTS)}"
 
 
-def effects(claim: str, measured: Path = MEASURED, *, without_leaks: bool = False) -> pd.DataFrame:
-    """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
-
-    Where a data set has several runs on such a split they share its test images, so the one of the longest profile
-    stands for all.
+def judged(measured: Path = MEASURED) -> pd.DataFrame:
+    """Every claim of every recorded run, as today's rules have it, with what decides whether the run speaks.
 
     Args:
-        claim: its name in :data:`kdnb.claims.CLAIMS`.
         measured: where records are kept.
-        without_leaks: count the runs in which training knows no person and no copy of a test image, as far as is known,
-            instead of those on the official split; one on such an official split counts in both, and so do generated
-            images, whose students are scored without the luck of the drawn labels that could be remembered.
+
+    Returns:
+        ``run``, ``dataset``, ``official`` (split as published), ``without_leaks`` (training knows no person and no copy
+        of a test image, as far as is known), and the columns of ``claims.csv``. Of the runs of one data set, which
+        share images and are no two answers, the last stands for it: those without leaks lie behind the others, those of
+        a longer profile behind those of a shorter one, those on a new split behind those on the published one.
+    """
+    by_run, shortest_first, speaking_last = tables_of("claims", measured), list(profiles()), []
+    for folder, provenance in _recorded_runs(measured):
+        run, without_leaks = provenance["run"], not _knows_test_images(folder)
+        if folder.name in by_run:
+            official = run["split_protocol"] == "official"
+            facts = {"dataset": run["dataset"], "official": official, "without_leaks": without_leaks}
+            rank = (without_leaks, shortest_first.index(run["profile"]), not official, folder.name)
+            speaking_last.append((rank, by_run[folder.name].assign(run=folder.name, **facts)))
+    tables = [table for _, table in sorted(speaking_last, key=lambda ranked: ranked[0])]
+    columns = ["run", "dataset", "official", "without_leaks", "claim", "verdict", "measured", "lo", "hi"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def tested(claims: pd.DataFrame) -> pd.DataFrame:
+    """The claims that a recorded run can test, each once a data set.
+
+    Args:
+        claims: those of all runs (:func:`judged`).
+
+    Returns:
+        Its columns, in the order of runs' names; verdicts are those of :data:`kdnb.claims.VERDICTS`, whoever makes a
+        claim.
+    """
+    claims = claims[claims["verdict"] != NOT_TESTABLE].drop_duplicates(["claim", "dataset"], keep="last")
+    in_order = claims.sort_values("run", kind="stable", ignore_index=True)
+    return in_order.assign(verdict=in_order["verdict"].map(MEANING))
+
+
+def effects(claims: pd.DataFrame, claim: str, *, without_leaks: bool = False) -> pd.DataFrame:
+    """The difference that ``claim`` is about in one recorded run of each data set, and in all of them together.
+
+    Args:
+        claims: those of all runs (:func:`judged`).
+        claim: its name in :data:`kdnb.claims.CLAIMS`.
+        without_leaks: count the runs without leaks instead of those on the official split; one on such an official
+            split counts in both, and so do generated images, whose students are scored without the luck of the drawn
+            labels that could be remembered.
 
     Returns:
         Columns ``run``, ``difference``, ``lo``, ``hi``, in points. The last row, ``together``, is
         :func:`kdnb.evaluation.random_effects` over real data sets, where there are two: generated images are as many
         and as easy as somebody chose, so they weigh nothing there, and the same persons weigh once.
     """
-    claims, shortest_first, rows = tables_of("claims", measured), list(profiles()), {}
-    runs = sorted(_recorded_runs(measured), key=lambda record: shortest_first.index(record[1]["run"]["profile"]))
-    for folder, provenance in runs:
-        run = provenance["run"]
-        official, generated = run["split_protocol"] == "official", run["dataset"].startswith("phantom")
-        counts = (generated or not _knows_test_images(folder)) if without_leaks else official
-        if counts and folder.name in claims:
-            judged = claims[folder.name].set_index("claim").reindex([claim]).iloc[0]
-            if judged["lo"] < judged["hi"]:  # NaN, where the run does not know the claim or cannot test it, is not
-                rows[run["dataset"]] = (folder.name, *judged[["measured", "lo", "hi"]].astype(float))
-    table = pd.DataFrame([rows[dataset] for dataset in sorted(rows)], columns=["run", "difference", "lo", "hi"])
+    generated = claims["dataset"].str.startswith("phantom")
+    counts = generated | claims["without_leaks"] if without_leaks else claims["official"]
+    rows = claims[(claims["claim"] == claim) & (claims["lo"] < claims["hi"]) & counts.astype(bool)]
+    rows = rows.drop_duplicates("dataset", keep="last").sort_values("dataset", ignore_index=True)
+    table = rows.rename(columns={"measured": "difference"})[["run", "difference", "lo", "hi"]]
     real = _independent(table)
     if len(real) < 2:
         return table
@@ -231,9 +262,9 @@ def effects(claim: str, measured: Path = MEASURED, *, without_leaks: bool = Fals
     return pd.concat([table, pooled], ignore_index=True)
 
 
-def together(claim: str, measured: Path = MEASURED, *, without_leaks: bool = False) -> tuple[pd.Series, int] | None:
+def together(claims: pd.DataFrame, claim: str, *, without_leaks: bool = False) -> tuple[pd.Series, int] | None:
     """The last row of :func:`effects` and over how many real data sets it is; ``None`` where there are not two."""
-    table = effects(claim, measured, without_leaks=without_leaks)
+    table = effects(claims, claim, without_leaks=without_leaks)
     if table.empty or table["run"].iloc[-1] != "together":
         return None
     return table.iloc[-1], len(_independent(table.iloc[:-1]))
@@ -511,42 +542,15 @@ def _in_depth(table: pd.DataFrame) -> list[str]:
     return [f"the highest voxel lies in the lesion in {hits}; {hidden}"]
 
 
-def _over_all(claim: str, measured: Path) -> str:
+def _over_all(claims: pd.DataFrame, claim: str) -> str:
     phrases = []
     for splits, without_leaks in (("without leaks", True), ("on their official splits", False)):
-        pooled = together(claim, measured, without_leaks=without_leaks) if claim in TOGETHER else None
+        pooled = together(claims, claim, without_leaks=without_leaks) if claim in TOGETHER else None
         if pooled is not None:
             effect, count = pooled
             interval = f"{effect['difference']:+z.1f} [{effect['lo']:+z.1f}, {effect['hi']:+z.1f}]"
             phrases.append(f"; over {count} real data sets {splits} {interval}")
     return "".join(phrases)
-
-
-def tested(measured: Path) -> pd.DataFrame:
-    """The claims that a recorded run can test, each once a data set.
-
-    Runs of one data set share its images and are no two answers: the one without leaks speaks for it where there is
-    one, of several the one of the longest profile.
-
-    Args:
-        measured: where records are kept.
-
-    Returns:
-        ``run``, ``dataset`` and the columns of ``claims.csv``, in the order of runs; verdicts are those of
-        :data:`kdnb.claims.VERDICTS`, whoever makes a claim.
-    """
-    by_run, shortest_first = tables_of("claims", measured), list(profiles())
-    tables = [pd.DataFrame(columns=["run", "dataset", "claim", "verdict", "measured", "speaks"])]
-    for folder, provenance in _recorded_runs(measured):
-        run, without_leaks = provenance["run"], not _knows_test_images(folder)
-        if folder.name in by_run:
-            speaks = 2 * shortest_first.index(run["profile"]) + 2 * len(shortest_first) * without_leaks
-            speaks += run["split_protocol"] != "official"  # on new images all are
-            table = by_run[folder.name].assign(run=folder.name, dataset=run["dataset"], speaks=speaks)
-            tables.append(table[table["verdict"] != NOT_TESTABLE])
-    claims = pd.concat(tables, ignore_index=True)
-    last = claims.sort_values("speaks", kind="stable").drop_duplicates(["claim", "dataset"], keep="last").sort_index()
-    return last.drop(columns="speaks").assign(verdict=lambda rows: rows["verdict"].map(MEANING))
 
 
 def span(values: pd.Series, unit: str) -> str:
@@ -571,7 +575,7 @@ def span(values: pd.Series, unit: str) -> str:
 
 def in_brief(measured: Path = MEASURED) -> str:
     """Does it hold? Three sentences: in how many of the data sets that can test it a claim holds."""
-    claims, counts = tested(measured), {}
+    claims, counts = tested(judged(measured)), {}
     for claim in _QUESTIONS:
         votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
         others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
@@ -614,14 +618,15 @@ def answer(measured: Path = MEASURED) -> str:
     Returns:
         A list in Markdown; a data set that cannot test a claim has no vote on it.
     """
-    claims, lines = tested(measured), []
+    claims, lines = judged(measured), []
+    votable = tested(claims)
     for claim, (question, unit) in _QUESTIONS.items():
-        rows = claims[claims["claim"] == claim]
+        rows = votable[votable["claim"] == claim]
         if len(rows):
             votes = Counter(rows["verdict"])
             verdicts_said = ", ".join(f"*{_ANSWERS[verdict]}* in {count}" for verdict, count in votes.most_common())
             count = f"{len(rows)} data set{'s' * (len(rows) > 1)}"
-            measured_span = f"{span(rows['measured'], unit)}{_over_all(claim, measured)}"
+            measured_span = f"{span(rows['measured'], unit)}{_over_all(claims, claim)}"
             lines.append(f"- **{question}** Of {count}: {verdicts_said}; {measured_span}.")
     lines_of_tables = [
         *_without_leaks(recorded(measured)),

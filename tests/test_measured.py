@@ -18,6 +18,7 @@ from kdnb.measured import (
     answer,
     effects,
     in_brief,
+    judged,
     readme_table,
     record,
     recorded,
@@ -151,7 +152,7 @@ def _records(finished, measured, name, difference, **run):
 def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(finished, tmp_path):
     measured = tmp_path / "measured"
     _records(finished, measured, "brain_tumor-cpu-seed0", 0.5, dataset="brain_tumor")
-    assert effects("distillation_adds", measured)["run"].tolist() == ["brain_tumor-cpu-seed0"], (
+    assert effects(judged(measured), "distillation_adds")["run"].tolist() == ["brain_tumor-cpu-seed0"], (
         "one is nothing to sum up"
     )
     assert "on their official splits" not in answer(measured)
@@ -160,13 +161,13 @@ def test_an_effect_over_all_data_sets_counts_each_once_on_its_published_split(fi
         finished, measured, "brain_tumor-cpu-seed0-leak_free", -50, dataset="brain_tumor", split_protocol="leak_free"
     )
     _records(finished, measured, "alzheimer-cpu-seed0", -0.5, dataset="alzheimer")
-    table = effects("distillation_adds", measured)
+    table = effects(judged(measured), "distillation_adds")
     assert table["run"].tolist() == ["alzheimer-cpu-seed0", "brain_tumor-cpu-seed0", "together"]
     assert table["difference"].tolist() == pytest.approx([-0.5, 0.5, 0.0])
     half = stats.t.ppf(0.975, 1) * 2 / NORMAL / 2**0.5
     assert table["hi"].iloc[-1] == pytest.approx(half)
     _records(finished, measured, "phantom-quick-seed0", 30, dataset="phantom")
-    assert effects("distillation_adds", measured)["difference"].iloc[-1] == pytest.approx(0.0), (
+    assert effects(judged(measured), "distillation_adds")["difference"].iloc[-1] == pytest.approx(0.0), (
         "generated images weigh nothing"
     )
     shown = f"; over 2 real data sets on their official splits +0.0 [{-half:.1f}, +{half:.1f}]."
@@ -191,7 +192,7 @@ def test_an_effect_without_leaks_counts_runs_whose_test_images_are_all_new(finis
             (measured / name / "known_and_new.csv").unlink(missing_ok=True)
         else:
             pd.DataFrame({"part": parts, "mean": 0.5}).to_csv(measured / name / "known_and_new.csv", index=False)
-    table = effects("distillation_adds", measured, without_leaks=True)
+    table = effects(judged(measured), "distillation_adds", without_leaks=True)
     assert table["run"].tolist() == [
         "brain_tumor-cpu-seed0-leak_free",
         "chest-cpu-seed0-leak_free",
@@ -199,9 +200,9 @@ def test_an_effect_without_leaks_counts_runs_whose_test_images_are_all_new(finis
         "phantom-cpu-seed0",
         "together",
     ]
-    effect, count = together("distillation_adds", measured, without_leaks=True)
+    effect, count = together(judged(measured), "distillation_adds", without_leaks=True)
     assert effect["difference"] == pytest.approx(2.0) and count == 2
-    assert together("knowledge", measured) is None
+    assert together(judged(measured), "knowledge") is None
     assert "; over 2 real data sets without leaks +2.0 [" in answer(measured)
 
 
@@ -209,13 +210,13 @@ def test_a_data_set_answers_once_by_its_run_without_leaks(finished, tmp_path):
     measured = tmp_path / "measured"
     _records(finished, measured, "brain_tumor-cpu-seed0", 5, dataset="brain_tumor")
     _records(finished, measured, "brain_tumor-cpu-seed1", 6, dataset="brain_tumor", seed=1)
-    assert answered(measured)["measured"].tolist() == [6]
+    assert answered(judged(measured))["measured"].tolist() == [6]
     grouped = {"dataset": "brain_tumor", "split_protocol": "leak_free"}
     _records(finished, measured, "brain_tumor-smoke-seed0-leak_free", 1, profile="smoke", **grouped)
-    assert answered(measured)["measured"].tolist() == [6], "whether it knows test images was not asked"
+    assert answered(judged(measured))["measured"].tolist() == [6], "whether it knows test images was not asked"
     new = measured / "brain_tumor-smoke-seed0-leak_free" / "known_and_new.csv"
     pd.DataFrame({"part": ["new"], "mean": 0.5}).to_csv(new, index=False)
-    assert answered(measured)["measured"].tolist() == [1]
+    assert answered(judged(measured))["measured"].tolist() == [1]
     assert "Of 1 data set: *undecided* in 1; +1.0 points" in answer(measured)
 
 
