@@ -298,7 +298,7 @@ def findings(measured: Path = MEASURED) -> str:
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
                 f"{votes('student_against_teacher')}. By the teacher's doing? With all labels the paper's loss adds "
                 f"{over_real('distillation_adds')}; with T² it adds: {votes('teacher_adds')}. An ensemble "
-                f"of students, which knows more, adds: {votes('better_teacher')}. With T² and several times the "
+                f"of students as teacher adds: {votes('better_teacher')}. With T² and several times the "
                 f"training: {votes('long_training')}."
             ),
             (

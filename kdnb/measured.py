@@ -348,7 +348,7 @@ _QUESTIONS = {
     "distillation_adds": ("Does the teacher add to what the labels teach?", " points of accuracy"),
     "teacher_adds": ("The same with the loss with T²:", " points of accuracy"),
     "oracle_adds": ("Would perfect soft labels, the true probabilities, add?", " points of accuracy"),
-    "better_teacher": ("And a teacher that is better than its students, their own ensemble?", " points of accuracy"),
+    "better_teacher": ("And their own ensemble as a teacher?", " points of accuracy"),
     "few_labels": (
         "Few labels, and a teacher that learned from many: does it add? The loss with T²:",
         " points of accuracy",
@@ -406,6 +406,19 @@ _QUESTIONS = {
         "Does teaching make average maps better where few images are labelled? The loss with T²:",
         " points by the measure that decides",
     ),
+    "transparent_keeps_up": (
+        "Does a student whose evidence is local, so that it explains itself, keep up with the plain one?",
+        " points of accuracy",
+    ),
+    "evidence_marks": (
+        "Does its evidence mark the lesion better than every explanation of the plain student and every control?",
+        " points by the measure that decides",
+    ),
+    "evidence_faithful": (
+        "Is its evidence more faithful to it than any explanation is to the plain student?",
+        " points by the measure that decides",
+    ),
+    "teacher_pays": ("Does the teacher add more to it than to the plain student?", " points of accuracy"),
     "maps_over_shap": ("Are average maps on the student 200 times faster than SHAP on the teacher?", " times"),
 }
 # Claim on volumes -> what its number is.
@@ -476,6 +489,33 @@ def _trained_longer(measured: Path) -> list[str]:
                 f"accuracy on images that training does not know {on_new}"
             )
     return _line("What does longer training add? Students of the labels alone, by what they learned from:", answers)
+
+
+def _persons_read(measured: Path) -> list[str]:
+    """A line with how often labels drawn by lot for each person were read from test images of known and new persons."""
+    answers = []
+    for run, table in tables_of("labels_of_persons", measured).items():
+        parts = table.set_index("part")[["mean", "lo", "hi"]]
+        known, new = (f"{mean:.1%} [{lo:.1%}, {hi:.1%}]" for mean, lo, hi in parts.loc[["known", "new"]].to_numpy())
+        answers.append(f"`{run.split('-')[0]}`: {known} where training knows the person or a copy, {new} where neither")
+    return _line(
+        (
+            "Do students recognise who is shown? How often they read a label drawn by lot for each person (of as many "
+            "as there are classes):"
+        ),
+        answers,
+    )
+
+
+def _ensembles(measured: Path) -> list[str]:
+    """A line with what the ensemble of the students of the labels alone is ahead of one of them."""
+    answers, by_run = [], tables_of("tests", measured)
+    for folder, provenance in _recorded_runs(measured):
+        table, run = by_run.get(folder.name, pd.DataFrame(columns=["question"])), provenance["run"]
+        for row in table[table["question"] == "all labels: is the ensemble better than its members?"].itertuples():
+            value, lo, hi = 100 * row.difference, 100 * row.lo, 100 * row.hi
+            answers.append(f"`{run['dataset']}`, {run['split_protocol']}, {value:+.1f} [{lo:+.1f}, {hi:+.1f}]")
+    return _line("Is the ensemble better than one student? In points of accuracy:", answers)
 
 
 def _in_volumes(measured: Path) -> list[str]:
@@ -632,6 +672,8 @@ def answer(measured: Path = MEASURED) -> str:
         *_without_leaks(recorded(measured)),
         *_on_new_images(measured),
         *_trained_longer(measured),
+        *_persons_read(measured),
+        *_ensembles(measured),
         *_in_volumes(measured),
     ]
     return "\n".join([*lines, *lines_of_tables]) or "No full run is recorded yet (`make record RUN=runs/...`)."

@@ -66,7 +66,8 @@ def write(answer: OwnImage, run: Run, folder: Path, image: dict[str, str]) -> No
     """Write page, maps, table and manifest into an empty folder."""
     (folder / "maps").mkdir()
     pictures = {"image": _png_of_pixels(answer.image)}
-    maps = answer.maps | {f"{EVIDENCE}{name}": values for name, values in answer.evidence.items()}
+    # What the decision adds up from comes first.
+    maps = {f"{EVIDENCE}{name}": values for name, values in answer.evidence.items()} | answer.maps
     for number, (method, values) in enumerate(maps.items()):
         safe_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
         stem = safe_name if safe_name == method else f"{safe_name}-{number}"

@@ -47,6 +47,16 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "data_audit": ("Data", "one class in one part of the split", ()),
+    "data_persons": (
+        "Persons of the published split",
+        "the images of one part and class, by what is known of whom they show",
+        (),
+    ),
+    "data_label_conflicts": (
+        "Labels that contradict",
+        "an image whose label is another than that of the slice it shows",
+        (),
+    ),
     "classification": (
         "Models",
         "one model on one evaluation set; intervals are 95% bootstrap intervals",
@@ -106,6 +116,12 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tests": (
         "Comparisons",
         "one question, answered by a paired comparison; p_holm is corrected for all comparisons of its question",
+        (),
+    ),
+    "transparency": ("What transparency costs", "one student by its shape: receptive field, operations, accuracy", ()),
+    "evidence_summary": (
+        "Class evidence and its rivals",
+        "the mean of one metric over images and seeds, by the student's shape and the method",
         (),
     ),
     "tests_evidence": (
