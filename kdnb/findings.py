@@ -1,4 +1,4 @@
-"""What was found, for readers in a hurry: the README's five findings, their figure, and ``FINDINGS.md``.
+"""What was found, for readers in a hurry: the README's findings, their figure, and ``FINDINGS.md``.
 
 All are made from the recorded runs: ``python -m kdnb.findings`` writes them anew from ``data/measured``;
 ``python -m kdnb.findings runs/...`` (``make record RUN=...``) records a finished run before. A finding is a question
@@ -41,7 +41,8 @@ from kdnb.sources import REPOSITORY
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "FINDINGS.md"
 PICTURE = MEASURED / "findings.png"
 NOTHING = "No full run is recorded yet (`make record RUN=runs/...`)."
-_AGAINST = {FAILS: "against", NO_EFFECT: "no effect", UNDECIDED: "undecided"}
+_AGAINST = {FAILS: "against", NO_EFFECT: "no effect"}  # the rest is undecided
+_SAID = {HOLDS: "yes", FAILS: "no", NO_EFFECT: "no effect", UNDECIDED: "undecided"}
 DATA_SETS = {
     "alzheimer": "Alzheimer MRI",
     "brain_tumor": "brain MRI",
@@ -58,7 +59,9 @@ GAINS = {
 }
 # Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what
 # was learned.
-SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "grad_cam")
+SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "feature_maps_unpooled", "grad_cam")
+_CONTROLS_SAID = {"mean_mask": "where lesions usually lie"}
+WITHOUT_LEARNING = (*CONTROLS, "mean_mask")
 
 
 def leaks(measured: Path = MEASURED) -> pd.DataFrame:
@@ -117,7 +120,7 @@ def marks(measured: Path = MEASURED) -> pd.DataFrame:
         return pd.DataFrame(columns=["method", "name", "mean", "lo", "hi", "n", "cost"])
     run, table = next(iter(summaries.items()))
     table = table.query("`class` == 'all' and model == 'student_kd' and metric == 'pointing_game'").set_index("method")
-    layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(CONTROLS)
+    layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(WITHOUT_LEARNING)
     methods = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
     timings = tables_of("met", measured)[run].query("model == 'student_kd'").sort_values("batch_size")
     cost = timings.groupby("method").last()["forward_equivalents"].rename("cost")
@@ -131,24 +134,21 @@ def _data_set_name(dataset: str) -> str:
 
 
 def _votes(claims: pd.DataFrame, claim: str) -> str:
-    """Of how many data sets that can test it a claim holds: ``mostly (4 of 5; 1 undecided)``.
+    """In how many of the real data sets that can test it a claim holds, and whether it does on generated images.
 
-    Where it holds in none, *no* needs more than half of them to say so; else it is not shown.
+    The two are told apart: what holds on images made for it says nothing of patients.
 
     Returns:
-        One word and the counts.
+        Such as ``real 2 of 4 (1 against), generated yes``.
     """
-    asked = tested(claims)
-    votes = Counter(asked.loc[asked["claim"] == claim, "verdict"])
-    others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
-    if not votes.total():
-        return "not yet asked"
-    share, denied = votes[HOLDS] / votes.total(), (votes[FAILS] + votes[NO_EFFECT]) / votes.total()
-    if share:
-        word = "yes" if share == 1 else "mostly" if share > 0.5 else "sometimes"
-    else:
-        word = "no" if denied > 0.5 else "not shown"
-    return f"{word} ({votes[HOLDS]} of {votes.total()}{'; ' * bool(others)}{others})"
+    asked = tested(claims).query("claim == @claim")
+    generated = asked["dataset"].str.startswith("phantom")
+    votes, phrases = Counter(asked.loc[~generated, "verdict"]), []
+    if votes:
+        others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
+        phrases.append(f"real {votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others))
+    phrases += [f"generated {_SAID[verdict]}" for verdict in asked.loc[generated, "verdict"].iloc[-1:]]
+    return ", ".join(phrases) or "not yet asked"
 
 
 def _points(row: pd.Series) -> str:
@@ -170,7 +170,7 @@ def _over_real(claims: pd.DataFrame, claim: str) -> str:
         return "not yet measured on two real data sets"
     effect, count = pooled
     none = ", no effect" if equivalent(effect["lo"], effect["hi"], 100 * MARGIN) else ""
-    return f"{_points(effect)} over {count} real data sets{how}{none}"
+    return f"{_points(effect)} over {count} real sets{how}{none}"
 
 
 def _knowledge(claims: pd.DataFrame) -> str:
@@ -229,11 +229,11 @@ def _commonest_without_leaks(measured: Path) -> dict[str, float]:
 def _which_map(measured: Path) -> str:
     """How often each method's highest point lies on the lesion, the best first, and what each costs."""
     table = marks(measured)
-    table = table[(table.index == 0) | table["method"].isin(["feature_maps_mean", "grad_cam"])]
+    named_here = table["method"].isin(["feature_maps_mean", "feature_maps_unpooled", "grad_cam", *WITHOUT_LEARNING])
     phrases = []
-    for i, row in table.iterrows():
+    for i, row in table[(table.index == 0) | named_here].iterrows():
         share = f"**{row['mean']:.0%}** of images" if i == 0 else f"{row['mean']:.0%}"
-        cost = f" (time: {row['cost']:,.0f}{' forward passes' * (i == 0)})" if pd.notna(row["cost"]) else ""
+        cost = f" ({row['cost']:,.1f}{' forward passes' * (i == 0)})" if pd.notna(row["cost"]) else ""
         phrases.append(f"{row['name']} in {share}{cost}")
     return "; ".join(phrases) or "not yet measured"
 
@@ -272,11 +272,11 @@ def named(method: str) -> str:
     name = method_name(method)
     if method.startswith("feature_maps"):
         return f"average map, {name.replace('mean of layers', 'all layers')}"
-    return f"{name} (control)" if method in CONTROLS else name
+    return f"{_CONTROLS_SAID.get(method, name)} (control)" if method in WITHOUT_LEARNING else name
 
 
 def findings(measured: Path = MEASURED) -> str:
-    """Five findings as Markdown, those against hopes first.
+    """The findings as Markdown, those against hopes first.
 
     Args:
         measured: where records are kept.
@@ -296,15 +296,15 @@ def findings(measured: Path = MEASURED) -> str:
             ),
             (
                 f"2. **Does the student keep up?** At most a point behind its teacher: "
-                f"{votes('student_against_teacher')}. By the teacher's doing? With all labels the paper's loss adds "
-                f"{over_real('distillation_adds')}; with T² it adds: {votes('teacher_adds')}. An ensemble "
-                f"of students as teacher adds: {votes('better_teacher')}. With T² and several times the "
-                f"training: {votes('long_training')}."
+                f"{votes('student_against_teacher')}. With all labels the paper's loss adds "
+                f"{over_real('distillation_adds')}. With T² it adds: {votes('teacher_adds')}; an ensemble of students "
+                f"as teacher: {votes('better_teacher')}; with T² and longer training (splits that leak): "
+                f"{votes('long_training')}."
             ),
             (
                 f"3. **When does a teacher help?** With few labels, {_few_labels(claims, measured)}, and T² in the "
                 f"loss it adds {over_real('few_labels')}: {votes('few_labels')}. Without T²: "
-                f"{votes('few_labels_without_t2')}. Its word on further images, whose labels the student lacks, adds "
+                f"{votes('few_labels_without_t2')}. Its word on images without labels adds "
                 f"{_span(claims, 'unlabelled_images')}: {votes('unlabelled_images')}."
             ),
             (
@@ -312,13 +312,15 @@ def findings(measured: Path = MEASURED) -> str:
                 f"as soft that know nothing of the image: {_knowledge(claims)}."
             ),
             (
-                f"5. **Which map to use?** On generated images the highest point lies on the lesion: "
-                f"{_which_map(measured)}. An average map is the same for every class. "
-                f"As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; as SHAP with signs: "
-                f"{votes('maps_as_shap_signed')}; more than maps that know nothing: "
-                f"{votes('maps_over_controls')}. AUC of lesion pixels minus the best "
-                f"control's: {_beyond_the_usual_place(claims)}. Better where taught: "
-                f"{votes('teaching_explains')}."
+                f"5. **Which map shows where the lesion is?** On generated images (one student) the highest point lies "
+                f"on it: {_which_map(measured)}. AUC of lesion pixels, average maps minus the best control: "
+                f"{_beyond_the_usual_place(claims)}."
+            ),
+            (
+                f"6. **Do average maps show what was learned?** More than maps that know nothing of it: "
+                f"**{votes('maps_over_controls')}**. As faithful as Grad-CAM: {votes('maps_as_grad_cam')}; as SHAP "
+                f"with signs: {votes('maps_as_shap_signed')}. Better where taught: {votes('teaching_explains')}. They "
+                f"are the same for every class."
             ),
         ]
     )

@@ -641,11 +641,12 @@ def persons_on_both_sides() -> str:
     known_slices = slices.known("figshare_brain", "brain_tumor_slices.csv")
     in_training = {entry.person for name, entry in known_slices.items() if name.startswith("Training/")}
     in_test = [entry.person for name, entry in known_slices.items() if name.startswith("Testing/")]
-    leaked, persons = [person for person in in_test if person in in_training], set(in_test)
-    of_these = f"{len(set(leaked))} of the" if set(leaked) < persons else "all"
+    persons = set(in_test)
+    leaked = persons & in_training
+    of_these = f"{len(leaked)} of these {len(persons)} have" if leaked < persons else "all of these have"
     return (
-        f"{of_these} {len(persons)} people known in brain MRI's official test set have other slices in training "
-        f"({len(leaked)} of {len(in_test)} images)"
+        f"{len(in_test)} of brain MRI's official test images can be traced to {len(persons)} persons: {of_these} other "
+        f"slices in training"
     )
 
 

@@ -60,7 +60,7 @@ def test_the_figure_is_of_the_recorded_numbers_and_drawn_alike(tmp_path):
 
 def test_the_readme_s_findings_are_few_and_short():
     lines = findings.findings().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         bold = re.findall(r"\*\*(.+?)\*\*", line)
         assert len(line.split()) <= 120 and [bool(re.search(r"\d", words)) for words in bold] == [False, True], (
@@ -80,15 +80,14 @@ def test_the_picture_changes_with_the_numbers(records):
 @pytest.mark.parametrize(
     ("verdicts", "said"),
     [
-        ((HOLDS, HOLDS), "yes (2 of 2)"),
-        ((HOLDS, HOLDS, UNDECIDED), "mostly (2 of 3; 1 undecided)"),
-        ((HOLDS, FAILS), "sometimes (1 of 2; 1 against)"),
-        ((UNDECIDED,), "not shown (0 of 1; 1 undecided)"),
-        ((FAILS, NO_EFFECT), "no (0 of 2; 1 against, 1 no effect)"),
+        ((HOLDS, HOLDS), "real 2 of 2"),
+        ((HOLDS, HOLDS, UNDECIDED), "real 2 of 3"),
+        ((FAILS, NO_EFFECT, UNDECIDED), "real 0 of 3 (1 against, 1 no effect)"),
+        ((HOLDS, FAILS, HOLDS, FAILS), "real 2 of 3 (1 against), generated no"),
     ],
 )
-def test_an_answer_is_a_word_and_its_count(records, verdicts, said):
-    for dataset, verdict in zip(("alzheimer", "brain_tumor", "eye_disease"), verdicts, strict=False):
+def test_an_answer_counts_real_data_sets_and_names_the_generated_apart(records, verdicts, said):
+    for dataset, verdict in zip(("alzheimer", "brain_tumor", "eye_disease", "phantom"), verdicts, strict=False):
         records(dataset, verdict=verdict)
     assert f"At most a point behind its teacher: {said}." in findings.findings(records.folder)
 
@@ -120,11 +119,11 @@ def test_what_is_knowledge_is_told_of_the_runs_that_asked(records):
     records("brain_tumor", measured=np.nan)
     assert "know nothing of the image: not yet asked." in findings.findings(records.folder)
     records("eye_disease", measured=0.05)
-    assert "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: yes (2 of 2)." in findings.findings(
+    assert "know nothing of the image: **+5.0 points** [+3.0, +7.0] on eye disease: real 2 of 2." in findings.findings(
         records.folder
     )
     records("alzheimer", measured=0.04)
-    assert " over 2 real data sets: yes (3 of 3)." in findings.findings(records.folder)
+    assert " over 2 real sets: real 3 of 3." in findings.findings(records.folder)
 
 
 def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
@@ -166,8 +165,8 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
         "Grad-CAM",
     ]
     sentence = (
-        "SHAP in **90%** of images (time: 1,000 forward passes); average map, all layers in 50%; "
-        "Grad-CAM in 20% (time: 2)."
+        "SHAP in **90%** of images (1,000.0 forward passes); average map, all layers in 50%; "
+        "centre (control) in 30%; Grad-CAM in 20% (2.0)."
     )
     assert sentence in findings.findings(records.folder)
 

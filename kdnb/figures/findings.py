@@ -34,9 +34,9 @@ def _rows(axes: Axes, names: list[str]) -> None:
 
 
 def _leaks(axes: Axes, leaks: pd.DataFrame) -> None:
-    """Accuracies on the published split and without its leaks, a row a data set."""
+    """Accuracies on the usual split (published, or at random by image) and without its leaks, a row a data set."""
     names = list(dict.fromkeys(leaks["dataset"]))
-    for published, label, colour in ((True, "published split", _WITH), (False, "without leaks", _WITHOUT)):
+    for published, label, colour in ((True, "usual split", _WITH), (False, "without leaks", _WITHOUT)):
         of_split = leaks[(leaks["split"] == "official") == published]
         places = [names.index(name) + (-0.12 if published else 0.12) for name in of_split["dataset"]]
         bars = _whiskers(of_split, "accuracy", 1.0)
