@@ -532,11 +532,13 @@ def power(sd_of_seeds: float, sd_of_groups: float, groups: int, seeds: int, *, e
         effect: the true difference, in the same unit.
 
     Returns:
-        The probability; NaN where nothing varied, or of fewer than two groups.
+        The probability; NaN where nothing varied, or of fewer than two groups or seeds.
     """
+    if groups < 2 or seeds < 2:  # nothing is known of luck
+        return float("nan")
     rng = np.random.default_rng(20250215)
     of_seeds, of_groups = sd_of_seeds**2 / seeds, sd_of_groups**2 / groups
-    if of_seeds + of_groups == 0 or groups < 2:  # nothing is known of luck
+    if of_seeds + of_groups == 0:
         return float("nan")
     mean = rng.normal(effect, np.sqrt(of_seeds + of_groups), 20000)
     estimates = (

@@ -120,7 +120,7 @@ def with_few_images(run: Run, experiment: Experiment, teacher: torch.nn.Module, 
 
 
 def few_repeated(experiment: Experiment, per_class: int, most: int) -> tuple[training.Examples, str]:
-    """A few training examples of each class, repeated up to ``most`` an epoch.
+    """A few training examples of each class, repeated up to ``most`` an epoch; each at least once.
 
     Args:
         experiment: with all training examples.
@@ -134,7 +134,7 @@ def few_repeated(experiment: Experiment, per_class: int, most: int) -> tuple[tra
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
     labelled = np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class))
-    positions = np.resize(labelled, min(len(experiment.train), most))
+    positions = np.resize(labelled, max(len(labelled), min(len(experiment.train), most)))
     return _at(experiment.train, positions), content_key(experiment.key, per_class, positions.tolist())
 
 

@@ -330,6 +330,8 @@ def test_power_grows_with_seeds_and_images_and_is_the_level_without_an_effect():
     assert np.isnan(evaluation.power(0.0, 0.0, 8, 2, effect=0.01)) and np.isnan(
         evaluation.power(0.1, 0.1, 1, 2, effect=0.01)
     )
+    for groups, seeds in ((0, 3), (100, 1)):  # a quarter of three test persons is none
+        assert np.isnan(evaluation.power(0.005, 0.1, groups, seeds, effect=0.01))
     few = evaluation.power(0.005, 0.1, 100, 3, effect=0.01)
     assert few < evaluation.power(0.005, 0.1, 100, 6, effect=0.01) and few < evaluation.power(
         0.005, 0.1, 400, 3, effect=0.01

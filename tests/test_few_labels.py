@@ -46,6 +46,12 @@ def test_the_same_few_images_keep_their_labels_and_no_others(experiment):
     assert (few.key, few.folder) != (experiment.key, experiment.folder) and few.bank is experiment.bank
 
 
+def test_of_many_classes_every_labelled_image_is_seen(experiment):
+    train, _ = experiments.few_repeated(experiment, 10, most=24)
+    assert len(train) == len(experiments.few_labelled(experiment, 10)) == 40
+    assert len({image.tobytes() for image in train.images}) == 40
+
+
 def test_the_plan_has_controls_and_the_oracle_where_asked():
     successor = few_labels.Way("dkd", 0.4, 4.0)
     whole = few_labels.plan(0.4, 10.0, few=True, controls=True, successor=successor, knows_truth=True)
