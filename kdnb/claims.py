@@ -687,12 +687,14 @@ UNCHANGED = frozenset(
 
 def stated(claim: str) -> str:
     """When the claim's rule was stated, and whether it has changed since."""
-    sets = {"before any data": BEFORE_DATA, "before its numbers": BEFORE_NUMBERS}
-    sets["before any real data, after generated"] = BEFORE_REAL_DATA
-    first = next((when for when, names in sets.items() if claim in names), None)
-    if first is None:
-        return "after seeing data"
-    return first if claim in UNCHANGED else f"{first}, changed after"
+    for names, when in (
+        (BEFORE_DATA, "before any data"),
+        (BEFORE_NUMBERS, "before its numbers"),
+        (BEFORE_REAL_DATA, "before any real data, after generated"),
+    ):
+        if claim in names:
+            return when if claim in UNCHANGED else f"{when}, changed after"
+    return "after seeing data"
 
 
 _SIGNIFICANT = ", Holm p < 0.05; none where within one point"

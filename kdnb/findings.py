@@ -18,8 +18,7 @@ import pandas as pd
 from kdnb.claims import CLAIMS, FAILS, HOLDS, MARGIN, NO_EFFECT, UNDECIDED, stated
 from kdnb.errors import ArtefactError, exit_status
 from kdnb.evaluation import equivalent
-from kdnb.explain import CONTROLS
-from kdnb.figures.explain import method_name
+from kdnb.figures.explain import method_kind, method_name
 from kdnb.files import atomic_write
 from kdnb.measured import (
     MEASURED,
@@ -60,8 +59,6 @@ GAINS = {
 # Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what
 # was learned.
 SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "feature_maps_unpooled", "grad_cam")
-_CONTROLS_SAID = {"mean_mask": "where lesions usually lie"}
-WITHOUT_LEARNING = (*CONTROLS, "mean_mask")
 
 
 def leaks(measured: Path = MEASURED) -> pd.DataFrame:
@@ -120,7 +117,8 @@ def marks(measured: Path = MEASURED) -> pd.DataFrame:
         return pd.DataFrame(columns=["method", "name", "mean", "lo", "hi", "n", "cost"])
     run, table = next(iter(summaries.items()))
     table = table.query("`class` == 'all' and model == 'student_kd' and metric == 'pointing_game'").set_index("method")
-    layers, controls = table.index.str.fullmatch(r"feature_maps_layer\d"), table.index.isin(WITHOUT_LEARNING)
+    layers = table.index.str.fullmatch(r"feature_maps_layer\d")
+    controls = [method_kind(method) == "controls" for method in table.index]
     methods = [*SHOWN, table.loc[layers, "mean"].idxmax(), table.loc[controls, "mean"].idxmax()]
     timings = tables_of("met", measured)[run].query("model == 'student_kd'").sort_values("batch_size")
     cost = timings.groupby("method").last()["forward_equivalents"].rename("cost")
@@ -133,7 +131,7 @@ def _data_set_name(dataset: str) -> str:
     return DATA_SETS.get(dataset, f"`{dataset}`")
 
 
-def _votes(claims: pd.DataFrame, claim: str) -> str:
+def _votes(asked: pd.DataFrame, claim: str) -> str:
     """In how many of the real data sets that can test it a claim holds, and whether it does on generated images.
 
     The two are told apart: what holds on images made for it says nothing of patients.
@@ -141,13 +139,13 @@ def _votes(claims: pd.DataFrame, claim: str) -> str:
     Returns:
         Such as ``real 2 of 4 (1 against), generated yes``.
     """
-    asked = tested(claims).query("claim == @claim")
-    generated = asked["dataset"].str.startswith("phantom")
-    votes, phrases = Counter(asked.loc[~generated, "verdict"]), []
+    rows = asked[asked["claim"] == claim]
+    generated = rows["generated"].astype(bool)
+    votes, phrases = Counter(rows.loc[~generated, "verdict"]), []
     if votes:
         others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
         phrases.append(f"real {votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others))
-    phrases += [f"generated {_SAID[verdict]}" for verdict in asked.loc[generated, "verdict"].iloc[-1:]]
+    phrases += [f"generated {_SAID[verdict]}" for verdict in rows.loc[generated, "verdict"].iloc[-1:]]
     return ", ".join(phrases) or "not yet asked"
 
 
@@ -173,25 +171,24 @@ def _over_real(claims: pd.DataFrame, claim: str) -> str:
     return f"{_points(effect)} over {count} real sets{how}{none}"
 
 
-def _knowledge(claims: pd.DataFrame) -> str:
+def _knowledge(claims: pd.DataFrame, asked: pd.DataFrame) -> str:
     """Of the gain with few labels, what is beyond teachers that know nothing of the images.
 
     Returns:
         The gain over real data sets together and on generated images; where there are not two real ones, on each data
         set that was asked.
     """
-    asked = tested(claims)
     table = asked[asked["claim"] == "knowledge"].assign(difference=lambda rows: rows["measured"]).dropna(subset="lo")
     if table.empty:
         return "not yet asked"
     if any(together(claims, "knowledge", without_leaks=apart) for apart in (True, False)):
-        generated = table[table["dataset"] == "phantom"]
+        generated = table[table["generated"].astype(bool)]
         phrases = [_over_real(claims, "knowledge")]
     else:
         generated, phrases = table, []
     phrases += [f"{_points(row)} on {_data_set_name(row['dataset'])}" for _, row in generated.iterrows()]
     gain = "; ".join([phrases[0], *(_plain(phrase) for phrase in phrases[1:])])
-    return f"{gain}: {_votes(claims, 'knowledge')}"
+    return f"{gain}: {_votes(asked, 'knowledge')}"
 
 
 def _plain(text: str) -> str:
@@ -229,35 +226,34 @@ def _commonest_without_leaks(measured: Path) -> dict[str, float]:
 def _which_map(measured: Path) -> str:
     """How often each method's highest point lies on the lesion, the best first, and what each costs."""
     table = marks(measured)
-    named_here = table["method"].isin(["feature_maps_mean", "feature_maps_unpooled", "grad_cam", *WITHOUT_LEARNING])
-    phrases = []
-    for i, row in table[(table.index == 0) | named_here].iterrows():
+    named_here = table["method"].isin(["feature_maps_mean", "feature_maps_unpooled", "grad_cam"])
+    controls, phrases = table["method"].map(method_kind) == "controls", []
+    for i, row in table[(table.index == 0) | named_here | controls].iterrows():
         share = f"**{row['mean']:.0%}** of images" if i == 0 else f"{row['mean']:.0%}"
         cost = f" ({row['cost']:,.1f}{' forward passes' * (i == 0)})" if pd.notna(row["cost"]) else ""
         phrases.append(f"{row['name']} in {share}{cost}")
     return "; ".join(phrases) or "not yet measured"
 
 
-def _span(claims: pd.DataFrame, claim: str) -> str:
+def _span(asked: pd.DataFrame, claim: str) -> str:
     """The least and the most that a claim's number was, in points, over the data sets that can test it."""
-    asked = tested(claims)
     values = asked.loc[asked["claim"] == claim, "measured"]
     return span(values, " points") if len(values) else "what is not yet measured"
 
 
-def _beyond_the_usual_place(claims: pd.DataFrame) -> str:
+def _beyond_the_usual_place(asked: pd.DataFrame) -> str:
     """What average maps gain, by pixel AUC, over the best control, lesions' usual place included."""
-    rows = tested(claims).query("claim == 'maps_mark'").sort_values("run", ascending=False)
+    rows = asked.query("claim == 'maps_mark'").sort_values("run", ascending=False)
     phrases = [
-        f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_data_set_name(row.run.partition('-')[0])}"
+        f"{row.measured:+.1f} points [{row.lo:+.1f}, {row.hi:+.1f}] on {_data_set_name(row.dataset)}"
         for row in rows.itertuples()
     ]
     return ", ".join(phrases) or "not yet measured"
 
 
-def _few_labels(claims: pd.DataFrame, measured: Path) -> str:
+def _few_labels(asked: pd.DataFrame, measured: Path) -> str:
     """How many labels a class the claim about few labels is about: ``20 to 50 a class``."""
-    asked, tables = tested(claims), tables_of("few_images", measured)
+    tables = tables_of("few_images", measured)
     runs = asked.loc[asked["claim"] == "few_labels", "run"]
     most = [tables[run]["images_per_class"].max() for run in runs if run in tables]
     return (
@@ -269,10 +265,10 @@ def _few_labels(claims: pd.DataFrame, measured: Path) -> str:
 
 def named(method: str) -> str:
     """A method in a sentence or on an axis; of a control, that it knows nothing of what was learned."""
-    name = method_name(method)
+    name = "where lesions usually lie" if method == "mean_mask" else method_name(method)
     if method.startswith("feature_maps"):
         return f"average map, {name.replace('mean of layers', 'all layers')}"
-    return f"{_CONTROLS_SAID.get(method, name)} (control)" if method in WITHOUT_LEARNING else name
+    return f"{name} (control)" if method_kind(method) == "controls" else name
 
 
 def findings(measured: Path = MEASURED) -> str:
@@ -287,7 +283,8 @@ def findings(measured: Path = MEASURED) -> str:
     if not len(recorded(measured)):
         return NOTHING
     persons, claims = persons_on_both_sides(), judged(measured)
-    votes, over_real = partial(_votes, claims), partial(_over_real, claims)
+    asked, over_real = tested(claims), partial(_over_real, claims)
+    votes = partial(_votes, asked)
     return "\n".join(
         [
             (
@@ -302,19 +299,19 @@ def findings(measured: Path = MEASURED) -> str:
                 f"{votes('long_training')}."
             ),
             (
-                f"3. **When does a teacher help?** With few labels, {_few_labels(claims, measured)}, and T² in the "
+                f"3. **When does a teacher help?** With few labels, {_few_labels(asked, measured)}, and T² in the "
                 f"loss it adds {over_real('few_labels')}: {votes('few_labels')}. Without T²: "
                 f"{votes('few_labels_without_t2')}. Its word on images without labels adds "
-                f"{_span(claims, 'unlabelled_images')}: {votes('unlabelled_images')}."
+                f"{_span(asked, 'unlabelled_images')}: {votes('unlabelled_images')}."
             ),
             (
                 f"4. **Is that knowledge of the images, or just a softer target?** What it adds beyond teachers just "
-                f"as soft that know nothing of the image: {_knowledge(claims)}."
+                f"as soft that know nothing of the image: {_knowledge(claims, asked)}."
             ),
             (
                 f"5. **Which map shows where the lesion is?** On generated images (one student) the highest point lies "
                 f"on it: {_which_map(measured)}. AUC of lesion pixels, average maps minus the best control: "
-                f"{_beyond_the_usual_place(claims)}."
+                f"{_beyond_the_usual_place(asked)}."
             ),
             (
                 f"6. **Do average maps show what was learned?** More than maps that know nothing of it: "

@@ -202,21 +202,23 @@ def judged(measured: Path = MEASURED) -> pd.DataFrame:
         measured: where records are kept.
 
     Returns:
-        ``run``, ``dataset``, ``official`` (split as published), ``without_leaks`` (training knows no person and no copy
-        of a test image, as far as is known), and the columns of ``claims.csv``. Of the runs of one data set, which
-        share images and are no two answers, the last stands for it: those without leaks lie behind the others, those of
-        a longer profile behind those of a shorter one, those on a new split behind those on the published one.
+        ``run``, ``dataset``, ``generated`` (its images are), ``official`` (split as published), ``without_leaks``
+        (training knows no person and no copy of a test image, as far as is known), and the columns of ``claims.csv``.
+        Of the runs of one data set, which share images and are no two answers, the last stands for it: those without
+        leaks lie behind the others, those of a longer profile behind those of a shorter one, those on a new split
+        behind those on the published one.
     """
     by_run, shortest_first, speaking_last = tables_of("claims", measured), list(profiles()), []
     for folder, provenance in _recorded_runs(measured):
         run, without_leaks = provenance["run"], not _knows_test_images(folder)
         if folder.name in by_run:
             official = run["split_protocol"] == "official"
-            facts = {"dataset": run["dataset"], "official": official, "without_leaks": without_leaks}
+            facts = {"dataset": run["dataset"], "generated": run["dataset"].startswith("phantom")}
+            facts |= {"official": official, "without_leaks": without_leaks}
             rank = (without_leaks, shortest_first.index(run["profile"]), not official, folder.name)
             speaking_last.append((rank, by_run[folder.name].assign(run=folder.name, **facts)))
     tables = [table for _, table in sorted(speaking_last, key=lambda ranked: ranked[0])]
-    columns = ["run", "dataset", "official", "without_leaks", "claim", "verdict", "measured", "lo", "hi"]
+    columns = ["run", "dataset", "generated", "official", "without_leaks", "claim", "verdict", "measured", "lo", "hi"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
@@ -250,8 +252,7 @@ def effects(claims: pd.DataFrame, claim: str, *, without_leaks: bool = False) ->
         :func:`kdnb.evaluation.random_effects` over real data sets, where there are two: generated images are as many
         and as easy as somebody chose, so they weigh nothing there, and the same persons weigh once.
     """
-    generated = claims["dataset"].str.startswith("phantom")
-    counts = generated | claims["without_leaks"] if without_leaks else claims["official"]
+    counts = claims["generated"] | claims["without_leaks"] if without_leaks else claims["official"]
     rows = claims[(claims["claim"] == claim) & (claims["lo"] < claims["hi"]) & counts.astype(bool)]
     rows = rows.drop_duplicates("dataset", keep="last").sort_values("dataset", ignore_index=True)
     table = rows.rename(columns={"measured": "difference"})[["run", "difference", "lo", "hi"]]
@@ -447,12 +448,19 @@ def _without_leaks(runs: pd.DataFrame) -> list[str]:
     return _line("What is left of the taught student's accuracy where the split does not leak?", answers)
 
 
-def _official(name: str, measured: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """The recorded runs on an official split that have the table ``name``: each one's folder, data set and table."""
+def _with_table(name: str, measured: Path) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """The recorded runs that have the table ``name``: each one's folder, parameters and table."""
     by_run = tables_of(name, measured)
     for folder, provenance in _recorded_runs(measured):
-        if provenance["run"]["split_protocol"] == "official" and folder.name in by_run:
-            yield folder.name, provenance["run"]["dataset"], by_run[folder.name]
+        if folder.name in by_run:
+            yield folder.name, provenance["run"], by_run[folder.name]
+
+
+def _official(name: str, measured: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Those of :func:`_with_table` on an official split: each one's folder, data set and table."""
+    for folder, run, table in _with_table(name, measured):
+        if run["split_protocol"] == "official":
+            yield folder, run["dataset"], table
 
 
 def _on_new_images(measured: Path) -> list[str]:
@@ -493,25 +501,22 @@ def _trained_longer(measured: Path) -> list[str]:
 
 def _persons_read(measured: Path) -> list[str]:
     """A line with how often labels drawn by lot for each person were read from test images of known and new persons."""
-    answers = []
-    for run, table in tables_of("labels_of_persons", measured).items():
-        parts = table.set_index("part")[["mean", "lo", "hi"]]
-        known, new = (f"{mean:.1%} [{lo:.1%}, {hi:.1%}]" for mean, lo, hi in parts.loc[["known", "new"]].to_numpy())
-        answers.append(f"`{run.split('-')[0]}`: {known} where training knows the person or a copy, {new} where neither")
-    return _line(
-        (
-            "Do students recognise who is shown? How often they read a label drawn by lot for each person (of as many "
-            "as there are classes):"
-        ),
-        answers,
+    answers, whom = [], {"known": "where training knows the person or a copy", "new": "where neither"}
+    for _, run, table in _with_table("labels_of_persons", measured):
+        rows = table[table["part"].isin(whom)].itertuples()  # all test images may be of one kind
+        shares = [f"{row.mean:.1%} [{row.lo:.1%}, {row.hi:.1%}] {whom[row.part]}" for row in rows]
+        answers.append(f"`{run['dataset']}`: {', '.join(shares)}")
+    question = (
+        "Do students recognise who is shown? How often they read a label drawn by lot for each person (of as many as "
+        "there are classes):"
     )
+    return _line(question, answers)
 
 
 def _ensembles(measured: Path) -> list[str]:
     """A line with what the ensemble of the students of the labels alone is ahead of one of them."""
-    answers, by_run = [], tables_of("tests", measured)
-    for folder, provenance in _recorded_runs(measured):
-        table, run = by_run.get(folder.name, pd.DataFrame(columns=["question"])), provenance["run"]
+    answers = []
+    for _, run, table in _with_table("tests", measured):
         for row in table[table["question"] == "all labels: is the ensemble better than its members?"].itertuples():
             value, lo, hi = 100 * row.difference, 100 * row.lo, 100 * row.hi
             answers.append(f"`{run['dataset']}`, {run['split_protocol']}, {value:+.1f} [{lo:+.1f}, {hi:+.1f}]")

@@ -49,7 +49,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "data_audit": ("Data", "one class in one part of the split", ()),
     "data_persons": (
         "Persons of the published split",
-        "the images of one part and class, by what is known of whom they show",
+        "the test images of one class: whose person is known, and whose training has, too",
         (),
     ),
     "data_label_conflicts": (
