@@ -30,7 +30,7 @@ from kdnb import explain, networks
 from kdnb.datasets import volumes
 from kdnb.evaluation import NORMAL, equivalent, holm, t_test
 from kdnb.few_labels import ENSEMBLE
-from kdnb.fidelity import FAMILIES, paired
+from kdnb.fidelity import FAMILIES, MEAN_FILL, paired
 from kdnb.runs import Run
 from kdnb.sources import REPOSITORY
 from kdnb.teachers import WITHOUT_KNOWLEDGE
@@ -47,6 +47,15 @@ NON_INFERIORITY = 0.01  # what is at most one point behind keeps up: a student w
 MARGIN = 0.01  # an effect within one point either way is none that anybody would train a teacher for
 EQUIVALENCE = 0.03  # two losses within three points either way are called equal
 CONTROLS = ("random", "centre", "sobel", "uniform", "untrained")  # explanations that know nothing of what was learned
+# What decides whether one explanation of a student is more faithful than another: curves under three fills.
+JUDGED_BY = FAMILIES | MEAN_FILL
+AVERAGE = "feature_maps_mean"
+KNOW_NOTHING = ("random", "uniform")  # smooth noise, and pixels in any order
+EXPLANATIONS = (
+    AVERAGE,
+    "grad_cam",
+    *(f"{name}{sign}" for name in ("integrated_gradients", "shap") for sign in ("", "_signed")),
+)
 FAITHFULNESS = 0.05  # a probability (or share) at most five points lower is as faithful
 
 
@@ -523,90 +532,121 @@ def _fidelity(run: Run) -> Measured:
 
 def _more_is_better(rows: pd.DataFrame) -> pd.DataFrame:
     """Comparisons by ``metric`` with the signs of those turned for which less is better."""
-    ends = rows[["difference", "lo", "hi"]].mul(rows["metric"].map(lambda metric: FAMILIES.get(metric, 1)), axis=0)
+    ends = rows[["difference", "lo", "hi"]].mul(rows["metric"].map(lambda metric: JUDGED_BY.get(metric, 1)), axis=0)
     return rows.assign(
         difference=ends["difference"], lo=ends[["lo", "hi"]].min(axis=1), hi=ends[["lo", "hi"]].max(axis=1)
     )
 
 
-def _maps_against(run: Run, rival: str) -> pd.DataFrame:
-    """Average maps of the taught student against a rival by each metric of :data:`kdnb.fidelity.FAMILIES`.
+def _compared(run: Run, a: str, b: str) -> pd.DataFrame:
+    """Explanation a of the taught student against b by each of :data:`JUDGED_BY`, on images that have both.
+
+    What ``tests.csv`` lacks is compared image by image; in a record, which keeps no values of single images, by means
+    alone: there the interval reaches from end to end of theirs.
 
     Returns:
-        ``difference``, ``lo`` and ``hi`` by metric; more is better.
+        ``difference``, ``lo``, ``hi`` (more is better), ``n`` and ``p_holm``, by metric; those that can be compared.
     """
-    tests = run.load_table("tests")
-    rows = tests[
-        (tests["a"] == "feature_maps_mean")
-        & (tests["b"] == rival)
-        & tests["question"].str.startswith("average map against")
-    ]
-    return _more_is_better(rows[(rows["class"] == "all") & rows["metric"].isin(FAMILIES)]).set_index("metric")
-
-
-def _rival_over_random(run: Run, rival: str) -> pd.DataFrame:
-    """A rival against random maps by each metric of :data:`kdnb.fidelity.FAMILIES`, on the images that it explains.
-
-    These are fewer than the average map's where the rival costs many passes each: differences on different images are
-    not compared. A record, which keeps no values of single images, has means alone: there the intervals of the two lie
-    apart or not.
-
-    Returns:
-        ``difference``, ``lo`` and ``hi`` by metric; the rival is told from random maps where ``lo`` is above 0.
-    """
-    if not run.has_table("fidelity"):
+    named = pd.DataFrame(columns=["question", "a", "b", "class", "metric", "difference", "lo", "hi", "n", "p_holm"])
+    tests = run.load_table("tests") if run.has_table("tests") else named
+    rows = tests[(tests["a"] == a) & (tests["b"] == b) & tests["question"].str.startswith("average map against")]
+    rows = rows[(rows["class"] == "all") & rows["metric"].isin(JUDGED_BY)]
+    columns = ["metric", "difference", "lo", "hi", "n", "p_holm"]
+    missing, tables = [metric for metric in JUDGED_BY if metric not in set(rows["metric"])], [rows]
+    if missing and run.has_table("fidelity"):
+        values = run.load_table("fidelity").query("model == 'student_kd' and method in [@a, @b]")
+        values = values[values["metric"].isin(missing)]
+        measured = [metric for metric, some in values.groupby("metric") if some["method"].nunique() == 2]
+        if measured:
+            tables.append(paired(values, "", [(a, b)], measured, samples=run.budget.bootstrap_samples))
+    elif missing and run.has_table("fidelity_summary"):
         means = run.load_table("fidelity_summary").query("model == 'student_kd' and `class` == 'all'")
-        means = means[means["metric"].isin(FAMILIES)].set_index(["method", "metric"])
-        of_rival, of_random = (means.loc[name, ["mean", "lo", "hi"]] for name in (rival, "random"))
-        apart = pd.DataFrame(
-            {
-                "difference": of_rival["mean"] - of_random["mean"],
-                "lo": of_rival["lo"] - of_random["hi"],
-                "hi": of_rival["hi"] - of_random["lo"],
-            }
-        )
-        return _more_is_better(apart.reset_index()).set_index("metric")
-    rows = run.load_table("fidelity")
-    rows = rows[
-        (rows["model"] == "student_kd") & rows["method"].isin([rival, "random"]) & rows["metric"].isin(FAMILIES)
-    ]
-    pairs = paired(
-        rows, "rival against random maps", [(rival, "random")], list(FAMILIES), samples=run.budget.bootstrap_samples
-    )
-    return _more_is_better(pairs).set_index("metric")
+        means = means[means["metric"].isin(missing)].set_index(["method", "metric"])
+        means = means.reindex(pd.MultiIndex.from_product([[a, b], missing]))[["mean", "lo", "hi", "n"]]
+        of_a, of_b = means.loc[a], means.loc[b]
+        apart = {
+            "difference": of_a["mean"] - of_b["mean"],
+            "lo": of_a["lo"] - of_b["hi"],
+            "hi": of_a["hi"] - of_b["lo"],
+        }
+        apart |= {"n": np.minimum(of_a["n"], of_b["n"]), "p_holm": 1.0}
+        tables.append(pd.DataFrame(apart).dropna().rename_axis("metric").reset_index())
+    found = pd.concat([table[columns] for table in tables if len(table)] or [pd.DataFrame(columns=columns)])
+    return _more_is_better(found).set_index("metric")
+
+
+def _maps_against(run: Run, rival: str) -> pd.DataFrame:
+    """:func:`_compared` for average maps, where the run compared them with the rival at all."""
+    tests = run.load_table("tests")
+    if not ((tests["a"] == AVERAGE) & (tests["b"] == rival)).any():
+        return pd.DataFrame(columns=["difference", "lo", "hi", "n", "p_holm"])
+    return _compared(run, AVERAGE, rival)
+
+
+def _told(run: Run, method: str) -> set[str]:
+    """The metrics that tell an explanation from every one of :data:`KNOW_NOTHING`."""
+    lower = pd.DataFrame({other: _compared(run, method, other)["lo"] for other in KNOW_NOTHING}, dtype=float)
+    return set(lower.index[(lower > 0).all(axis=1)])
+
+
+def _telling(run: Run) -> list[str]:
+    """The metrics that tell any explanation from maps that know nothing; the others decide nothing.
+
+    Args:
+        run: that judged explanations; of one that did not nothing is known, and all count.
+
+    Returns:
+        Of :data:`JUDGED_BY`, in its order.
+    """
+    if not any(run.has_table(name) for name in ("tests", "fidelity", "fidelity_summary")):
+        return list(JUDGED_BY)
+    told = set().union(*(_told(run, method) for method in EXPLANATIONS))
+    return [metric for metric in JUDGED_BY if metric in told]
 
 
 def _as_faithful(run: Run, rival: str) -> Measured:
-    rows, random = _maps_against(run, rival), _maps_against(run, "random")
+    rows = _maps_against(run, rival)
     if rows.empty:
         return not_testable(f"this run did not compare average maps with {rival}")
-    rival_over_random = _rival_over_random(run, rival).reindex(rows.index)
-    beats_random = random["lo"].reindex(rows.index) > 0
-    # Equal scores prove nothing where a measure tells no explanation from a random one.
-    if not beats_random.any() and not (rival_over_random["lo"] > 0).any():
-        return not_testable(f"no metric tells average maps or {rival} from random maps here: broken measures")
-    rows = rows[rival_over_random["lo"] > 0]
+    if rival.startswith("integrated_gradients"):  # they start from the blurred image: no fill of theirs may judge them
+        rows = rows[~rows.index.str.endswith("_blur")]
+    told, rival_told = _told(run, AVERAGE), _told(run, rival)
+    # Equal scores prove nothing where a measure tells no explanation from one that knows nothing.
+    if not told & set(rows.index) and not rival_told & set(rows.index):
+        return not_testable(f"no metric tells average maps or {rival} from maps that know nothing: broken measures")
+    rows = rows[rows.index.isin(rival_told)]
     if rows.empty:
-        return not_testable(f"no metric tells {rival} from random maps here: no yardstick")
+        return not_testable(f"no metric tells {rival} from maps that know nothing here: no yardstick")
     difference, lo, hi = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi"))
-    verdict, index = faithful(difference, lo, hi, beats_random[rows.index].to_numpy(), FAITHFULNESS)
+    verdict, index = faithful(difference, lo, hi, rows.index.isin(told), FAITHFULNESS)
     row = rows.iloc[index]
     detail = (
-        f"the nearest of {len(rows)} metrics that tell {rival} from random maps: "
-        f"{row.name}, one taught student, {row['n']:.0f} images"
+        f"the nearest of {len(rows)} metrics that tell {rival} from maps that know nothing "
+        f"({', '.join(rows.index)}): {row.name}, one taught student, {row['n']:.0f} images"
     )
-    if not beats_random[rows.index].all():
-        undistinguished = rows.index[~beats_random[rows.index]]
-        detail += f"; average maps are not told from random ones by {', '.join(undistinguished)}"
+    if undistinguished := [metric for metric in rows.index if metric not in told]:
+        detail += f"; average maps are not told from these by {', '.join(undistinguished)}"
     return Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
 
 
 def _maps_over_controls(run: Run) -> Measured:
-    """Better than every control by every metric."""
-    rows = pd.concat([_maps_against(run, control).reset_index() for control in CONTROLS], ignore_index=True)
+    """Better than every control by every metric that tells any explanation from maps that know nothing."""
+    rows = pd.concat([_maps_against(run, name).reset_index().assign(b=name) for name in CONTROLS], ignore_index=True)
     if rows.empty:
         return not_testable("this run did not compare average maps with controls")
-    return over_every(rows, FAITHFULNESS, "{b} by {metric}, one taught student, {n:.0f} images")
+    telling = _telling(run)
+    if not telling:
+        return not_testable("no metric tells any explanation from maps that know nothing: broken measures")
+    measured = over_every(
+        rows[rows["metric"].isin(telling)], FAITHFULNESS, "{b} by {metric}, one taught student, {n:.0f} images"
+    )
+    return _without_broken(measured, telling, rows["metric"])
+
+
+def _without_broken(measured: Measured, telling: list[str], metrics: pd.Series) -> Measured:
+    """The same, with the metrics named that were left out because they tell no map from any other."""
+    broken = [metric for metric in dict.fromkeys(metrics) if metric in JUDGED_BY and metric not in telling]
+    return replace(measured, detail=measured.detail + f"; tells no map here: {', '.join(broken)}" * bool(broken))
 
 
 @dataclass(frozen=True)
@@ -699,7 +739,12 @@ def stated(claim: str) -> str:
 
 _SIGNIFICANT = ", Holm p < 0.05; none where within one point"
 _OF_MAPS = "; none where all of one rival lie within five points"  # :data:`FAITHFULNESS`
-_AS_FAITHFUL = "difference above -5 points by each that tells the rival from random maps of: " + ", ".join(FAMILIES)
+_TELLS = "that tells any explanation from maps that know nothing, of"
+_AS_FAITHFUL = (
+    "difference above -5 points by each that tells the rival from maps that know nothing (random, uniform) of: "
+    + ", ".join(JUDGED_BY)
+)
+_AS_FAITHFUL_WITHOUT_BLUR = f"{_AS_FAITHFUL}; without the blur, from which integrated gradients start"
 CLAIMS = {
     "student_f1": Claim("the student's F1 is above 0.94", "macro F1 above 94 points", _student_f1, True),
     "student_against_teacher": Claim(
@@ -790,7 +835,7 @@ CLAIMS = {
     "maps_as_shap": Claim("average maps are as faithful as SHAP", _AS_FAITHFUL, partial(_as_faithful, rival="shap")),
     "maps_as_integrated_gradients": Claim(
         "average maps are as faithful as integrated gradients",
-        _AS_FAITHFUL,
+        _AS_FAITHFUL_WITHOUT_BLUR,
         partial(_as_faithful, rival="integrated_gradients"),
     ),
     # What holds a prediction speaks for its class: with their signs the gradient methods are the stronger rivals.
@@ -801,12 +846,18 @@ CLAIMS = {
     ),
     "maps_as_integrated_gradients_signed": Claim(
         "average maps are as faithful as integrated gradients with their signs kept",
-        _AS_FAITHFUL,
+        _AS_FAITHFUL_WITHOUT_BLUR,
         partial(_as_faithful, rival="integrated_gradients_signed"),
     ),
     "maps_over_controls": Claim(
         "average maps show what was learned: they are more faithful than every control that knows nothing of it",
-        "difference above 0 by each of " + ", ".join(FAMILIES) + ", for each of: " + ", ".join(CONTROLS) + _OF_MAPS,
+        (
+            "difference above 0, for each of "
+            + ", ".join(CONTROLS)
+            + f", by each {_TELLS}: "
+            + ", ".join(JUDGED_BY)
+            + _OF_MAPS
+        ),
         _maps_over_controls,
     ),
     "fidelity": Claim(
@@ -866,6 +917,16 @@ def _teacher_pays(run: Run) -> Measured:
     return _evidence_row(run, question, "gain of transparent by kd_t2", _adds_over_seeds)
 
 
+def _by_what_tells(run: Run, rows: pd.DataFrame, detail: str) -> Measured:
+    """:func:`over_every` of several students, by what measures truth or tells any map of this run from another."""
+    telling = _telling(run)
+    kept = rows[~rows["metric"].isin(JUDGED_BY) | rows["metric"].isin(telling)]
+    if kept.empty:
+        return not_testable("no metric tells any explanation from maps that know nothing: broken measures")
+    measured = _without_broken(over_every(_more_is_better(kept), FAITHFULNESS, detail), telling, rows["metric"])
+    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
+
+
 def _evidence_against(run: Run, kind: str) -> Measured:
     """Better than every rival by every metric of the kind."""
     rows = _evidence_tests(run, kind).query("a == 'transparent class_evidence'")
@@ -875,8 +936,7 @@ def _evidence_against(run: Run, kind: str) -> Measured:
         return not_testable(
             too_few if kind == "truth" and run.has_table("tests_evidence") else "this run has no transparent students"
         )
-    measured = over_every(_more_is_better(rows), FAITHFULNESS, "{b} by {metric}, {n:.0f} images")
-    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
+    return _by_what_tells(run, rows, "{b} by {metric}, {n:.0f} images")
 
 
 def _evidence_marks(run: Run) -> Measured:
@@ -911,7 +971,7 @@ CLAIMS |= {
     ),
     "evidence_faithful": Claim(
         "it is more faithful to its network than any explanation of the plain student, by each family of metrics",
-        "difference on the better side of 0 for each rival by each of: "
+        f"difference on the better side of 0 for each rival by each {_TELLS}: "
         + ", ".join(EVIDENCE_METRICS["fidelity"])
         + _OF_MAPS,
         _evidence_faithful,
@@ -945,11 +1005,16 @@ def _explains(run: Run, way: str, table: str = "tests_teaching") -> Measured:
     rows = rows[rows["matched"].astype(bool) == rows["metric"].isin(_TRUTH)]
     if rows.empty:
         return not_testable("this run has no students taught so")
-    measured = over_every(_more_is_better(rows), FAITHFULNESS, "{metric}, {n:.0f} images, {seeds:.0f} seeds")
-    return measured if rows["seeds"].min() > 1 else _of_one_seed(measured)
+    return _by_what_tells(run, rows, "{metric}, {n:.0f} images, {seeds:.0f} seeds")
 
 
-_EXPLAINS = "difference on the better side of 0 by each of: " + ", ".join([*_TRUTH, *FAMILIES]) + _OF_MAPS
+_EXPLAINS = (
+    "difference on the better side of 0 by each of: "
+    + ", ".join(_TRUTH)
+    + f"; and by each {_TELLS}: "
+    + ", ".join(FAMILIES)
+    + _OF_MAPS
+)
 CLAIMS |= {
     "teaching_explains": Claim(
         "teaching makes explanations better: average maps, paper's loss against the labels alone",
@@ -1323,14 +1388,14 @@ class Tables(Protocol):
 OF_RECORDS = {
     "maps_as_shap_signed": ("tests", "fidelity_summary"),
     "maps_as_integrated_gradients_signed": ("tests", "fidelity_summary"),
-    "maps_over_controls": ("tests",),
+    "maps_over_controls": ("tests", "fidelity_summary"),
     "maps_mark": ("tests",),
     "evidence_marks": ("tests_evidence",),
-    "evidence_faithful": ("tests_evidence",),
-    "teaching_explains": ("tests_teaching",),
-    "teaching_explains_t2": ("tests_teaching",),
-    "maps_taught": ("tests_teaching",),
-    "teaching_explains_few": ("tests_teaching_few",),
+    "evidence_faithful": ("tests_evidence", "tests", "fidelity_summary"),
+    "teaching_explains": ("tests_teaching", "tests", "fidelity_summary"),
+    "teaching_explains_t2": ("tests_teaching", "tests", "fidelity_summary"),
+    "maps_taught": ("tests_teaching", "tests", "fidelity_summary"),
+    "teaching_explains_few": ("tests_teaching_few", "tests", "fidelity_summary"),
 }
 
 

@@ -76,12 +76,16 @@ def of_run(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Experiment:
     )
 
 
-def few_labelled(experiment: Experiment, per_class: int) -> np.ndarray:
-    """Positions of ``per_class`` training images of each class, drawn once; a class that has fewer gives all it has.
+def few_labelled(experiment: Experiment, per_class: int, draw: int) -> np.ndarray:
+    """Positions of ``per_class`` training images of each class; a class that has fewer gives all it has.
+
+    Every student has a draw of its own, its seed: how much the labels teach hangs on which images have one, and only
+    so does the spread over seeds tell.
 
     Args:
         experiment: whose training images.
         per_class: how many of each class.
+        draw: which draw of them.
 
     Returns:
         Positions among the training images, ``(n,)``, class by class.
@@ -90,14 +94,16 @@ def few_labelled(experiment: Experiment, per_class: int) -> np.ndarray:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
     check("per_class", per_class)
-    rng = np.random.default_rng([20250215, per_class])
+    rng = np.random.default_rng([20250215, per_class, draw])
     labels = experiment.train.labels
     return np.concatenate(
         [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in range(experiment.num_classes)]
     )
 
 
-def with_few_images(run: Run, experiment: Experiment, teacher: torch.nn.Module, per_class: int) -> Experiment:
+def with_few_images(
+    run: Run, experiment: Experiment, teacher: torch.nn.Module, per_class: int, draw: int
+) -> Experiment:
     """The experiment with only a few training images of each class, repeated up to :data:`FEW_SEEN` an epoch.
 
     The teacher has seen more: what it knows of the others reaches these students through its logits on the few alone.
@@ -107,6 +113,7 @@ def with_few_images(run: Run, experiment: Experiment, teacher: torch.nn.Module, 
         experiment: with all training images.
         teacher: whose logits the bank holds.
         per_class: how many images of each class (:func:`few_labelled`).
+        draw: which draw of them, the seed of the students that learn from it.
 
     Returns:
         The variant; its students lie in a folder of their own.
@@ -114,18 +121,19 @@ def with_few_images(run: Run, experiment: Experiment, teacher: torch.nn.Module, 
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    train, key = few_repeated(experiment, per_class, FEW_SEEN)
-    bank = _bank(run, f"bank_few_{per_class}", train, teacher, experiment.recipe.views, key)
-    return replace(experiment, train=train, bank=bank, key=key, folder=f"cells_few_{per_class}")
+    train, key = few_repeated(experiment, per_class, FEW_SEEN, draw)
+    bank = _bank(run, f"bank_few_{per_class}_draw{draw}", train, teacher, experiment.recipe.views, key)
+    return replace(_judged_at_its_end(experiment), train=train, bank=bank, key=key, folder=f"cells_few_{per_class}")
 
 
-def few_repeated(experiment: Experiment, per_class: int, most: int) -> tuple[training.Examples, str]:
+def few_repeated(experiment: Experiment, per_class: int, most: int, draw: int) -> tuple[training.Examples, str]:
     """A few training examples of each class, repeated up to ``most`` an epoch; each at least once.
 
     Args:
         experiment: with all training examples.
         per_class: how many of each class (:func:`few_labelled`).
         most: examples an epoch, where there are as many.
+        draw: which draw of them.
 
     Returns:
         The examples, and the key of an experiment with them.
@@ -133,12 +141,12 @@ def few_repeated(experiment: Experiment, per_class: int, most: int) -> tuple[tra
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    labelled = np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class))
+    labelled = np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class, draw))
     positions = np.resize(labelled, max(len(labelled), min(len(experiment.train), most)))
     return _at(experiment.train, positions), content_key(experiment.key, per_class, positions.tolist())
 
 
-def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
+def with_few_labels(experiment: Experiment, per_class: int, draw: int) -> Experiment:
     """The experiment with all training images, of which only a few of each class keep their label.
 
     They are the same as those of :func:`with_few_images`. Of the others the teacher alone speaks: here it can hand on
@@ -147,6 +155,7 @@ def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
     Args:
         experiment: with all labels.
         per_class: how many images of each class keep theirs (:func:`few_labelled`).
+        draw: which draw of them, the seed of the students that learn from it.
 
     Returns:
         The variant; the labels of the others are :data:`kdnb.losses.UNLABELLED`.
@@ -155,25 +164,26 @@ def with_few_labels(experiment: Experiment, per_class: int) -> Experiment:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
     labels = np.full(len(experiment.train), losses.UNLABELLED)
-    labelled = few_labelled(experiment, per_class)
+    labelled = few_labelled(experiment, per_class, draw)
     labels[labelled] = experiment.train.labels[labelled]
     key = content_key(experiment.key, per_class, labelled.tolist(), "the others without labels")
     train = replace(experiment.train, labels=labels)
-    return replace(experiment, train=train, key=key, folder=f"cells_few_labels_{per_class}")
+    return replace(_judged_at_its_end(experiment), train=train, key=key, folder=f"cells_few_labels_{per_class}")
 
 
 def taught_by(experiment: Experiment, name: str, bank: np.ndarray) -> Experiment:
     """The experiment with another teacher's ``bank`` ``(views, N, C)``, such as one of :mod:`kdnb.teachers`."""
-    return replace(experiment, bank=bank, folder=f"{experiment.folder}_{name}")
+    return replace(_judged_at_its_end(experiment), bank=bank, folder=f"{experiment.folder}_{name}")
 
 
-def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module) -> Experiment:
+def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module, part: str = "") -> Experiment:
     """The experiment with the teacher's explanations behind its logits in the bank, computed once and kept beside it.
 
     Args:
         run: where they are kept.
         experiment: with the teacher's logits.
         teacher: the one whose logits they are.
+        part: of the training images, where they are not all: names the file.
 
     Returns:
         The variant; :attr:`Experiment.explained` says how the explanations lie in a row of its bank.
@@ -182,7 +192,7 @@ def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module
         ModelError: the teacher has no maps of several cells.
     """
     key = content_key(experiment.key, source_key(taught), joblib.hash(experiment.bank))
-    path = run.model_path(f"explanations_{experiment.folder}")
+    path = run.model_path(f"explanations{part and '_'}{part}")
     loaded = tensors.load(path, key)
     if loaded is None:
         rows, layout = explanation_bank(teacher, experiment.train.images, len(experiment.bank))
@@ -192,7 +202,13 @@ def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module
         rows = stored["explanations"].numpy()
         layout = Layout(tuple(map(tuple, facts["attention"])), tuple(facts["evidence"]))
     bank = np.concatenate([experiment.bank, rows.astype(np.float32)], axis=2)
-    return replace(experiment, bank=bank, key=key, folder=f"{experiment.folder}_explained", explained=layout)
+    return replace(
+        _judged_at_its_end(experiment), bank=bank, key=key, folder=f"{experiment.folder}_explained", explained=layout
+    )
+
+
+def _judged_at_its_end(experiment: Experiment) -> Experiment:
+    return replace(experiment, recipe=replace(experiment.recipe, judged=False))
 
 
 def _at(split: training.Examples, indices: np.ndarray) -> training.Examples:
@@ -234,7 +250,7 @@ def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray]
         return training.Examples(part.images, drawn[np.searchsorted(persons, owners)])
 
     return replace(
-        experiment,
+        _judged_at_its_end(experiment),
         train=relabelled(experiment.train, groups["train"]),
         validation=relabelled(experiment.validation, groups["val"]),
         test=relabelled(experiment.test, groups["test"]),

@@ -1,14 +1,15 @@
 """Accuracy against the number of labels: where a teacher helps, how much, and what of it is knowledge.
 
-For each number of labelled images a class the same students are taught in several ways (:func:`plan`), the seeds of one
-start paired. Three of the ways have a teacher without knowledge of single images
-(:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over these is what it knows, the rest is a softer and
-steadier target. One gives the teacher's logits on *all* training images and labels for few: there it can hand on what
-it knows of images whose labels the student does not get.
+For each number of labelled images a class the same students are taught in several ways (:func:`plan`), paired by the
+seed that decides their start and which few images have a label. Three of the ways have a teacher without knowledge of
+single images (:data:`kdnb.teachers.WITHOUT_KNOWLEDGE`): what the real one gains over these is what it knows, the rest
+is a softer and steadier target. One gives the teacher's logits on *all* training images and labels for few: there it
+can hand on what it knows of images whose labels the student does not get.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -113,29 +114,38 @@ def teach(
         per_class: labels a class; :data:`ALL`: every label.
         ways: of :func:`plan`.
         groups: ``(n,)`` of the test images.
-        seeds: one student of each way for each.
+        seeds: one student of each way for each, on a draw of few labelled images of its own.
         scheduler: address of a Dask scheduler whose workers shall train; ``None`` trains here.
 
     Returns:
         How right they are.
     """
-    few = experiment if per_class == ALL else experiments.with_few_images(run, experiment, teacher, per_class)
     students = {
         name: [specs.spec(way.arm, seed, way.alpha, way.temperature) for seed in seeds] for name, way in ways.items()
     }
+
+    @cache
+    def few(draw: int) -> Experiment:
+        return experiments.with_few_images(run, experiment, teacher, per_class, draw)
+
+    @cache
+    def learned_from(way_teacher: str, others: bool, draw: int | None) -> Experiment:
+        if draw is None:
+            return _taught_by(way_teacher, experiment)
+        variant = experiments.with_few_labels(experiment, per_class, draw) if others else few(draw)
+        return _taught_by(way_teacher, variant)
+
     trained: dict[str, dict[StudentSpec, TrainedStudent]] = {}
-    # Ways of one experiment at once: no core waits.
-    for source in dict.fromkeys((way.teacher, way.others) for way in ways.values()):
-        names = [name for name, way in ways.items() if (way.teacher, way.others) == source]
-        if source[0] == "ensemble":  # its members are trained by now: theirs is the first of the ways
-            members = [store.trained_student(run, spec, few) for spec in students["labels alone"]]
-            banks = [teacher_bank(member, few.train.images, len(few.bank)) for member in members]
-            variant = experiments.taught_by(few, "ensemble", teachers.ensemble(banks))
-        else:
-            variant = _variant(experiment if source[1] else few, per_class, *source)
-        wanted = list(dict.fromkeys(spec for name in names for spec in students[name]))
-        results = sweep.train(run, wanted, variant, scheduler=scheduler)
-        trained |= {name: {spec: results[spec] for spec in students[name]} for name in names}
+    alone = [(name, spec) for name, way in ways.items() if way.teacher != "ensemble" for spec in students[name]]
+    sources = {name: (way.teacher, way.others) for name, way in ways.items()}
+    wanted = [(spec, learned_from(*sources[name], None if per_class == ALL else spec.seed)) for name, spec in alone]
+    for (name, spec), student in zip(alone, sweep.train_each(run, wanted, scheduler=scheduler), strict=True):
+        trained.setdefault(name, {})[spec] = student
+    if ENSEMBLE in ways:  # its members are trained by now
+        members = [store.trained_student(run, spec, experiment) for spec in students["labels alone"]]
+        banks = [teacher_bank(member, experiment.train.images, len(experiment.bank)) for member in members]
+        variant = experiments.taught_by(experiment, "ensemble", teachers.ensemble(banks))
+        trained[ENSEMBLE] = sweep.train(run, students[ENSEMBLE], variant, scheduler=scheduler)
     test = experiment.test
     hits, tables, together = {}, [], None
     for name, way in ways.items():
@@ -150,16 +160,15 @@ def teach(
     return Taught(per_class, hits, pd.concat(tables, ignore_index=True), together)
 
 
-def _variant(experiment: Experiment, per_class: int, teacher: str, others: bool) -> Experiment:
-    """What the students of a way learn from: the images of ``experiment``, with the logits of that teacher."""
-    variant = experiments.with_few_labels(experiment, per_class) if others else experiment
-    if teacher == "oracle":
-        posterior = cast(np.ndarray, variant.train.posterior)  # an oracle is planned only where it is known
-        return experiments.taught_by(variant, teacher, teachers.oracle(posterior, len(variant.bank)))
+def _taught_by(teacher: str, experiment: Experiment) -> Experiment:
+    """The experiment with the logits of the teacher that a way names."""
     if teacher == "trained":
-        return variant
-    bank = teachers.WITHOUT_KNOWLEDGE[teacher](variant.bank, variant.train.labels)
-    return experiments.taught_by(variant, teacher, bank)
+        return experiment
+    if teacher == "oracle":
+        posterior = cast(np.ndarray, experiment.train.posterior)  # an oracle is planned only where it is known
+        return experiments.taught_by(experiment, teacher, teachers.oracle(posterior, len(experiment.bank)))
+    bank = teachers.WITHOUT_KNOWLEDGE[teacher](experiment.bank, experiment.train.labels)
+    return experiments.taught_by(experiment, teacher, bank)
 
 
 def comparisons(taught: Taught, groups: np.ndarray) -> list[dict[str, object]]:

@@ -51,6 +51,7 @@ class Budget:
     samples_per_class: int
     gradients_per_class: int  # integrated gradients and SHAP, which cost many passes an image
     teacher_per_class: int
+    students_per_class: int  # where explanations of several students each are compared (chapters 07 and 08)
     shap_background: int
     shap_samples: int
     timing_repeats: int

@@ -109,16 +109,19 @@ def fit(
             step_losses.append(values.detach())
             step += 1
         losses_of_all = torch.stack(step_losses).cpu().numpy().astype(float)  # (steps, students)
-        with torch.no_grad():  # one by one, their evaluations would take longer than their training
-            shown = (to_float(cut.to(device).permute(0, 3, 1, 2)) for cut in validation_images.split(recipe.batch_size))
-            logits_of_all = torch.cat([judge_all(averaged, standardise(images)) for images in shown], dim=1)
+        accuracies = np.full(len(students), np.nan)
+        if recipe.judged or epoch + 1 == recipe.epochs:
+            cuts = validation_images.split(recipe.batch_size)
+            with torch.no_grad():  # one by one, their evaluations would take longer than their training
+                shown = (standardise(to_float(cut.to(device).permute(0, 3, 1, 2))) for cut in cuts)
+                logits_of_all = torch.cat([judge_all(averaged, images) for images in shown], dim=1)
             val_logits = logits_of_all.cpu().numpy()  # (students, n, C)
-        accuracies = (val_logits.argmax(axis=2) == validation.labels).mean(axis=1)
+            accuracies = (val_logits.argmax(axis=2) == validation.labels).mean(axis=1)
         for number in range(len(students)):
             training.check_finite(losses_of_all[:, number], epoch, rates)
             own = {name: value[number] for name, value in (averaged | counters).items()}
             accuracy = float(accuracies[number])
-            if all(accuracy > row["val_accuracy"] for row in histories[number]):
+            if not any(accuracy <= row["val_accuracy"] for row in histories[number]):
                 best[number] = {name: value.clone() for name, value in own.items()}
             seconds = (time.perf_counter() - started) / len(students)
             row = {

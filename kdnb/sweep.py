@@ -8,7 +8,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -169,15 +169,14 @@ def train(
     scheduler: str | None = None,
     jobs: int = 0,
 ) -> dict[StudentSpec, TrainedStudent]:
-    """Train the students that are not trained yet, store each as it ends, and return all.
+    """:func:`train_each` for students that learn from the same.
 
     Args:
         run: where they are stored.
         student_specs: the students.
         experiment: what they learn from.
-        scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
-        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share
-            Python's lock: where there are many cores, Dask workers on the same machine do not.
+        scheduler: as there.
+        jobs: as there.
 
     Returns:
         Every spec with its trained student, in the order of ``student_specs``.
@@ -185,31 +184,63 @@ def train(
     Raises:
         ParameterError: no Dask scheduler answers at that address.
     """
-    finished = {spec: loaded for spec in student_specs if (loaded := store.load(run, spec, experiment)) is not None}
-    checkpoints = run.folder / experiment.folder / "unfinished"
+    trained = train_each(run, [(spec, experiment) for spec in student_specs], scheduler=scheduler, jobs=jobs)
+    return dict(zip(student_specs, trained, strict=True))
+
+
+def train_each(
+    run: Run,
+    wanted: Sequence[tuple[StudentSpec, Experiment]],
+    *,
+    scheduler: str | None = None,
+    jobs: int = 0,
+) -> list[TrainedStudent]:
+    """Train the students that are not trained yet, store each as it ends, and return all.
+
+    Args:
+        run: where they are stored.
+        wanted: the students, each with what it learns from.
+        scheduler: address of a Dask scheduler (``"tcp://host:8786"``) whose workers shall train; ``None`` trains here.
+        jobs: students trained side by side, one thread each; 0 means one per core (on a GPU: one). Threads share
+            Python's lock: where there are many cores, Dask workers on the same machine do not.
+
+    Returns:
+        The trained students, in the order of ``wanted``.
+
+    Raises:
+        ParameterError: no Dask scheduler answers at that address.
+    """
+    # Two ways of teaching may come to the same student.
+    number_of = {(spec, id(experiment)): k for k, (spec, experiment) in enumerate(wanted)}
+    numbers = [number_of[spec, id(experiment)] for spec, experiment in wanted]
+    finished = {k: loaded for k in set(numbers) if (loaded := store.load(run, *wanted[k])) is not None}
     lost_worker = cluster.lost_worker(scheduler)
     attempt = 0
     while True:
         attempt += 1
-        waiting = [spec for spec in student_specs if spec not in finished]
+        waiting = {k: wanted[k] for k in dict.fromkeys(numbers) if k not in finished}
         if not waiting:
-            return {spec: finished[spec] for spec in student_specs}
-        checkpoints.mkdir(parents=True, exist_ok=True)
+            return [finished[k] for k in numbers]
+        checkpoints = {k: run.folder / experiment.folder / "unfinished" for k, (_, experiment) in waiting.items()}
+        for folder in checkpoints.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        groups = _groups(waiting, stacks=not scheduler and not jobs)
         try:
-            with engine(scheduler, jobs, experiment) as stop:
+            with engine(scheduler, jobs, _distinct(one[1] for one in waiting.values())) as stop:
                 parallel = joblib.Parallel(
                     return_as="generator_unordered", pre_dispatch="all" if scheduler else "2*n_jobs"
                 )
-                if stacks := [] if scheduler or jobs else stacked(waiting, experiment):
-                    done = itertools.chain.from_iterable(train_stack(group, experiment) for group in stacks)
-                else:
-                    done = parallel(
-                        joblib.delayed(train_student)(spec, experiment, str(checkpoints), stop) for spec in waiting
+                done = parallel(
+                    joblib.delayed(_train_group)(
+                        {k: wanted[k][0] for k in group}, wanted[group[0]][1], str(checkpoints[group[0]]), stop
                     )
-                for trained, weights in progress(done, f"{len(waiting)} students", len(waiting)):
-                    store.save(run, trained, weights, experiment)
-                    store.unfinished_path(checkpoints, trained.spec).unlink(missing_ok=True)
-                    finished[trained.spec] = trained
+                    for group in groups
+                )
+                students = itertools.chain.from_iterable(done)
+                for k, trained, weights in progress(students, f"{len(waiting)} students", len(waiting)):
+                    store.save(run, trained, weights, wanted[k][1])
+                    store.unfinished_path(checkpoints[k], trained.spec).unlink(missing_ok=True)
+                    finished[k] = trained
         except lost_worker:
             # Dask trains a dead worker's students again, unless the only copy of the experiment died with it: then we
             # send it anew.
@@ -217,12 +248,38 @@ def train(
                 raise
 
 
+def _groups(waiting: dict[int, tuple[StudentSpec, Experiment]], *, stacks: bool) -> list[list[int]]:
+    """The numbers of students that train at once, of one experiment a group: one, or stacked where that is faster."""
+    groups = []
+    for experiment in _distinct(experiment for _, experiment in waiting.values()):
+        numbers = {spec: k for k, (spec, its) in waiting.items() if its is experiment}
+        at_once = stacked(list(numbers), experiment) if stacks else []
+        groups += [[numbers[spec] for spec in group] for group in at_once] or [[k] for k in numbers.values()]
+    return groups
+
+
+def _distinct(experiments: Iterable[Experiment]) -> list[Experiment]:
+    return list({id(experiment): experiment for experiment in experiments}.values())
+
+
+def _train_group(
+    specs_by_number: dict[int, StudentSpec], experiment: Experiment, checkpoints: str, stop: threading.Event | None
+) -> list[tuple[int, TrainedStudent, dict[str, Tensor]]]:
+    """The students of a group of :func:`_groups`, each with its number and its weights."""
+    student_specs = list(specs_by_number.values())
+    if len(student_specs) == 1:
+        trained = [train_student(student_specs[0], experiment, checkpoints, stop)]
+    else:
+        trained = list(train_stack(student_specs, experiment))
+    return [(k, *one) for k, one in zip(specs_by_number, trained, strict=True)]
+
+
 class Stopped(Exception):  # noqa: N818 - an end, not an error: nobody sees it
     """A training ended because nobody waits for it any more: the cell was interrupted, or another student failed."""
 
 
 @contextmanager
-def engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator[threading.Event | None]:
+def engine(scheduler: str | None, jobs: int, experiments: Sequence[Experiment]) -> Iterator[threading.Event | None]:
     """Where joblib trains: here in threads, or on the workers of a Dask scheduler.
 
     Threads do, for torch leaves Python's lock while it computes; imports and images are held once.
@@ -230,7 +287,7 @@ def engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator
     Args:
         scheduler: its address; ``None``: here.
         jobs: threads; 0: one per core, on a GPU one.
-        experiment: sent to the workers once.
+        experiments: sent to the workers once.
 
     Yields:
         What stops the threads' trainings once it is set, as it is at the end; ``None`` with a scheduler.
@@ -251,6 +308,6 @@ def engine(scheduler: str | None, jobs: int, experiment: Experiment) -> Iterator
     with (
         cluster.client(scheduler) as client,
         client.as_current(),
-        joblib.parallel_config(backend="dask", scatter=[experiment]),
+        joblib.parallel_config(backend="dask", scatter=list(experiments)),
     ):
         yield None

@@ -118,12 +118,25 @@ def _key(data: VolumeSet) -> str:
     return content_key(data.data_hash, source_key(device, models, models3d, losses, training, views))
 
 
-def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) -> dict[tuple[str, str], Experiment]:
-    """What students learn from, by how many labels there are and what the teacher sees."""
-    budget, by_labels_and_teacher = run.budget, {}
+def experiments_of(
+    run: Run, data: VolumeSet, teachers: dict[str, nn.Module], seeds: Sequence[int]
+) -> dict[str, dict[tuple[str, int], Experiment]]:
+    """What students learn from; few labels are drawn anew for every seed.
+
+    Args:
+        run: its budget says how long they learn, and from how many labels.
+        data: the volumes, with their splits.
+        teachers: of :func:`train_teachers`.
+        seeds: of the students.
+
+    Returns:
+        How many labels there are -> (what the teacher sees, the student's seed) -> experiment.
+    """
+    budget = run.budget
+    learned_from: dict[str, dict[tuple[str, int], Experiment]] = {ALL: {}, FEW: {}}
     train, validation, test = (experiments.examples(data, split) for split in ("train", "val", "test"))
     views_kept = min(budget.views, budget.volume_epochs)
-    recipe = training.Recipe(budget.volume_epochs, BATCH, views_kept, budget.student_learning_rate)
+    recipe = training.Recipe(budget.volume_epochs, BATCH, views_kept, budget.student_learning_rate, judged=False)
     widths, grid = tuple(budget.volume_widths), grid_of(data)
     num_classes, key = len(data.classes), _key(data)
     for kind, teacher in teachers.items():
@@ -132,14 +145,15 @@ def experiments_of(run: Run, data: VolumeSet, teachers: dict[str, nn.Module]) ->
         experiment = Experiment(
             train, validation, test, bank, recipe, num_classes, key, folder=folder, widths=widths, volumes=grid
         )
-        by_labels_and_teacher[ALL, kind] = experiment
-        by_labels_and_teacher[FEW, kind] = with_few(experiment, teacher, budget.few_volumes)
-    return by_labels_and_teacher
+        for seed in seeds:
+            learned_from[ALL][kind, seed] = experiment
+            learned_from[FEW][kind, seed] = with_few(experiment, teacher, budget.few_volumes, draw=seed)
+    return learned_from
 
 
-def with_few(experiment: Experiment, teacher: nn.Module, per_class: int) -> Experiment:
+def with_few(experiment: Experiment, teacher: nn.Module, per_class: int, draw: int) -> Experiment:
     """The experiment with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
-    train, key = experiments.few_repeated(experiment, per_class, FEW_SEEN)
+    train, key = experiments.few_repeated(experiment, per_class, FEW_SEEN, draw)
     bank = views.teacher_bank(teacher, train.images, experiment.recipe.views, batch_size=BATCH)
     return replace(experiment, train=train, bank=bank, key=key, folder=f"{experiment.folder}_few_{per_class}")
 
@@ -176,26 +190,28 @@ class Taught:
 
 
 def teach(
-    run: Run, by_teacher: dict[str, Experiment], ways: dict[str, list[StudentSpec]], scheduler: str | None = None
+    run: Run,
+    learned_from: dict[tuple[str, int], Experiment],
+    ways: dict[str, list[StudentSpec]],
+    scheduler: str | None = None,
 ) -> Taught:
     """Train the students of every way.
 
     Args:
         run: where finished students are kept and found again.
-        by_teacher: what they learn from, by what the teacher sees.
+        learned_from: what the teacher sees and the student's seed -> what it learns from.
         ways: of :func:`student_specs`.
         scheduler: address of a Dask scheduler whose workers shall train; ``None`` trains here.
 
     Returns:
         The students, their results, and how right they are on the test volumes.
     """
-    results: dict[str, dict[StudentSpec, TrainedStudent]] = {}
-    for kind, experiment in by_teacher.items():
-        of_teacher = {name: students for name, students in ways.items() if WAYS[name].teacher == kind}
-        distinct = list(dict.fromkeys(spec for students in of_teacher.values() for spec in students))
-        trained = sweep.train(run, distinct, experiment, scheduler=scheduler)
-        results |= {name: {spec: trained[spec] for spec in students} for name, students in of_teacher.items()}
-    test = next(iter(by_teacher.values())).test
+    named = [(name, spec) for name, students in ways.items() for spec in students]
+    wanted = [(spec, learned_from[WAYS[name].teacher, spec.seed]) for name, spec in named]
+    results: dict[str, dict[StudentSpec, TrainedStudent]] = {name: {} for name in ways}
+    for (name, spec), trained in zip(named, sweep.train_each(run, wanted, scheduler=scheduler), strict=True):
+        results[name][spec] = trained
+    test = next(iter(learned_from.values())).test
     hits = {
         name: np.stack(
             [expected_hits(results[name][spec].test_logits, test.labels, test.posterior) for spec in students]
@@ -205,9 +221,9 @@ def teach(
     return Taught(ways, results, hits)
 
 
-def network(run: Run, name: str, spec: StudentSpec, by_teacher: dict[str, Experiment]) -> nn.Module:
+def network(run: Run, name: str, spec: StudentSpec, learned_from: dict[tuple[str, int], Experiment]) -> nn.Module:
     """The trained student of one cell of a way."""
-    return store.trained_student(run, spec, by_teacher[WAYS[name].teacher])
+    return store.trained_student(run, spec, learned_from[WAYS[name].teacher, spec.seed])
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------------

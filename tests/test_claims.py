@@ -166,7 +166,7 @@ def finished_run(folder, gain: float) -> Run:
     }
     run.save_table("sweep", pd.DataFrame(grid))
     run.save_table("choice", pd.DataFrame([{"loss": "kd", "alpha": 0.7, "temperature": 10.0}]))
-    run.save_table("fidelity", explained({"grad_cam": 0.1, "shap": 0.34, "random": 0.0}))
+    run.save_table("fidelity", explained({"grad_cam": 0.1, "shap": 0.34, "random": 0.0, "uniform": 0.0}))
     run.save_table("sizes", pd.DataFrame([{"model": "released student (8 convolutions)", "teacher_over_model": 2.441}]))
     times = [("student_kd", "shap", 100.0), ("teacher", "shap", 450.0), ("student_kd", "feature_maps_mean", 0.45)]
     rows = [
@@ -357,10 +357,10 @@ def change_rows(run: Run, other: str, ends: tuple[float, float, float]) -> None:
 def test_a_measure_that_tells_nothing_from_random_maps_is_named_broken(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
     change_rows(run, "random", (0.0, -0.05, 0.05))
-    run.save_table("fidelity", explained({"grad_cam": 0.0, "shap": 0.0, "random": 0.0}))
+    run.save_table("fidelity", explained({"grad_cam": 0.0, "shap": 0.0, "random": 0.0, "uniform": 0.0}))
     judged = claims.judge(run).set_index("claim").loc["maps_as_grad_cam"]
     assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith(
-        "from random maps here: broken measures"
+        "from maps that know nothing: broken measures"
     )
 
 
@@ -369,7 +369,7 @@ def test_maps_no_better_than_random_ones_are_not_as_faithful_as_a_rival_that_is(
     change_rows(run, "random", (0.0, -0.02, 0.02))
     change_rows(run, "grad_cam", (-0.1, -0.14, -0.08))
     measured = claims.CLAIMS["maps_as_grad_cam"].measure(run)
-    assert measured.verdict == claims.FAILS and "average maps are not told from random ones" in measured.detail
+    assert measured.verdict == claims.FAILS and "average maps are not told from these by" in measured.detail
     change_rows(run, "grad_cam", (-0.02, -0.04, 0.0))
     assert claims.CLAIMS["maps_as_grad_cam"].measure(run).verdict == claims.UNDECIDED, "near a rival, and near chance"
 
@@ -377,10 +377,10 @@ def test_maps_no_better_than_random_ones_are_not_as_faithful_as_a_rival_that_is(
 def test_a_rival_that_does_not_beat_random_maps_is_no_yardstick(tmp_path):
     run = finished_run(tmp_path, gain=0.0)
     for below in (0.0, -0.1):
-        run.save_table("fidelity", explained({"shap": below, "grad_cam": 0.1, "random": 0.0}))
+        run.save_table("fidelity", explained({"shap": below, "grad_cam": 0.1, "random": 0.0, "uniform": 0.0}))
         judged = claims.judge(run).set_index("claim").loc["maps_as_shap"]
         assert judged["verdict"] == claims.NOT_TESTABLE and judged["detail"].endswith(
-            "shap from random maps here: no yardstick"
+            "shap from maps that know nothing here: no yardstick"
         )
         assert pd.isna(judged["measured"])
 
@@ -389,8 +389,8 @@ def test_a_rival_is_set_beside_random_maps_on_its_own_images(tmp_path):
     # Random maps do well on the 24 images that the rival explains and badly on the 76 others:
     # on all, average maps beat them by more.
     run = finished_run(tmp_path, gain=0.0)
-    rows = explained({"shap": 0.0, "random": 0.1}, images=24)
-    others = explained({"random": -0.4}, images=76).assign(
+    rows = explained({"shap": 0.0, "random": 0.1, "uniform": 0.1}, images=24)
+    others = explained({"random": -0.4, "uniform": -0.4}, images=76).assign(
         image_id=lambda rows_before: rows_before["image_id"] + 100, group=lambda rows_before: rows_before["group"] + 100
     )
     run.save_table("fidelity", pd.concat([rows, others], ignore_index=True))
@@ -427,6 +427,52 @@ def test_learned_maps_must_beat_every_control(tmp_path, nearest, verdict):
     run.save_table("tests", tests)
     judged = claims.judge(run).set_index("claim").loc["maps_over_controls"]
     assert judged["verdict"] == verdict and "sobel" in judged["detail"]
+
+
+def test_a_metric_that_tells_no_map_from_what_knows_nothing_decides_nothing(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    tests = run.load_table("tests")
+    tests = tests[tests["a"] == "feature_maps_mean"]
+    nothing = tests["metric"].eq("road_least_first") & tests["b"].isin(claims.CONTROLS)
+    tests.loc[tests["b"] == "untrained", ["difference", "lo", "hi"]] = [0.1, 0.05, 0.15]
+    tests.loc[(tests["b"] == "untrained") & (tests["metric"] == "deletion_blur"), ["lo", "hi"]] = [-0.15, -0.05]
+    tests.loc[nothing, ["difference", "lo", "hi", "p_holm"]] = [-0.2, -0.3, -0.1, 0.001]
+    run.save_table("tests", tests)
+    run.save_table("fidelity", explained({"shap_signed": 0.0, "random": 0.0, "uniform": 0.0}))
+    measured = claims.CLAIMS["maps_over_controls"].measure(run)
+    assert measured.verdict == claims.HOLDS and measured.detail.endswith("; tells no map here: road_least_first")
+    run.save_table("fidelity", explained({"shap_signed": 0.3, "random": 0.0, "uniform": 0.0}))
+    assert claims.CLAIMS["maps_over_controls"].measure(run).verdict == claims.FAILS, "it tells SHAP from nothing"
+
+
+def test_integrated_gradients_are_not_judged_with_the_blur_from_which_they_start(tmp_path):
+    run = finished_run(tmp_path, gain=0.0)
+    methods = {"integrated_gradients": 0.1, "shap": 0.1, "feature_maps_mean": 0.1, "random": 0.0, "uniform": 0.0}
+    run.save_table("fidelity", explained(methods))
+    tests = run.load_table("tests")
+    against_shap = tests[tests["b"] == "shap"]
+    run.save_table("tests", pd.concat([tests, against_shap.assign(b="integrated_gradients")]))
+    details = [claims.CLAIMS[f"maps_as_{name}"].measure(run).detail for name in ("shap", "integrated_gradients")]
+    assert "(insertion_blur, deletion_blur, road_least_first)" in details[0]
+    assert "the nearest of 1 metrics" in details[1] and "(road_least_first)" in details[1]
+
+
+def test_what_a_record_did_not_compare_is_judged_by_its_means_from_end_to_end(tmp_path):
+    run = Run(resolve(profile="smoke", run_dir=tmp_path), "test")  # a record: no values of single images
+    row = comparison("average map against other methods", "feature_maps_mean", "grad_cam", 0.2, 0.05)
+    run.save_table("tests", pd.DataFrame([row | {"metric": "insertion_blur", "class": "all", "n": 40}]))
+    means = [
+        {"model": "student_kd", "class": "all", "method": method, "metric": metric, "n": 40}
+        | {"mean": middle, "lo": middle - 0.05, "hi": middle + 0.05}
+        for method, better in (("feature_maps_mean", 0.2), ("grad_cam", 0.12))
+        for metric, sign in claims.MEAN_FILL.items()
+        for middle in [0.5 + sign * better]
+    ]
+    run.save_table("fidelity_summary", pd.DataFrame(means))
+    compared = claims._maps_against(run, "grad_cam")
+    assert compared.index.tolist() == ["insertion_blur", "insertion_mean", "deletion_mean"]
+    compared = compared.loc["deletion_mean"]
+    assert compared[["difference", "lo", "hi", "n"]].tolist() == pytest.approx([0.08, -0.02, 0.18, 40])
 
 
 def test_where_the_paper_reports_a_gap_its_claim_is_that_the_student_stays_behind(tmp_path, monkeypatch):
@@ -832,8 +878,9 @@ def test_a_record_older_than_a_rule_is_judged_by_it_where_its_tables_allow(tmp_p
             "mean": mean,
             "lo": mean,
             "hi": mean,
+            "n": 50,
         }
-        for method, better in (("random", 0.5), ("shap_signed", 0.8))
+        for method, better in (("random", 0.5), ("uniform", 0.5), ("shap_signed", 0.8))
         for metric, direction in FAMILIES.items()
         for mean in [0.5 + direction * (better - 0.5)]
     ]

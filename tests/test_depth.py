@@ -286,7 +286,7 @@ def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
     experiment = Experiment(
         part, part, part, np.empty((0, 0, 0), np.float32), Recipe(1, views=2), 3, "k", widths=(4, 6, 8, 8, 12)
     )
-    few = third_dimension.with_few(experiment, None, 4)
+    few = third_dimension.with_few(experiment, None, 4, draw=0)
     numbers, shown = few.train.images[:, 0, 0, 0], np.bincount(few.train.labels)
     assert len(few.train) == third_dimension.FEW_SEEN and len(np.unique(numbers)) == 12 and np.ptp(shown) <= 4
     assert (

@@ -38,11 +38,12 @@ def test_without_a_label_only_the_teacher_speaks():
 
 
 def test_the_same_few_images_keep_their_labels_and_no_others(experiment):
-    few = experiments.with_few_labels(experiment, 2)
+    few = experiments.with_few_labels(experiment, 2, draw=5)
     known = few.train.labels != losses.UNLABELLED
     assert known.sum() == 8 and np.bincount(few.train.labels[known]).tolist() == [2, 2, 2, 2]
     assert np.array_equal(few.train.labels[known], experiment.train.labels[known])
-    assert set(np.flatnonzero(known)) == set(experiments.few_labelled(experiment, 2))
+    assert set(np.flatnonzero(known)) == set(experiments.few_labelled(experiment, 2, draw=5))
+    assert not np.array_equal(few.train.labels, experiments.with_few_labels(experiment, 2, draw=6).train.labels)
     assert (few.key, few.folder) != (experiment.key, experiment.folder) and few.bank is experiment.bank
 
 
@@ -75,7 +76,6 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
     teacher, groups = models.initialised(models.StudentCNN, 4, (4, 8), seed=9).eval(), np.arange(64) // 4
     ways = few_labels.plan(0.4, 4.0, few=True, controls=True, successor=None, knows_truth=True)
-    ways |= few_labels.plan(0.4, 4.0, few=False, controls=False, successor=None, knows_truth=False)
     taught = few_labels.teach(run, experiment, teacher, 3, ways, groups, [0, 1])
     assert {name: right.shape for name, right in taught.hits.items()} == dict.fromkeys(ways, (2, 64))
     assert taught.scores.groupby("way", sort=False).size().to_dict() == dict.fromkeys(ways, 2)
@@ -87,25 +87,29 @@ def test_every_way_is_taught_and_compared_with_the_labels_alone_and_with_who_kno
     for name in teachers.WITHOUT_KNOWLEDGE:
         assert ("few labels, 3 a class: is it knowledge of the image?", "with T²", name) in questions
     assert not np.array_equal(taught.hits["with T²"], taught.hits["oracle, T = 1"])
-    assert (
-        "few labels, 3 a class: is the ensemble better than its members?",
-        few_labels.ENSEMBLE,
-        "one student",
-    ) in questions
-    assert ("few labels, 3 a class: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in questions
-    members = [
-        sweep.train(run, [specs.spec("ce", s, 1, 1)], experiments.with_few_images(run, experiment, teacher, 3))
-        for s in (0, 1)
-    ]
-    chances = np.mean(
-        [softmax(student.test_logits, axis=1) for of_way in members for student in of_way.values()], axis=0
-    )
-    assert np.array_equal(taught.together, expected_hits(chances, experiment.test.labels, experiment.test.posterior))
+    for seed in (0, 1):  # each on its own draw of images
+        few, spec = (
+            experiments.with_few_images(run, experiment, teacher, 3, draw=seed),
+            specs.spec("kd_t2", seed, 0.4, 4.0),
+        )
+        logits = sweep.train(run, [spec], few)[spec].test_logits
+        right = expected_hits(logits, experiment.test.labels, experiment.test.posterior)
+        assert np.array_equal(taught.hits["with T²"][seed], right)
     folders = {path.name for path in run.folder.glob("cells*")}
-    assert {
-        "cells_few_3",
-        "cells_few_3_ensemble",
-        "cells_few_3_shuffled",
-        "cells_few_3_oracle",
-        "cells_few_labels_3",
-    } <= folders, "each lies apart"
+    assert {"cells_few_3", "cells_few_3_shuffled", "cells_few_3_oracle", "cells_few_labels_3"} <= folders, (
+        "each lies apart"
+    )
+
+
+def test_where_all_images_are_labelled_the_ensemble_of_the_students_teaches_too(experiment, tmp_path):
+    run = runs.start("03_distillation", profile="smoke", run_dir=str(tmp_path / "phantom-smoke-seed0"))
+    teacher, groups = models.initialised(models.StudentCNN, 4, (4, 8), seed=9).eval(), np.arange(64) // 4
+    ways = few_labels.plan(0.4, 4.0, few=False, controls=False, successor=None, knows_truth=True)
+    taught = few_labels.teach(run, experiment, teacher, few_labels.ALL, ways, groups, [0, 1])
+    questions = {(row["question"], row["a"], row["b"]) for row in few_labels.comparisons(taught, groups)}
+    assert ("all labels: is the ensemble better than its members?", few_labels.ENSEMBLE, "one student") in questions
+    assert ("all labels: does the better teacher teach more?", few_labels.ENSEMBLE, "with T²") in questions
+    members = sweep.train(run, [specs.spec("ce", seed, 1, 1) for seed in (0, 1)], experiment).values()
+    chances = np.mean([softmax(student.test_logits, axis=1) for student in members], axis=0)
+    assert np.array_equal(taught.together, expected_hits(chances, experiment.test.labels, experiment.test.posterior))
+    assert {"cells", "cells_ensemble", "cells_oracle"} <= {path.name for path in run.folder.glob("cells*")}

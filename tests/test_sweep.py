@@ -249,7 +249,7 @@ def test_other_images_drawn_are_another_experiment(variant, experiment, tmp_path
     of_teacher = (models.initialised(models.StudentCNN, 4, (4, 8), seed=9),) if variant == "with_few_images" else ()
 
     def key() -> str:
-        return getattr(experiments, variant)(*of_run, experiment, *of_teacher, 2).key
+        return getattr(experiments, variant)(*of_run, experiment, *of_teacher, 2, draw=0).key
 
     first = key()
     assert key() == first
@@ -260,10 +260,11 @@ def test_other_images_drawn_are_another_experiment(variant, experiment, tmp_path
 # -- few images -----------------------------------------------------------------------------------------------------
 
 
-def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(experiment, tmp_path):
+def test_few_images_are_drawn_and_repeated_and_their_students_lie_apart(experiment, tmp_path):
     run, teacher = run_at(tmp_path), models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=9)
-    few = experiments.with_few_images(run, experiment, teacher, per_class=2)
-    assert len(few.train) == len(experiment.train) and few.recipe == experiment.recipe
+    few = experiments.with_few_images(run, experiment, teacher, per_class=2, draw=3)
+    assert len(few.train) == len(experiment.train)
+    assert few.recipe == replace(experiment.recipe, judged=False), "nobody asks for their best epoch"
     seen = {image.tobytes(): label for image, label in zip(few.train.images, few.train.labels, strict=True)}
     assert len(seen) == 8 and sorted(seen.values()) == [0, 0, 1, 1, 2, 2, 3, 3]
     known = {
@@ -271,14 +272,28 @@ def test_few_images_are_drawn_once_and_repeated_and_their_students_lie_apart(exp
     }
     assert all(known[image] == label for image, label in seen.items())
     assert np.array_equal(few.bank, views.teacher_bank(teacher, few.train.images, 2))
-    drawn_again = experiments.with_few_images(run, experiment, teacher, per_class=2)
+    drawn_again = experiments.with_few_images(run, experiment, teacher, per_class=2, draw=3)
     assert np.array_equal(drawn_again.train.images, few.train.images) and np.array_equal(drawn_again.bank, few.bank)
+    others = experiments.with_few_images(run, experiment, teacher, per_class=2, draw=4)
+    assert others.key != few.key and {image.tobytes() for image in others.train.images} != set(seen)
     cells = narrow([specs.spec("kd", 0, 0.4, 5.0)])
     whole_student, few_student = (sweep.train(run, cells, m, jobs=1)[cells[0]] for m in (experiment, few))
     assert not same(whole_student, few_student)
     assert same(sweep.train(run, cells, experiment, jobs=1)[cells[0]], whole_student), "stored beside, not over"
     with pytest.raises(ParameterError, match="per_class is 0"):
-        experiments.with_few_images(run, experiment, teacher, per_class=0)
+        experiments.with_few_images(run, experiment, teacher, per_class=0, draw=0)
+
+
+def test_students_of_several_experiments_are_trained_at_once_and_equal_ones_once(experiment, tmp_path, monkeypatch):
+    run, trained = run_at(tmp_path), []
+    other = replace(experiment, bank=experiment.bank + np.float32([3, 0, 0, 0]), folder="cells_other")
+    first, second = narrow([specs.spec("kd", 0, 0.4, 5.0), specs.spec("ce", 1, 1, 1)])
+    train = sweep.train_student
+    monkeypatch.setattr(sweep, "train_student", lambda *given: trained.append(given[0]) or train(*given))
+    students = sweep.train_each(run, [(first, experiment), (first, other), (second, experiment), (first, experiment)])
+    assert [student.spec for student in students] == [first, first, second, first] and len(trained) == 3
+    assert same(students[0], students[3]) and not same(students[0], students[1])
+    assert same(students[1], sweep.train(run, [first], other)[first]) and len(trained) == 3, "each is stored apart"
 
 
 def test_with_validation_the_students_learn_from_both_and_lie_apart(experiment, tmp_path):

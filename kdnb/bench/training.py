@@ -132,7 +132,7 @@ def _naive_over_ours() -> tuple[Side, Side]:
     def ours() -> None:
         bank = views.teacher_bank(teacher, train.images, recipe.views)
         experiment = experiments.Experiment(train, validation, one_test_image, bank, recipe, CLASSES, "bench")
-        with sweep.engine(None, 0, experiment):
+        with sweep.engine(None, 0, [experiment]):
             grid = [specs.spec("kd", 0, alpha, temperature) for alpha, temperature in GRID]
             trained = joblib.Parallel()(joblib.delayed(sweep.train_student)(spec, experiment) for spec in grid)
         accuracies = [(student.val_logits.argmax(1) == validation.labels).mean() for student, _ in trained]

@@ -44,6 +44,8 @@ LOWER_IS_BETTER = (
 # One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. These
 # decide what is said about faithfulness.
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
+# The first two with the mean colour in place of the blur: the order of methods may turn with what fills the gaps.
+MEAN_FILL = {"insertion_mean": 1, "deletion_mean": -1}
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
 # So named metrics; others are from 0 to 1.
 WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")
