@@ -39,6 +39,7 @@ class Experiment:
     widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
     # How the teacher's explanations lie in the bank, behind its logits, where they are taught.
     explained: Layout | None = None
+    judged: bool = True  # on validation after every epoch, or after the last alone (:func:`kdnb.training.fit`)
     volumes: models3d.Grid | None = None  # how they lie, where the images are volumes: their students see in depth
 
 
@@ -123,7 +124,7 @@ def with_few_images(
     """
     train, key = few_repeated(experiment, per_class, FEW_SEEN, draw)
     bank = _bank(run, f"bank_few_{per_class}_draw{draw}", train, teacher, experiment.recipe.views, key)
-    return replace(_judged_at_its_end(experiment), train=train, bank=bank, key=key, folder=f"cells_few_{per_class}")
+    return replace(experiment, train=train, bank=bank, key=key, folder=f"cells_few_{per_class}", judged=False)
 
 
 def few_repeated(experiment: Experiment, per_class: int, most: int, draw: int) -> tuple[training.Examples, str]:
@@ -168,12 +169,12 @@ def with_few_labels(experiment: Experiment, per_class: int, draw: int) -> Experi
     labels[labelled] = experiment.train.labels[labelled]
     key = content_key(experiment.key, per_class, labelled.tolist(), "the others without labels")
     train = replace(experiment.train, labels=labels)
-    return replace(_judged_at_its_end(experiment), train=train, key=key, folder=f"cells_few_labels_{per_class}")
+    return replace(experiment, train=train, key=key, folder=f"cells_few_labels_{per_class}", judged=False)
 
 
 def taught_by(experiment: Experiment, name: str, bank: np.ndarray) -> Experiment:
     """The experiment with another teacher's ``bank`` ``(views, N, C)``, such as one of :mod:`kdnb.teachers`."""
-    return replace(_judged_at_its_end(experiment), bank=bank, folder=f"{experiment.folder}_{name}")
+    return replace(experiment, bank=bank, folder=f"{experiment.folder}_{name}", judged=False)
 
 
 def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module, part: str = "") -> Experiment:
@@ -202,13 +203,8 @@ def with_explanations(run: Run, experiment: Experiment, teacher: torch.nn.Module
         rows = stored["explanations"].numpy()
         layout = Layout(tuple(map(tuple, facts["attention"])), tuple(facts["evidence"]))
     bank = np.concatenate([experiment.bank, rows.astype(np.float32)], axis=2)
-    return replace(
-        _judged_at_its_end(experiment), bank=bank, key=key, folder=f"{experiment.folder}_explained", explained=layout
-    )
-
-
-def _judged_at_its_end(experiment: Experiment) -> Experiment:
-    return replace(experiment, recipe=replace(experiment.recipe, judged=False))
+    folder = f"{experiment.folder}_explained"
+    return replace(experiment, bank=bank, key=key, folder=folder, explained=layout, judged=False)
 
 
 def _at(split: training.Examples, indices: np.ndarray) -> training.Examples:
@@ -250,13 +246,14 @@ def with_labels_of_persons(experiment: Experiment, groups: dict[str, np.ndarray]
         return training.Examples(part.images, drawn[np.searchsorted(persons, owners)])
 
     return replace(
-        _judged_at_its_end(experiment),
+        experiment,
         train=relabelled(experiment.train, groups["train"]),
         validation=relabelled(experiment.validation, groups["val"]),
         test=relabelled(experiment.test, groups["test"]),
         bank=np.empty((0, 0, 0), np.float32),
         key=content_key(experiment.key, "labels of persons"),
         folder=f"{experiment.folder}_labels_of_persons",
+        judged=False,
     )
 
 

@@ -34,6 +34,7 @@ def fit(
     *,
     seeds: Sequence[int],
     bank: np.ndarray,
+    judged: bool = True,
 ) -> list[training.Fitted]:
     """:func:`kdnb.training.fit` for several students of the same shape, each with its own loss and seed.
 
@@ -46,6 +47,7 @@ def fit(
         seeds: one a student: decides the order of its images.
         bank: the teacher's logits ``(views, N, C)``; students that do not listen to the teacher have losses that leave
             it aside.
+        judged: as there.
 
     Returns:
         What each student became, in their order.
@@ -64,13 +66,13 @@ def fit(
     # Images are standardised one by one in any case, and vmap knows no channels-last order.
     body.standardise, standardise = nn.Identity(), body.standardise
 
-    judged = copy.deepcopy(body).eval()
+    in_evaluation = copy.deepcopy(body).eval()
 
     def forward(weights: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> Tensor:
         return functional_call(body, (weights, buffers), (images,))
 
     def judge(state: dict[str, Tensor], images: Tensor) -> Tensor:
-        return functional_call(judged, state, (images,))
+        return functional_call(in_evaluation, state, (images,))
 
     together, judge_all = vmap(forward, randomness="error"), vmap(judge, in_dims=(0, None))
     optimiser = torch.optim.AdamW(
@@ -110,7 +112,7 @@ def fit(
             step += 1
         losses_of_all = torch.stack(step_losses).cpu().numpy().astype(float)  # (steps, students)
         accuracies = np.full(len(students), np.nan)
-        if recipe.judged or epoch + 1 == recipe.epochs:
+        if judged or epoch + 1 == recipe.epochs:
             cuts = validation_images.split(recipe.batch_size)
             with torch.no_grad():  # one by one, their evaluations would take longer than their training
                 shown = (standardise(to_float(cut.to(device).permute(0, 3, 1, 2))) for cut in cuts)

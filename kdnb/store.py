@@ -25,7 +25,8 @@ _LOGITS = ("val_logits", "test_logits", "test_logits_best")
 def student_key(spec: StudentSpec, experiment: Experiment) -> str:
     """The identity of a trained student: its spec, the experiment and, where it listens to the teacher, the bank."""
     bank = "" if spec.arm in losses.WITHOUT_TEACHER else content_key(joblib.hash(experiment.bank))
-    return content_key(asdict(spec), asdict(experiment.recipe), experiment.key, bank, experiment.widths)
+    how = (asdict(experiment.recipe), experiment.widths, experiment.judged)
+    return content_key(asdict(spec), experiment.key, bank, *how)
 
 
 def unfinished_path(checkpoints: Path, spec: StudentSpec) -> Path:

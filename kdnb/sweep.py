@@ -76,6 +76,7 @@ def train_student(
             with_lesson if spec.lesson else loss,
             seed=spec.seed,
             bank=None if spec.arm in losses.WITHOUT_TEACHER else experiment.bank,
+            judged=experiment.judged,
             checkpoint=store.unfinished_path(Path(checkpoints), spec)
             if checkpoints and Path(checkpoints).is_dir()
             else None,
@@ -155,6 +156,7 @@ def train_stack(
         stack_losses,
         seeds=seeds,
         bank=experiment.bank,
+        judged=experiment.judged,
     )
     seconds = (time.perf_counter() - started) / len(student_specs)
     for spec, model, fitted in zip(student_specs, students, all_fitted, strict=True):

@@ -136,14 +136,14 @@ def experiments_of(
     learned_from: dict[str, dict[tuple[str, int], Experiment]] = {ALL: {}, FEW: {}}
     train, validation, test = (experiments.examples(data, split) for split in ("train", "val", "test"))
     views_kept = min(budget.views, budget.volume_epochs)
-    recipe = training.Recipe(budget.volume_epochs, BATCH, views_kept, budget.student_learning_rate, judged=False)
+    recipe = training.Recipe(budget.volume_epochs, BATCH, views_kept, budget.student_learning_rate)
     widths, grid = tuple(budget.volume_widths), grid_of(data)
     num_classes, key = len(data.classes), _key(data)
     for kind, teacher in teachers.items():
         bank = views.teacher_bank(teacher, train.images, views_kept, batch_size=BATCH)
         folder = f"cells_volumes_{kind}"
         experiment = Experiment(
-            train, validation, test, bank, recipe, num_classes, key, folder=folder, widths=widths, volumes=grid
+            train, validation, test, bank, recipe, num_classes, key, folder, widths=widths, judged=False, volumes=grid
         )
         for seed in seeds:
             learned_from[ALL][kind, seed] = experiment

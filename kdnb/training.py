@@ -41,8 +41,7 @@ class Recipe:
 
     ``views`` augmented views of each image are cycled through, one an epoch. The learning rate rises linearly over the
     first ``warmup`` part of the steps and falls as a cosine to zero. Evaluation uses an exponential average of weights
-    and buffers. Validation judges every epoch, or, not ``judged``, the last alone: of students by the hundred nobody
-    asks for the best epoch, and judging theirs would take a tenth to a third of their training.
+    and buffers.
     """
 
     epochs: int
@@ -52,7 +51,6 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.2
     averaging: float = 0.99
-    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,7 @@ def fit(
     *,
     seed: int,
     bank: np.ndarray | None = None,
+    judged: bool = True,
     checkpoint: Path | None = None,
     key: str = "",
     what: str = "Training",
@@ -136,6 +135,8 @@ def fit(
         loss: ``loss(student_logits, teacher_logits or None, targets) -> scalar``.
         seed: decides the order of the images (the caller decides the initial weights).
         bank: the teacher's logits ``(views, N, C)`` on the training images (:func:`kdnb.views.teacher_bank`).
+        judged: on validation after every epoch; else after the last alone. Of students by the hundred nobody asks for
+            the best epoch, and judging theirs would take a tenth to a third of their training.
         checkpoint: where to keep the state of an unfinished run, which is taken up again if its ``key`` is the same.
             Whoever stores the result removes it then: a kill in between loses nothing.
         key: the identity of all that the training is made from.
@@ -164,7 +165,7 @@ def fit(
         started = time.perf_counter()
         train_loss = train_epoch(state, train_there, bank, recipe, loss, seed, epoch)
         accuracy = math.nan
-        if recipe.judged or epoch + 1 == recipe.epochs:
+        if judged or epoch + 1 == recipe.epochs:
             accuracy = accuracy_of(model, averaged, validation, validation_images)
         if not any(accuracy <= row["val_accuracy"] for row in state.history):
             state.best = {name: value.clone() for name, value in averaged.items()}

@@ -72,7 +72,7 @@ def test_history_names_the_best_epoch():
 
 
 def test_a_training_judged_at_its_end_alone_comes_to_the_same_weights():
-    judged, at_its_end = fitted(), fitted(replace(RECIPE, judged=False))
+    judged, at_its_end = fitted(), fitted(judged=False)
     for name, value in judged.last.items():
         assert torch.equal(value, at_its_end.last[name]), name
         assert torch.equal(value, at_its_end.best[name]), "the only one that was judged is the best"
