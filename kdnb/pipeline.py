@@ -2,8 +2,8 @@
 
 ``make`` keeps the order and decides what to run again. It calls this module:
 
-* ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells, the settings) and starts
-  ``make run``. Standard library only.
+* ``reproduce`` locks the run's folder, writes the stamps (a hash of each notebook's cells; the settings, with the state
+  of a user's images and networks) and starts ``make run``. Standard library only.
 * ``notebook`` executes one notebook with papermill under a temporary name and moves it into place when it succeeded.
 * ``verify`` runs the executed notebooks again under nbval.
 * ``outputs`` copies the outputs of a finished run into the notebooks of the repository.
@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,9 @@ from typing import Any, Self, cast
 import kdnb.errors
 from kdnb.errors import ArtefactError, KdnbError, writing
 from kdnb.filesystems import lock
-from kdnb.settings import Settings, from_command_line
-from kdnb.sources import REPOSITORY, locate
+from kdnb.provenance import code_files, files_state
+from kdnb.settings import NETWORK_FILE, Settings, from_command_line
+from kdnb.sources import REPOSITORY, from_home, locate, parts
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 LAYERS_PICTURE = REPOSITORY / "data" / "measured" / "phantom_layers.png"
@@ -118,16 +120,34 @@ def notebook_parameters(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _own_code(settings: Settings) -> dict[str, str]:
+    """The hash of every file of the run's networks of one's own: code, what it imports beside it, and weights."""
+    files: set[Path] = set()
+    for name in (settings.teacher, settings.student):
+        if (network := re.fullmatch(NETWORK_FILE, name)) is not None:
+            files |= {*code_files(Path(network["file"])), *map(Path, filter(None, [network["state"]]))}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
 def write_stamps(settings: Settings) -> None:
-    """Bring the run's stamps up to date: one a notebook, and one for the settings."""
+    """Bring the run's stamps up to date: one a notebook, and one for the settings with images and own networks."""
     stamps = settings.run_dir / ".stamps"
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         write_stamp(stamps / notebook.stem, cells_hash(notebook))
     parameters = notebook_parameters(settings)
     images = locate(settings.dataset, settings.data_dir)
     stamp = {"parameters": parameters, "budget": asdict(settings.budget), "images": str(images)}
-    if images is not None and images.is_file():
-        stamp["table"] = hashlib.sha256(images.read_bytes()).hexdigest()
+    if images is not None:
+        # What is written beside the images while a run lasts is none of them.
+        cache = REPOSITORY / from_home(os.environ.get("KDNB_CACHE") or "data/cache")
+        written = (settings.run_dir.parent, REPOSITORY / "runs", cache)
+        is_table = images.is_file()
+        below = images.parent / parts(settings.dataset)[2].get("images", "") if is_table else images
+        stamp["files"] = files_state(below, written)
+        if is_table:
+            stamp["table"] = hashlib.sha256(images.read_bytes()).hexdigest()
+    if code := _own_code(settings):
+        stamp["code"] = code
     if images is None:  # the data come from nowhere, so another DATA_DIR changes nothing
         parameters["data_dir"] = ""
     write_stamp(stamps / "settings.json", json.dumps(stamp, indent=1, sort_keys=True))

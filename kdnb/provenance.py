@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -60,6 +61,59 @@ def source_key(*modules: ModuleType) -> str:
                 cast("ast.Module | ast.ClassDef | ast.FunctionDef", node).body = body[1:] or [ast.Pass()]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
+
+
+def code_files(file: Path) -> list[Path]:
+    """A file of code and what it imports of the modules and packages that lie beside it, and these in turn.
+
+    Args:
+        file: of a network of one's own, say.
+
+    Returns:
+        The file first, then the others by path. An import by a name that the code only makes up is not seen.
+    """
+    found, waiting = {file}, [file]
+    while waiting:
+        path = waiting.pop()
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError):  # whoever imports it will say so
+            continue
+        names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        for name in {name.partition(".")[0] for name in names} - {"kdnb"}:  # the study's own: make knows it
+            beside = {file.parent / f"{name}.py", *(file.parent / name).rglob("*.py")}
+            new = {other for other in beside if other.is_file()} - found
+            found |= new
+            waiting += new
+    return [file, *sorted(found - {file})]
+
+
+def files_state(folder: Path, left_out: Sequence[Path] = ()) -> str:
+    """A hash of the names, sizes and times of all files below a folder; none is read.
+
+    Args:
+        folder: links to folders are followed, each real folder once.
+        left_out: folders whose files do not count; hidden ones do not, either.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    seen, rows = {os.path.realpath(path) for path in left_out}, []
+    for walked, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(walked)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = os.path.join(walked, name)
+            try:
+                status = os.stat(path)
+                rows.append((os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
+            except OSError as error:  # a link to nowhere
+                rows.append((os.path.relpath(path, folder), error.errno or 0, 0))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def environment() -> dict[str, object]:

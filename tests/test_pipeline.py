@@ -16,7 +16,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from kdnb.errors import ArtefactError
-from kdnb.pipeline import cells_hash, copy_outputs, with_outputs, write_stamp
+from kdnb.pipeline import cells_hash, copy_outputs, with_outputs, write_stamp, write_stamps
+from kdnb.settings import from_command_line
 
 PARAMETERS = """dataset: str = "phantom"
 profile: str = "quick"
@@ -190,6 +191,87 @@ def test_another_budget_runs_all_again(finished):
     profiles.write_text(profiles.read_text().replace("views = 3", "views = 2"))
     finished.make()
     assert sorted(finished.ran()) == ["01", "03", "04", "05", "06"]
+
+
+def _of_images(study: Study) -> Path:
+    """Two class folders beside the study."""
+    images = study.folder / "images"
+    for name in ("dark/1.png", "dark/2.png", "light/1.png"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_text("pixels")
+    return images
+
+
+def test_other_images_in_the_same_folder_run_all_again(finished):
+    images = _of_images(finished)
+    words = [f"DATASET=folder:{images}", "RUNS=images/runs"]  # whose own writing is no change of the images
+
+    def ran() -> list[str]:
+        before, after = finished.run, finished.make(*words)
+        assert after.returncode == 0, after.stderr
+        (finished.run,) = (images / "runs").iterdir()
+        numbers, finished.run = sorted(finished.ran()), before
+        return numbers
+
+    every = ["01", "03", "04", "05", "06"]
+    assert ran() == every and ran() == []
+    (images / "dark" / "1.png").write_text("other pixels")
+    assert ran() == every
+    (images / "dark" / "2.png").rename(images / "light" / "2.png")
+    assert ran() == every
+    (images / ".DS_Store").write_text("what a system leaves")
+    assert ran() == []
+    os.utime(images / "light" / "1.png", (1, 1))
+    assert ran() == every
+
+
+def test_other_images_of_the_same_table_change_the_stamp(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "1.png").write_text("pixels")
+    (tmp_path / "labels.csv").write_text("image,label\n1.png,a\n")
+    (tmp_path / "notes.md").write_text("not below images=")
+    words = ["--dataset", f"table:{tmp_path / 'labels.csv'}:images=images", "--runs", str(tmp_path / "runs")]
+    settings, folder = from_command_line(words)
+
+    def stamp() -> dict:
+        write_stamps(settings)
+        return json.loads((folder / ".stamps" / "settings.json").read_text())
+
+    first = stamp()
+    (tmp_path / "notes.md").write_text("edited")
+    assert stamp() == first
+    (images / "1.png").write_text("other pixels")
+    second = stamp()
+    assert second["files"] != first["files"] and second["table"] == first["table"]
+
+
+def test_an_edited_network_of_ones_own_runs_all_again_with_what_it_imports_beside_it(finished):
+    folder = finished.folder / "mine"
+    (folder / "parts").mkdir(parents=True)
+    for name, code in (
+        ("net.py", "import torch\nfrom blocks import block\ndef build(classes): return block(classes)\n"),
+        ("blocks.py", "import parts.head\ndef block(classes): return parts.head.one(classes)\n"),
+        ("parts/head.py", "def one(classes): return classes\n"),
+        ("script.py", "print('imported by nobody')\n"),
+    ):
+        (folder / name).write_text(code)
+
+    def ran() -> list[str]:
+        before, after = finished.run, finished.make("STUDENT=mine/net.py:build", "RUNS=own")
+        assert after.returncode == 0, after.stderr
+        (finished.run,) = (finished.folder / "own").iterdir()
+        numbers, finished.run = sorted(finished.ran()), before
+        return numbers
+
+    every = ["01", "03", "04", "05", "06"]
+    assert ran() == every and ran() == []
+    for name in ("net.py", "blocks.py", "parts/head.py"):
+        with (folder / name).open("a") as file:
+            file.write("# edited\n")
+        assert ran() == every, name
+    (folder / "script.py").write_text("")
+    assert ran() == []
 
 
 def test_seed_and_protocol_have_folders_of_their_own(finished):
