@@ -10,10 +10,11 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import torch
@@ -31,6 +32,7 @@ from kdnb.models import (
     student,
     untrained_teacher,
 )
+from kdnb.provenance import code_files
 from kdnb.runs import Run
 from kdnb.settings import NETWORK_FILE, OWN_STUDENT, OWN_TEACHER, check_network
 
@@ -137,8 +139,8 @@ class Network(nn.Module):
         standardise: give it standardised images, as the study's own networks get; one from a file prepares its images
             itself.
         image_size: of the images on which its layers are looked for.
-        layers: names of the feature layers within ``network``; by default its attribute ``feature_layers`` or those
-            found.
+        layers: names of the feature layers within ``network``, shown in the order of their calls; by default its
+            attribute ``feature_layers`` or those found.
 
     Raises:
         ModelError: other outputs than ``num_classes`` logits, or no layer with maps.
@@ -162,8 +164,12 @@ class Network(nn.Module):
                 # Hooks must see what the layer computed, not what a later layer made of it.
                 cast(nn.ReLU, module).inplace = False
         with_maps = layers_with_maps(self, image_size)
-        with torch.no_grad():
+        calls: list[str] = []
+        with ExitStack() as hooks, torch.no_grad():
+            for name, module in self.named_modules():
+                hooks.enter_context(module.register_forward_hook(lambda m, i, output, name=name: calls.append(name)))
             shape = tuple(self.eval()(torch.zeros(2, 3, image_size, image_size)).shape)
+        self.called = tuple(reversed(dict.fromkeys(reversed(calls))))  # names of modules in the order of last calls
         if shape != (2, num_classes):
             raise ModelError(
                 f"the network answers {shape} for 2 images, but the data set has {num_classes} classes: "
@@ -171,17 +177,16 @@ class Network(nn.Module):
             )
         chosen = layers or getattr(network, "feature_layers", None)
         names = [f"network.{name}" for name in chosen] if chosen else with_maps
-        modules = dict(self.named_modules())
-        if missing := [name for name in names if name not in modules]:
+        if missing := [name for name in names if name not in self.called]:
             raise ModelError(
                 f"feature_layers names {missing[0].removeprefix('network.')!r}, "
-                "but the network has no module of that name."
+                "but the network calls no module of that name."
             )
         if not names:
             raise ModelError(
                 f"{type(network).__name__} has no layer with maps to look into: use a convolutional network."
             )
-        self.feature_layers = tuple(names)
+        self.feature_layers = tuple(sorted(names, key=self.called.index))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, C)`` float32 of images ``(N, 3, H, W)``."""
@@ -313,7 +318,7 @@ def spec(role: str, name: str) -> Spec:
         name: see the top of this module.
 
     Returns:
-        The name taken apart, its files hashed.
+        The name taken apart, its files hashed, with the modules beside them that they import.
 
     Raises:
         ParameterError: no network of that name, or a file that is not there.
@@ -329,7 +334,8 @@ def spec(role: str, name: str) -> Spec:
             )
         return Spec(name)
     file, function, state = match["file"], match["function"], match["state"] or ""
-    return Spec(name, file, function, state, tuple(file_hash(Path(path)) for path in (file, state) if path))
+    files = [*code_files(Path(file)), *([Path(state)] if state else [])]
+    return Spec(name, file, function, state, tuple(map(file_hash, files)))
 
 
 def _classifiers() -> list[str]:
@@ -402,31 +408,54 @@ def arrived(sent: Portable) -> nn.Module:
     return network.eval()
 
 
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules of a folder can be imported inside the block, and are forgotten behind it.
+
+    Another network's module of the same name is another one.
+    """
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()  # a file written within the tick of the clock in which the folder was last read
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        came = {name: module for name, module in sys.modules.items() if name.partition(".")[0] not in before}
+        tops = {name for name, module in came.items() if "." not in name and _lies_in(module, folder)}
+        for name in came:
+            if name.partition(".")[0] in tops:
+                del sys.modules[name]
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    """Whether a module's file, or a package's folder, lies in a folder and no deeper."""
+    places = [*getattr(module, "__path__", ())] or [getattr(module, "__file__", None) or ""]
+    return any(Path(place).parent == folder for place in places)
+
+
 def _from_file(what: Spec, num_classes: int) -> nn.Module:
     """Run the user's file and call its function; its folder is importable meanwhile."""
     module_name = "kdnb_own_" + hashlib.sha256(what.file.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    folder = str(Path(what.file).absolute().parent)
-    sys.path.insert(0, folder)
     try:
-        location = importlib.util.spec_from_file_location(module_name, what.file)
-        assert location is not None and location.loader is not None  # a file that ends in .py has both
-        module = importlib.util.module_from_spec(location)
-        sys.modules[module_name] = module
-        location.loader.exec_module(module)
-        function = getattr(module, what.function, None)
-        if not callable(function):
-            raise ParameterError(
-                f"{what.file} has no function {what.function!r}: name the one that returns the network."
-            )
-        network = function(num_classes)
+        with _importable(Path(what.file).absolute().parent):
+            location = importlib.util.spec_from_file_location(module_name, what.file)
+            assert location is not None and location.loader is not None  # a file that ends in .py has both
+            module = importlib.util.module_from_spec(location)
+            sys.modules[module_name] = module
+            location.loader.exec_module(module)
+            function = getattr(module, what.function, None)
+            if not callable(function):
+                raise ParameterError(
+                    f"{what.file} has no function {what.function!r}: name the one that returns the network."
+                )
+            network = function(num_classes)
     except ParameterError:
         raise
     except Exception as error:  # whatever the user's code says
         raise ModelError(
             f"{what.name} could not be built ({type(error).__name__}: {error}): mend {what.file}."
         ) from error
-    finally:
-        sys.path.remove(folder)
     if not isinstance(network, nn.Module):
         raise ModelError(
             f"{what.function} of {what.file} returns {type(network).__name__}: it must return a torch.nn.Module."
@@ -526,10 +555,15 @@ def load_student(run: Run, model_name: str, num_classes: int) -> nn.Module:
 def stages(model: nn.Module) -> list[str]:
     """Names of modules in the order in which cascading randomisation destroys them.
 
+    Args:
+        model: with known feature layers; a network of one's own goes by the order of its calls, whatever that of its
+            definition, the study's own have one order.
+
     Returns:
-        The classifier, then the feature layers, last first.
+        The last module with weights to draw, the classifier, then the feature layers, last first.
     """
     modules = dict(model.named_modules())
-    head = [name for name, module in modules.items() if hasattr(module, "reset_parameters")][-1]
+    called = model.called if isinstance(model, Network) else modules
+    head = [name for name in called if hasattr(modules[name], "reset_parameters")][-1]
     name_of = {id(module): name for name, module in modules.items()}
     return list(dict.fromkeys([head, *(name_of[id(layer)] for layer in reversed(feature_layers(model).values()))]))

@@ -1,6 +1,7 @@
 """Networks of one's own: any output, any layers, from torchvision or a file; right, or one sentence."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -211,6 +212,31 @@ def test_layers_are_found_by_the_size_of_their_maps_or_named():
         networks.Network(torchvision.models.alexnet(num_classes=3), 3, standardise=True, image_size=32)
 
 
+class Shuffled(nn.Module):
+    """Defined in another order than called: the head first, the layers from the last to the first, one of no use."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, classes)
+        self.second = nn.Conv2d(4, 8, 3, 2, 1)
+        self.first = nn.Conv2d(3, 4, 3, 2, 1)
+        self.spare = nn.Linear(1, 1)
+        self.feature_layers = ("second", "first")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(images).relu()).relu().mean((2, 3)))
+
+
+def test_layers_and_stages_go_by_the_order_of_calls():
+    network = networks.Network(Shuffled(3), 3, standardise=True, image_size=32)
+    assert network.feature_layers == ("network.first", "network.second")
+    assert networks.stages(network) == ["network.head", "network.second", "network.first"]
+    student = models.StudentCNN(3, (4, 8, 8))
+    assert networks.stages(student) == ["classifier", "features.2", "features.1", "features.0"]
+    with pytest.raises(ModelError, match="feature_layers names 'spare', but the network calls no module of that name"):
+        networks.Network(Shuffled(3), 3, standardise=True, image_size=32, layers=["spare"])
+
+
 def test_measured_receptive_fields_are_those_of_the_chain():
     student = models.StudentCNN(3, (4, 8, 8)).eval()
     chain = explain.receptive_fields(student, image_size=64)
@@ -276,6 +302,38 @@ def test_weights_are_read_where_the_file_system_maps_no_file(file, tmp_path, mon
 
     monkeypatch.setattr("safetensors.torch.load_file", unmapped)
     networks.build(networks.spec("teacher", f"{file}:build:{tmp_path / 'w.safetensors'}"), 4, 32)
+
+
+def test_networks_import_each_the_modules_beside_them_whatever_their_names(tmp_path):
+    for folder, width in (("a", 4), ("b", 6)):
+        (tmp_path / folder / "parts").mkdir(parents=True)
+        (tmp_path / folder / "layers.py").write_text(f"from parts.width import WIDTH\nassert WIDTH == {width}\n")
+        (tmp_path / folder / "parts" / "width.py").write_text(f"WIDTH = {width}\n")
+        (tmp_path / folder / "net.py").write_text(
+            "from layers import WIDTH\nfrom torch import nn\n"
+            "def build(classes):\n"
+            "    return nn.Sequential(nn.Conv2d(3, WIDTH, 3, 2), nn.Flatten(), nn.LazyLinear(classes))\n"
+        )
+    names = {folder: f"{tmp_path / folder / 'net.py'}:build" for folder in "ab"}
+    widths = []
+    for folder in "aba":
+        network = networks.build(networks.spec("student", names[folder]), 3, 32)
+        widths.append(network.network[0].out_channels)
+    assert widths == [4, 6, 4]
+    (tmp_path / "a" / "layers.py").write_text("WIDTH = 10\n")
+    assert networks.build(networks.spec("student", names["a"]), 3, 32).network[0].out_channels == 10
+    assert not {"layers", "parts", "parts.width"} & set(sys.modules)
+
+
+def test_a_module_beside_a_network_belongs_to_its_identity(file, tmp_path):
+    (tmp_path / "net.py").write_text("import sizes\n" + OWN)
+    (tmp_path / "sizes.py").write_text("WIDTH = 4\n")
+    before = networks.identity("student", f"{tmp_path / 'net.py'}:build")
+    (tmp_path / "other.py").write_text("imported by neither\n")
+    assert networks.identity("student", f"{tmp_path / 'net.py'}:build") == before
+    (tmp_path / "sizes.py").write_text("WIDTH = 8\n")
+    assert networks.identity("student", f"{tmp_path / 'net.py'}:build") != before
+    assert len(networks.identity("student", f"{file}:build")) == 2, "one that imports none has its own hash alone"
 
 
 @pytest.mark.parametrize(("weights", "head"), [("imagenet", "plain"), ("auto", "paper")])
