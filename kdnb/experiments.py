@@ -60,8 +60,10 @@ def of_run(run: Run, data: ImageSet, teacher: torch.nn.Module) -> Experiment:
         teacher: whose logits the bank holds; it is put into evaluation mode.
 
     Returns:
-        The experiment; its bank is computed once and kept in ``models/bank.safetensors``.
+        The experiment; its bank is computed once and kept in ``models/bank.safetensors``, and what the run saves from
+        now on is said to have learned from these images.
     """
+    run.learns_from(data.data_hash, data.split_hash)
     train, validation, test = (examples(data, split) for split in ("train", "val", "test"))
     budget = run.budget
     recipe = training.Recipe(

@@ -524,32 +524,49 @@ def of_run(run: Run, role: str) -> str:
     return run.info().get("networks", {}).get(role, OWN_TEACHER if role == "teacher" else OWN_STUDENT)
 
 
-def load_teacher(run: Run, num_classes: int) -> nn.Module:
+def load_teacher(run: Run, num_classes: int, learned_from: tuple[str, str] | None = None) -> nn.Module:
     """The trained teacher of a run, in evaluation mode.
 
     Args:
         run: the run that trained it.
         num_classes: of the run's data set.
+        learned_from: ``data_hash`` and ``split_hash`` of the images at hand, where it must know no others; one of
+            generated images has learned from none of them.
 
     Returns:
         The network with its weights.
 
     Raises:
-        ArtefactError: notebook 02 has not trained it, or its file has changed since.
+        ArtefactError: notebook 02 has not trained it, its file has changed since, or it learned from other images.
     """
     taught = run.info().get("teacher", {"head": "plain", "key": None})  # where it has none, loading says so
     name = of_run(run, "teacher")
     if name == OWN_TEACHER:
-        return run.load_model("teacher", densenet121_teacher(num_classes, head=taught["head"]), taught["key"])
-    return run.load_model("teacher", build(spec("teacher", name), num_classes, run.budget.image_size), taught["key"])
+        teacher: nn.Module = densenet121_teacher(num_classes, head=taught["head"])
+    else:
+        teacher = build(spec("teacher", name), num_classes, run.budget.image_size)
+    return run.load_model("teacher", teacher, taught["key"], learned_from)
 
 
-def load_student(run: Run, model_name: str, num_classes: int) -> nn.Module:
-    """A trained student of a run by the name it is stored under, such as ``"student_kd"``, in evaluation mode."""
+def load_student(run: Run, model_name: str, num_classes: int, learned_from: tuple[str, str] | None = None) -> nn.Module:
+    """A trained student of a run, in evaluation mode.
+
+    Args:
+        run: the run that trained it.
+        model_name: what it is stored under, such as ``"student_kd"``.
+        num_classes: of the run's data set.
+        learned_from: as of :func:`load_teacher`.
+
+    Returns:
+        The network with its weights.
+
+    Raises:
+        ArtefactError: it is not trained, its file has changed since, or it learned from other images.
+    """
     network = build(
         spec("student", of_run(run, "student")), num_classes, run.budget.image_size, run.budget.student_widths
     )
-    return run.load_model(model_name, network)
+    return run.load_model(model_name, network, None, learned_from)
 
 
 def stages(model: nn.Module) -> list[str]:

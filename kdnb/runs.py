@@ -48,6 +48,7 @@ class Run:
         self.settings = settings
         self.notebook = notebook
         self.folder = settings.run_dir
+        self._learns_from: dict[str, str] = {}
 
     @property
     def budget(self) -> Budget:
@@ -93,9 +94,9 @@ class Run:
             raise ParameterError(f"the file name is {file!r}, but it must be made of letters, digits and . _ - only.")
         return self.folder / kind / file
 
-    def _sign(self, path: Path) -> None:
+    def _sign(self, path: Path, **made_from: str) -> None:
         name = path.relative_to(self.folder).as_posix()
-        self.record("artefacts", {name: {"sha256": file_hash(path), "notebook": self.notebook}})
+        self.record("artefacts", {name: {"sha256": file_hash(path), "notebook": self.notebook, **made_from}})
 
     def _checked(self, name: str) -> Path:
         path = self.folder / name
@@ -175,6 +176,10 @@ class Run:
         """Where the model ``name`` lies or will lie."""
         return self._place("models", f"{name}.safetensors")
 
+    def learns_from(self, data_hash: str, split_hash: str) -> None:
+        """Say of which images and split the models are that are saved from now on: ``run.json`` has it of each."""
+        self._learns_from = {"data_hash": data_hash, "split_hash": split_hash}
+
     def save_model(self, name: str, model: "nn.Module", key: str) -> None:
         """Write the model's weights and buffers.
 
@@ -188,7 +193,7 @@ class Run:
         state = {entry: value.detach().cpu().contiguous().clone() for entry, value in model.state_dict().items()}
         with atomic_write(self.model_path(name)) as temporary:
             save_file(state, temporary, metadata={"key": key})  # one entry: several would be written in any order
-        self._sign(self.model_path(name))
+        self._sign(self.model_path(name), **self._learns_from)
 
     def has_model(self, name: str, key: str) -> bool:
         """Whether the run holds a sound model ``name`` made from exactly ``key``."""
@@ -197,25 +202,39 @@ class Run:
         except (ArtefactError, SafetensorError):
             return False
 
-    def load_model(self, name: str, model: "nn.Module", key: str | None = None) -> "nn.Module":
+    def load_model(
+        self, name: str, model: "nn.Module", key: str | None = None, learned_from: tuple[str, str] | None = None
+    ) -> "nn.Module":
         """Load weights into a model.
 
         Args:
             name: of the file, without an ending.
             model: of the architecture that was saved; it takes the weights.
             key: what the weights must have been made from; ``None`` takes any.
+            learned_from: the hashes of the images and of the split that are at hand: a model that is known to have
+                learned from others is refused (:meth:`learns_from`).
 
         Returns:
             The model in evaluation mode, on the device where the study computes.
 
         Raises:
-            ArtefactError: missing, damaged, another architecture, or (where ``key`` is given) made from something else.
+            ArtefactError: missing, damaged, another architecture, or (where that is asked) made from something else.
         """
         from kdnb.device import place
 
         file = f"models/{name}.safetensors"
         path = self._checked(file)
-        cure = rerun_command(self.folder, self.info()["artefacts"][file])
+        signed = self.info()["artefacts"][file]
+        cure = rerun_command(self.folder, signed)
+        if learned_from is not None:
+            for what, recorded, now in zip(
+                ("other images", "another split"),
+                (signed.get("data_hash"), signed.get("split_hash")),
+                learned_from,
+                strict=True,
+            ):
+                if recorded not in (None, now):
+                    raise ArtefactError(f"{path} learned from {what} ({recorded}) than are here ({now}): {cure}.")
         try:
             saved_key = tensors_metadata(path).get("key")
             if key is not None and saved_key != key:

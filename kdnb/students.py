@@ -66,12 +66,13 @@ def _has_trained(run: Run, name: str) -> bool:
     return f"models/{name}.safetensors" in run.info().get("artefacts", {})
 
 
-def _own(run: Run, name: str, num_classes: int) -> nn.Module:
+def _own(run: Run, name: str, num_classes: int, learned_from: tuple[str, str] | None = None) -> nn.Module:
     if name == "teacher":
-        return networks.load_teacher(run, num_classes)
+        return networks.load_teacher(run, num_classes, learned_from)
     if (shape := KEPT.get(name)) is not None:
-        return run.load_model(name, models.student(shape, num_classes, run.budget.student_widths))
-    return networks.load_student(run, name, num_classes)
+        student = models.student(shape, num_classes, run.budget.student_widths)
+        return run.load_model(name, student, None, learned_from)
+    return networks.load_student(run, name, num_classes, learned_from)
 
 
 # -- recorded by `make record` -----------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Mod
         A model a name, in evaluation mode, on the device where the study computes.
 
     Raises:
-        ArtefactError: not trained and not recorded, or damaged.
+        ArtefactError: not trained and not recorded, damaged, or learned from other images than ``data``.
     """
     folder = stand_in(run, data, names)
     if folder is None:
@@ -191,7 +192,7 @@ def own_or_recorded(run: Run, data: ImageSet | None, *names: str) -> list[nn.Mod
             raise ArtefactError(
                 f"no recorded model of {run.settings.dataset} can stand in; give its images (--data-dir)"
             )
-        return [_own(run, name, len(data.classes)) for name in names]
+        return [_own(run, name, len(data.classes), (data.data_hash, data.split_hash)) for name in names]
     print(_announced(folder, names))
     return [device.place(cast(nn.Module, recorded(folder, name))) for name in names]
 

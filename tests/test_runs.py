@@ -202,6 +202,29 @@ def test_a_model_comes_back_only_with_its_own_key(run):
         run.load_model("student", torch.nn.Linear(3, 2), key="k2")
 
 
+def test_a_model_says_what_it_learned_from_and_is_refused_beside_other_images(run):
+    run.save_model("generated", torch.nn.Linear(3, 2), key="k")
+    run.learns_from("these images", "this split")
+    run.save_model("teacher", torch.nn.Linear(3, 2), key="k")
+    signed = run.info()["artefacts"]
+    assert signed["models/teacher.safetensors"]["data_hash"] == "these images"
+    assert signed["models/teacher.safetensors"]["split_hash"] == "this split"
+    assert "data_hash" not in signed["models/generated.safetensors"]
+    for name, learned_from in (
+        ("teacher", ("these images", "this split")),
+        ("teacher", None),
+        ("generated", ("other images", "this split")),
+    ):
+        assert isinstance(run.load_model(name, torch.nn.Linear(3, 2), "k", learned_from), torch.nn.Linear)
+    for learned_from, words in (
+        (("others", "this split"), r"learned from other images \(these images\) than are here \(others\): delete "),
+        (("these images", "another"), r"learned from another split \(this split\) than are here \(another\): delete "),
+    ):
+        with pytest.raises(ArtefactError, match=words) as caught:
+            run.load_model("teacher", torch.nn.Linear(3, 2), "k", learned_from)
+        assert str(caught.value).endswith("and run `make reproduce` again.")
+
+
 def test_a_model_with_other_classes_is_refused(run):
     run.save_model("student", torch.nn.Linear(3, 2), key="k")
     with pytest.raises(ArtefactError, match="cannot be loaded"):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import files, measured, models, runs, students
+from kdnb import experiments, files, measured, models, runs, students
 from kdnb.datasets import load_for
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import expected_accuracy, predict
@@ -153,6 +153,20 @@ def test_a_run_that_has_trained_one_of_them_is_asked_for_all(record, run, data, 
     ):
         students.own_or_recorded(run, data, "student_ce", "student_kd")
     assert capsys.readouterr().out == "" and own is not None
+
+
+def test_models_that_learned_from_other_images_than_are_here_are_refused(tmp_path, data):
+    other = dataclasses.replace(data, data_hash="those")
+    run = begun(tmp_path / "run", "03_distillation", max_images=64)
+    teacher = models.initialised(models.StudentCNN, 4, WIDTHS, seed=0)
+    experiments.of_run(run, other, teacher)
+    run.save_model("student_ce", teacher, "key")
+    run.save_model("teacher", models.densenet121_teacher(4), "key")
+    run.record("teacher", {"head": "plain", "key": "key"})
+    for name in ("student_ce", "teacher"):
+        with pytest.raises(ArtefactError, match=rf"{name}.safetensors learned from other images \(those\)"):
+            students.own_or_recorded(run, data, name)
+        students.own_or_recorded(run, other, name)
 
 
 @pytest.mark.parametrize(
