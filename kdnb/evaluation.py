@@ -263,27 +263,31 @@ def known_and_new(
         resampled independently.
     """
     known = np.isin(groups, training_groups)
-    rows: list[dict[str, object]] = []
-    fewest: list[int] = []
-    means = {}
+    rows: list[dict[str, Any]] = []
+    resampled = []
+    alike = False
     for number, (part, mask) in enumerate({"known": known, "new": ~known}.items()):
         if mask.any():
-            means[part] = values[mask].mean(), _resampled_means(values[mask], groups[mask], samples, seed + number)
-            fewest.append(len(np.unique(groups[mask])))
-            rows.append({"part": part, "n": int(mask.sum()), "groups": fewest[-1], "means": means[part]})
-    limits = [bounds] * len(rows)
-    if len(means) == 2:
-        difference = tuple(new - old for new, old in zip(means["new"], means["known"], strict=True))
-        rows.append(
-            {"part": "new minus known", "n": len(groups), "groups": len(np.unique(groups)), "means": difference}
-        )
-        fewest, limits = [*fewest, min(fewest)], [*limits, (bounds[0] - bounds[1], bounds[1] - bounds[0])]
-    if not rows:
-        return pd.DataFrame(columns=["part", "n", "groups", "mean", "lo", "hi"])
-    table = pd.DataFrame(rows)
-    table["mean"], resampled = zip(*table.pop("means"), strict=True)
-    table["lo"], table["hi"] = zip(*map(ends, resampled, fewest, limits), strict=True)
-    return table
+            of_part, groups_of_part = values[mask], groups[mask]
+            mean, lo, hi = bootstrap_mean(of_part, groups_of_part, samples, seed + number, bounds)
+            resampled.append(_resampled_means(of_part, groups_of_part, samples, seed + number))
+            alike = alike or any(ties(of_part, groups_of_part, bounds))
+            rows.append(_of_part(part, groups_of_part, mean, lo, hi))
+    if len(rows) == 2:
+        old, new = rows
+        mean = new["mean"] - old["mean"]
+        fewest = min(old["groups"], new["groups"])
+        lo, hi = ends(resampled[1] - resampled[0], fewest, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
+        if alike:  # of differences, the ends of both parts squared and added (Newcombe 1998)
+            lo = min(lo, mean - float(np.hypot(new["mean"] - new["lo"], old["hi"] - old["mean"])))
+            hi = max(hi, mean + float(np.hypot(new["hi"] - new["mean"], old["mean"] - old["lo"])))
+        rows.append(_of_part("new minus known", groups, mean, lo, hi))
+    return pd.DataFrame(rows, columns=["part", "n", "groups", "mean", "lo", "hi"])
+
+
+def _of_part(part: str, groups: np.ndarray, mean: float, lo: float, hi: float) -> dict[str, Any]:
+    """A row of :func:`known_and_new`."""
+    return {"part": part, "n": len(groups), "groups": len(np.unique(groups)), "mean": mean, "lo": lo, "hi": hi}
 
 
 # -- classification ----------------------------------------------------------------------------------------------------
@@ -402,9 +406,9 @@ def classification_scores(
 ) -> dict[str, float]:
     """The columns of ``classification.csv``: accuracy and macro F1 with intervals, balanced accuracy, ECE, Brier, AUC.
 
-    For accuracy all groups are resampled, for macro F1 those of each class among themselves (a group belongs to the
-    class of most of its images): a resample without a class, as every eighth is of one that has two groups, would have
-    the mean F1 of the others.
+    For accuracy all groups are resampled (:func:`bootstrap_mean`), for macro F1 those of each class among themselves (a
+    group belongs to the class of most of its images): a resample without a class, as every eighth is of one that has
+    two groups, would have the mean F1 of the others.
 
     Args:
         labels: ``(N,)``.
@@ -424,18 +428,14 @@ def classification_scores(
     np.add.at(by_group, codes, cells)
     class_of_group = by_group.reshape(count, classes, classes).sum(axis=2).argmax(axis=1)
     strata = tuple(class_of_group.tolist())
-    drawn, within = (
-        (resamples @ by_group).reshape(-1, classes, classes)
-        for resamples in (_resamples(count, samples, seed), _resamples_within(strata, samples, seed))
-    )
+    within = (_resamples_within(strata, samples, seed) @ by_group).reshape(-1, classes, classes)
     confusion = by_group.sum(0).reshape(classes, classes)
+    hits = (logits.argmax(1) == labels).astype(float)
+    accuracy = bootstrap_mean(hits, groups, samples, seed, (0.0, 1.0))
+    f1 = float(f1_macro(confusion)), *ends(f1_macro(within), count, (0.0, 1.0))
     scores: dict[str, float] = {"n": len(labels)}
-    for name, measure, resampled in (
-        ("accuracy", lambda matrices: np.trace(matrices, axis1=-2, axis2=-1) / matrices.sum((-2, -1)), drawn),
-        ("f1_macro", f1_macro, within),
-    ):
-        lo, hi = ends(measure(resampled), count, (0.0, 1.0))
-        scores |= {name: float(measure(confusion)), f"{name}_lo": lo, f"{name}_hi": hi}
+    for name, interval in (("accuracy", accuracy), ("f1_macro", f1)):
+        scores |= dict(zip((name, f"{name}_lo", f"{name}_hi"), interval, strict=True))
     scores["balanced_accuracy"] = float(balanced_accuracy(confusion))
     scores["ece"] = expected_calibration_error(labels, probabilities)
     scores["brier"] = brier_score(labels, probabilities)

@@ -124,6 +124,26 @@ def test_near_ties_do_not_decide_at_the_margin(images):
     assert np.mean(of_one_seed) < 0.06 and np.mean(seeds) < 0.06
 
 
+def test_accuracy_near_one_is_covered_as_often_as_promised():
+    # 60 persons of six images; of six in a hundred persons one image is wrong: accuracy is .99.
+    rng = np.random.default_rng(4)
+    persons, labels = np.repeat(np.arange(60), 6), np.tile([0, 1], 180)
+    covered: dict[str, list[bool]] = {"accuracy": [], "new": [], "new minus known": []}
+    for _ in range(200):
+        wrong = np.where(rng.random(60) < 0.06, rng.integers(0, 6, 60), -1)
+        hits = np.arange(360) % 6 != wrong[persons]
+        scores = evaluation.classification_scores(labels, np.eye(2)[np.where(hits, labels, 1 - labels)], persons)
+        covered["accuracy"].append(scores["accuracy_lo"] <= 0.99 <= scores["accuracy_hi"])
+        # Of as many persons that training knows all are right.
+        table = evaluation.known_and_new(
+            np.concatenate([np.ones(360), hits]), np.concatenate([persons + 60, persons]), np.arange(60, 120)
+        ).set_index("part")
+        for part, truth in (("new", 0.99), ("new minus known", -0.01)):
+            covered[part].append(table.loc[part, "lo"] <= truth <= table.loc[part, "hi"])
+    shares = {name: np.mean(values) for name, values in covered.items()}
+    assert all(share > 0.94 for share in shares.values()), shares  # without the rule of ties .89 and less
+
+
 def test_no_resample_lacks_a_class_that_has_few_persons():
     # 12, 12 and 2 persons of four images each; those of the last, and one other, are taken for another class:
     # F1 of the last is always 0.
