@@ -136,7 +136,7 @@ test-slow: setup ## the tests that kill, fill disks and soak
 	@$(PY) -m pytest -q -m slow $(SIDE_BY_SIDE)
 
 explain: setup ## explain one image, at once with a recorded run (IMAGE=path RUN=its name or runs/...): a page with maps, probabilities and a manifest
-	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN" "$$DATA_DIR"
+	@$(PY) -m kdnb.one_image -- "$$IMAGE" "$$RUN" "$$DATA_DIR" "$$RUNS"
 
 bench: setup ## measure the speed budget, both sides of each row in one run (ONLY=name: one row)
 	@$(PY) -m kdnb.bench --only "$$ONLY"

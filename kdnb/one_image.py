@@ -32,13 +32,14 @@ EVIDENCE = "evidence_"  # before the class, in the name of a map of its evidence
 NOTICE = "This is a study of a method, not a medical device; nothing here is fit for a diagnosis."
 
 
-def explain(image: str, folder: str, data_dir: str = "", model_name: str = "student_kd") -> Path:
+def explain(image: str, folder: str, data_dir: str = "", runs_dir: str = "", model_name: str = "student_kd") -> Path:
     """Explain the image at a path and say what it shows; an earlier explanation of the same image is replaced.
 
     Args:
         image: the path.
         folder: a run, or the name of a recorded one, as :func:`kdnb.students.opened`.
         data_dir: where the images lie that the student learned from, if not where the run found them.
+        runs_dir: where a run lies that is named alone; empty: ``runs/``.
         model_name: which of the run's students explains it.
 
     Returns:
@@ -50,7 +51,7 @@ def explain(image: str, folder: str, data_dir: str = "", model_name: str = "stud
     """
     if not image:
         raise DataError(f"image is '', but it must be the path of an image: make explain IMAGE=scan.png RUN={RUNS[0]}.")
-    run = opened(folder, "explain_image", data_dir)
+    run = opened(folder, "explain_image", data_dir, runs_dir)
     answer = explain_image(run, image, model_name)
     print(f"kdnb: {answer}")
     content = file_hash(from_home(image))
@@ -171,9 +172,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("image")
     parser.add_argument("run", nargs="?", default="")
     parser.add_argument("data_dir", nargs="?", default="")
+    parser.add_argument("runs_dir", nargs="?", default="")
     options = parser.parse_args(arguments)
     return exit_status(
-        lambda: print(f"kdnb: the explanation is {explain(options.image, options.run, options.data_dir)}")
+        lambda: print(
+            f"kdnb: the explanation is {explain(options.image, options.run, options.data_dir, options.runs_dir)}"
+        )
     )
 
 

@@ -227,13 +227,14 @@ def stand_in(run: Run, data: ImageSet | None, names: Sequence[str]) -> Path | No
     return folder if alike else None
 
 
-def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
+def opened(folder: str | Path, notebook: str, data_dir: str | Path = "", runs_dir: str | Path = "") -> Run:
     """The run in a folder, as :func:`kdnb.runs.opened`, or one of a recorded run's settings where none was made.
 
     Args:
         folder: the run's folder or, for a recorded run, its name alone; empty: the default run.
         notebook: the name of the chapter that opens it.
         data_dir: where its images lie, if not where the run found them; of a recorded run they need not be here.
+        runs_dir: where a run lies that is named alone; empty: ``runs/``.
 
     Returns:
         The run; of a recorded one nothing is on disk.
@@ -243,11 +244,16 @@ def opened(folder: str | Path, notebook: str, data_dir: str | Path = "") -> Run:
     """
     folder = folder or RUNS[0]
     path = from_home(folder).absolute()
-    usual = REPOSITORY / "runs" / path.name
+    usual = (from_home(runs_dir).absolute() if runs_dir else REPOSITORY / "runs") / path.name
     by_name = path.parent in (usual.parent, MEASURED) or len(Path(folder).parts) == 1
     run_dir = usual if by_name and not (path / "run.json").exists() else path
     metadata = provenance(MEASURED / path.name) if by_name else {}
-    if (run_dir / "run.json").exists() or not metadata.get("students"):
+    if not (run_dir / "run.json").exists() and not metadata.get("students"):
+        raise ArtefactError(
+            f"{run_dir} holds no run: give the folder that `make reproduce` wrote, such as {usual.parent / RUNS[0]}, "
+            f"or the name of a recorded run that keeps its students: {', '.join(RUNS)}."
+        )
+    if (run_dir / "run.json").exists():
         return runs.opened(run_dir, notebook, data_dir)
     images = from_home(data_dir) if data_dir else REPOSITORY / "data" / "raw"
     settings = Settings(**metadata["run"], data_dir=images.absolute(), run_dir=usual, budget=_budget(metadata))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,7 @@ def test_one_image_becomes_a_page_and_a_folder_whose_hashes_hold(run, data, tmp_
         f"the temperature that fits {fitted['validation_images']} validation images best"
     ) in html
     assert f"off by {fitted['ece']:.0%} on average (ECE)" in html
+    assert "red places speak for the class" in html
     assert "a scan &lt;b&gt;" in html and "<b>" not in html and "not a medical device" in html
     assert not [word for word in ("http://", "https://", 'src="maps') if word in html], (
         "one page that needs nothing else"
@@ -283,7 +285,24 @@ def test_what_cannot_be_explained_is_said_in_one_sentence(run, tmp_path):
     with pytest.raises(DataError, match=r"absent\.png cannot be used \(there is no such file\): give"):
         explain_image(run, tmp_path / "absent.png")
     with pytest.raises(ArtefactError, match="student_none"):
-        explain_image(run, tmp_path / "notes.txt", model_name="student_none")
+        explain_image(run, np.zeros((8, 8), np.uint8), model_name="student_none")
+
+
+def test_a_wrong_image_is_said_before_anything_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdnb.explain.own_image.load_for", lambda settings: pytest.fail("images were loaded"))
+    with pytest.raises(DataError, match=r"absent\.png cannot be used \(there is no such file\)"):
+        explain_image(run, tmp_path / "absent.png")
+
+
+def test_make_explain_looks_for_a_run_below_runs(run, tmp_path, repository):
+    """Only what make calls is looked at: a recipe that is printed."""
+    command = ["make", "-n", "explain", "READY=", "IMAGE=x.png", "RUN=mine", "RUNS=elsewhere"]
+    recipe = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
+    assert recipe.strip().endswith('kdnb.one_image -- "$IMAGE" "$RUN" "$DATA_DIR" "$RUNS"')
+    opened = students.opened(run.folder.name, "explain_image", runs_dir=run.folder.parent)
+    assert opened.folder == run.folder
+    with pytest.raises(ArtefactError, match="or the name of a recorded run that keeps its students: phantom-quick"):
+        students.opened("mine", "explain_image", runs_dir=run.folder.parent)
 
 
 def test_calibration_finds_the_temperature_that_sharpened_the_logits():

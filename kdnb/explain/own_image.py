@@ -113,9 +113,9 @@ def explain_image(
         ArtefactError: there is no run, or it has neither trained that student nor recorded it.
     """
     run = run if isinstance(run, Run) else students.opened(run, "explain_image", data_dir)
+    pixels, budget = square_of(image, run.budget.image_size), run.budget  # first: a wrong path is said at once
     data, record, without = _learned_from(run, model_name)
     (model,) = students.own_or_recorded(run, data, model_name)
-    pixels, budget = square_of(image, run.budget.image_size), run.budget
     classes = data.classes if data is not None else students.classes(cast("Path", record))
     (answer,) = explain_arrays(
         model, data, pixels[None], classes, background=budget.shap_background, samples=budget.shap_samples
