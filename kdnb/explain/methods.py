@@ -326,39 +326,6 @@ def _shap_batch(device: torch.device) -> int:
     return 50 if device.type == "cpu" else SHAP_SAMPLES
 
 
-def gradient_shap(
-    model: nn.Module, images: Tensor, targets: Tensor, *, background: Tensor, samples: int = SHAP_SAMPLES, seed: int = 0
-) -> Tensor:
-    """:func:`shap` by captum's ``GradientShap``, all images in one batch on the device: the same mean, other draws.
-
-    Args:
-        model: any classifier.
-        images: ``(N, 3, H, W)`` float32 in [0, 1].
-        targets: ``(N,)``, class indices.
-        background: ``(B, 3, H, W)``, as of :func:`shap`.
-        samples: points an image at which the gradient is taken, rounded down to tens.
-        seed: of the sampling; the global random states of numpy and torch are put back.
-
-    Returns:
-        ``(N, H, W)``, magnitudes (:func:`magnitude`).
-    """
-    from captum.attr import GradientShap
-
-    state = np.random.get_state()  # noqa: NPY002 - captum, too, draws from the global generator
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        with evaluation_mode(model), drawing_from(seed):
-            explainer, total = GradientShap(model), torch.zeros_like(images)
-            # 10 points an image at once: 200 of 32 teacher images would not fit on a device
-            for _ in range(samples // 10):
-                total += explainer.attribute(
-                    images.detach(), baselines=background, target=targets, n_samples=10
-                ).detach()
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
-    return (total / (samples // 10)).abs().sum(dim=1).float()
-
-
 def shap(
     model: nn.Module,
     images: Tensor,

@@ -23,8 +23,9 @@ from kdnb.errors import DataError, DataNotFoundError
 from kdnb.evaluation import FEW, expected_calibration_error
 from kdnb.explain.maps import collecting, evaluation_mode
 from kdnb.explain.methods import explain_all, methods
+from kdnb.explain.taught import evidence_at
 from kdnb.models import feature_layers
-from kdnb.networks import as_maps, logits_of
+from kdnb.networks import logits_of
 from kdnb.runs import Run
 from kdnb.sources import from_home
 
@@ -256,18 +257,7 @@ def evidence_maps(model: nn.Module, images: Tensor) -> Tensor:
     Returns:
         ``(N, C, h, w)`` float32, ``sum_k F_k dz_c/dF_k`` for class c, with its sign.
     """
-    layer = list(feature_layers(model).values())[-1]
-    outputs: list[Tensor] = []
-    with evaluation_mode(model), torch.enable_grad():
-        hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        try:
-            logits = logits_of(model, images.detach().requires_grad_())
-        finally:
-            hook.remove()
-        sums = logits.sum(dim=0)
-        gradients = [torch.autograd.grad(logit_sum, outputs[-1], retain_graph=True)[0] for logit_sum in sums]
-    maps = as_maps(outputs[-1].detach(), layer)
-    return torch.stack([(as_maps(gradient, layer) * maps).sum(dim=1) for gradient in gradients], dim=1).float()
+    return evidence_at(model, images, list(feature_layers(model))[-1]).float()
 
 
 def logits_and_features(model: nn.Module, images: np.ndarray, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:

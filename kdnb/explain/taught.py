@@ -107,7 +107,7 @@ def blocks_of(teacher: nn.Module, images: Tensor) -> Blocks:
             f"no block of {type(teacher).__name__} has more than one cell at {images.shape[-1]} pixels: "
             "use larger images."
         )
-    return Blocks(fine, next((name for name in reversed(fine) if _evidence_of(teacher, images, name).any()), fine[-1]))
+    return Blocks(fine, next((name for name in reversed(fine) if evidence_at(teacher, images, name).any()), fine[-1]))
 
 
 def teacher_explanations(teacher: nn.Module, images: Tensor, blocks: Blocks | None = None) -> Explanations:
@@ -129,7 +129,7 @@ def teacher_explanations(teacher: nn.Module, images: Tensor, blocks: Blocks | No
     """
     blocks = blocks or blocks_of(teacher, images)
     with collecting({name: layers_of(teacher)[name] for name in blocks.attention}, _attention) as attention_maps:
-        evidence = _evidence_of(teacher, images, blocks.evidence)
+        evidence = evidence_at(teacher, images, blocks.evidence)
     return Explanations(
         [_fine_at_most(attention.detach()) for attention in attention_maps.values()], _fine_at_most(evidence)
     )
@@ -140,9 +140,18 @@ def _attention(maps: Tensor) -> Tensor:
     return maps.abs().mean(dim=1)
 
 
-def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
-    """Gradient times activation of one layer, summed over its filters: ``(N, C, h, w)``."""
-    layer, outputs = layers_of(teacher)[name], []
+def evidence_at(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Gradient times activation of one layer, summed over its filters: what each of its cells adds to each logit.
+
+    Args:
+        model: any network with known feature layers; it is left as found.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        name: of the layer (:func:`kdnb.models.feature_layers`).
+
+    Returns:
+        ``(N, C, h, w)``, with its sign.
+    """
+    layer, outputs = layers_of(model)[name], []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         outputs.append(output.detach().requires_grad_())  # backward passes end here
@@ -150,8 +159,8 @@ def _evidence_of(teacher: nn.Module, images: Tensor, name: str) -> Tensor:
 
     hook = layer.register_forward_hook(keep)
     try:
-        with evaluation_mode(teacher), _frozen(teacher), torch.enable_grad():
-            logits = logits_of(teacher, images)
+        with evaluation_mode(model), _frozen(model), torch.enable_grad():
+            logits = logits_of(model, images)
             gradients = [
                 torch.autograd.grad(logits[:, c].sum(), outputs[0], retain_graph=True)[0]
                 for c in range(logits.shape[1])
