@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from kdnb import students
+from kdnb import students, teachers
 from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
 from kdnb.datasets import slices, volumes
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
-from kdnb.files import atomic_write, read_table
+from kdnb.files import atomic_write, file_hash, read_table
 from kdnb.report import TABLES, tables
 from kdnb.runs import in_common, opened
 from kdnb.settings import profiles, run_name
@@ -92,6 +92,8 @@ def record(folder: Path, measured: Path = MEASURED) -> Path:
             path.unlink()
     provenance = {name: info.get(name, {}) for name in ("run", "data", "teacher", "volumes")}
     provenance |= {name: in_common(info.get(name, {})) for name in ("environment", "budget")}
+    if provenance["teacher"].get("task"):  # it is the recorded one, kept apart
+        provenance["teacher"]["recorded_sha256"] = file_hash(teachers.RECORDED)
     if folder.name in students.RUNS and info.get("students"):
         class_count = contract["per_class"]["class"].nunique()
         provenance["students"] = students.record(opened(folder, "record"), class_count, record_folder)

@@ -2,8 +2,8 @@
 
 They are small. ``data/measured/<run>/students/<name>.safetensors`` holds a student's weights in float16 under the key
 of what it was trained from, with a hash of the content; the record's ``provenance.json`` says, student by student, that
-key, the hash of the run's own file, the name of its spec and its shape. So what needs a trained student and nothing
-else need not train one: :func:`own_or_recorded`. No image is kept.
+key, the hashes of the run's own file and of the one kept, the name of its spec and its shape. So what needs a trained
+student and nothing else need not train one: :func:`own_or_recorded`. No image is kept.
 """
 
 import json
@@ -87,9 +87,9 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
         folder: ``data/measured/<run>``.
 
     Returns:
-        name -> what the provenance says of it: ``cell``, ``shape``, ``key``, and ``sha256``, the hash of the run's own
-        file. Left out are students of more than :data:`LARGEST` parameters, and all where the run's is a network of
-        one's own.
+        name -> what the provenance says of it: ``cell``, ``shape``, ``key``, ``sha256``, the hash of the run's own
+        file, and ``recorded_sha256``, that of the one kept. Left out are students of more than :data:`LARGEST`
+        parameters, and all where the run's is a network of one's own.
     """
     own = networks.of_run(run, "student")
     kept, info = {}, run.info()
@@ -104,6 +104,7 @@ def record(run: Run, num_classes: int, folder: Path) -> dict[str, dict[str, Any]
                 "shape": shape or own,
                 "key": key,
                 "sha256": signed,
+                "recorded_sha256": file_hash(_path(folder, name)),
             }
     for path in (folder / "students").glob("*.safetensors"):
         if path.stem not in kept:  # an earlier record of this run had it
@@ -130,20 +131,21 @@ def recorded(folder: Path, name: str) -> nn.Module | None:
         return None
     if name == "teacher":
         teacher = models.densenet121_teacher(len(classes(folder)), head=metadata["teacher"]["head"])
-        if teachers.load(teacher, metadata["teacher"]["task"]) is None:
+        changed = metadata["teacher"].get("recorded_sha256", "") not in ("", file_hash(teachers.RECORDED))
+        if changed or teachers.load(teacher, metadata["teacher"]["task"]) is None:
             raise ArtefactError(
                 f"the teacher of the students in {folder} is not the one that is recorded: record a run anew."
             )
         return teacher.eval()
-    loaded = tensors.load(_path(folder, name), metadata["students"][name]["key"])
+    path, about = _path(folder, name), metadata["students"][name]
+    whole = path.exists() and file_hash(path) == about["recorded_sha256"]
+    loaded = tensors.load(path, about["key"]) if whole else None
     if loaded is None:
-        raise ArtefactError(
-            f"{_path(folder, name)} is not the student that was recorded: fetch it again or record the run anew."
-        )
+        raise ArtefactError(f"{path} is not the student that was recorded: fetch it again or record the run anew.")
     weights = tensors.in_type(loaded[0], torch.float32)
     depth = len({weight.split(".")[1] for weight in weights if weight.startswith("features.")})
     widths = [weights[f"features.{block}.0.weight"].shape[0] for block in range(depth)]
-    student = models.student(metadata["students"][name]["shape"], len(weights["classifier.bias"]), widths)
+    student = models.student(about["shape"], len(weights["classifier.bias"]), widths)
     student.load_state_dict(weights)
     return student.eval()
 

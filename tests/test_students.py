@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdnb import experiments, files, measured, models, runs, students
+from kdnb import experiments, files, measured, models, runs, students, tensors
 from kdnb.datasets import load_for
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import expected_accuracy, predict
@@ -56,6 +56,7 @@ def test_students_are_recorded_with_where_they_come_from_and_read_back_in_half_p
         "shape": "plain",
         "key": "key of student_kd_t2",
         "sha256": files.file_hash(run.model_path("student_kd_t2")),
+        "recorded_sha256": files.file_hash(tmp_path / "record" / "students" / "student_kd_t2.safetensors"),
     }
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in provenance:
@@ -82,6 +83,41 @@ def test_a_record_that_was_damaged_or_exchanged_is_refused(run, tmp_path):
     run.model_path("student_ce").write_bytes(b"other")
     with pytest.raises(ArtefactError, match="not the file that 03_distillation wrote"):
         students.record(run, 4, tmp_path)
+
+
+def test_other_weights_under_the_recorded_key_are_refused(run, tmp_path):
+    """Whole, and of the right key: only the hash of the file tells."""
+    provenance = kept(run, tmp_path)
+    file = tmp_path / "students" / "student_ce.safetensors"
+    weights, _ = tensors.load(file, provenance["student_ce"]["key"])
+    tensors.save(file, {name: value + 1 for name, value in weights.items()}, provenance["student_ce"]["key"])
+    assert tensors.load(file, provenance["student_ce"]["key"]) is not None
+    with pytest.raises(ArtefactError, match="is not the student that was recorded"):
+        students.recorded(tmp_path, "student_ce")
+
+
+@pytest.mark.parametrize("name", students.RUNS)
+def test_every_committed_student_answers_with_the_classes_of_its_run(name):
+    folder = students.MEASURED / name
+    metadata, classes = students.provenance(folder), students.classes(folder)
+    assert set(metadata["students"]) == set(students.KEPT)
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for student in metadata["students"]:
+        with torch.no_grad():
+            logits = students.recorded(folder, student)(images)
+        assert logits.shape == (4, len(classes)) and torch.isfinite(logits).all(), student
+        assert students.origin(folder, student)["sha256"] == metadata["students"][student]["recorded_sha256"]
+
+
+def test_another_teacher_than_that_of_the_recorded_students_is_refused(tmp_path):
+    folder = tmp_path / students.RUNS[0]
+    shutil.copytree(students.MEASURED / students.RUNS[0], folder)
+    assert students.recorded(folder, "teacher") is not None
+    metadata = students.provenance(folder)
+    metadata["teacher"]["recorded_sha256"] = "that of another file"
+    (folder / "provenance.json").write_text(json.dumps(metadata))
+    with pytest.raises(ArtefactError, match="is not the one that is recorded"):
+        students.recorded(folder, "teacher")
 
 
 def test_what_a_later_run_does_not_store_or_is_too_large_is_not_kept(run, tmp_path, monkeypatch):
