@@ -180,6 +180,37 @@ def gains(
     return pd.concat(tables, ignore_index=True).replace({"part": names})
 
 
+def gains_by_labels(few: pd.DataFrame, grid: pd.DataFrame, alpha: float, score: str) -> pd.DataFrame:
+    """What the trained teacher adds to the labels alone, at every number of labels and every T that was trained.
+
+    Args:
+        few: ``few_images.csv`` (chapter 03): a row a student, ``way``, ``teacher``, ``loss``, ``alpha``,
+            ``temperature``, ``seed``, ``images_per_class`` (0: all labels) and a column of the name in ``score``.
+        grid: :func:`sweep_table`, students of all labels at other temperatures.
+        alpha: of the students that are compared, the same in both.
+        score: ``accuracy`` or ``expected_accuracy``.
+
+    Returns:
+        A row for each ``loss`` (``kd``, ``kd_t2``), ``temperature``, ``labels`` (0: all) and ``seed``: its ``gain`` in
+        points over the student of the labels alone with the same start and images. At T = 1 the two losses are one, and
+        its students stand in the rows of both.
+    """
+    keys = ["loss", "alpha", "temperature", "seed", "labels"]
+    taught = few[(few["teacher"] == "trained") & ~few["way"].str.endswith("all images")]
+    students = [
+        taught.rename(columns={"images_per_class": "labels", score: "value"}),
+        grid.assign(labels=0).rename(columns={f"test_{score}": "value"}),
+    ]
+    rows = pd.concat([table[[*keys, "value"]] for table in students]).drop_duplicates(keys)
+    plain = rows[rows["loss"] == "ce"].set_index(["labels", "seed"])["value"]
+    rows = rows[rows["loss"].isin(["kd", "kd_t2"]) & (rows["alpha"] == alpha)]
+    at_one = rows[rows["temperature"] == 1]
+    rows = pd.concat([rows, at_one.assign(loss="kd"), at_one.assign(loss="kd_t2")]).drop_duplicates(keys)
+    own = plain.reindex(pd.MultiIndex.from_frame(rows[["labels", "seed"]])).to_numpy()
+    shown = ["loss", "temperature", "labels", "seed"]
+    return rows.assign(gain=100 * (rows["value"] - own)).sort_values(shown, ignore_index=True)[[*shown, "gain"]]
+
+
 def choose(table: pd.DataFrame) -> pd.Series:
     """The loss, alpha and temperature of the highest mean validation F1 over seeds; of equals the first in the grid."""
     means = table.groupby(["loss", "alpha", "temperature"], sort=False)[
@@ -286,14 +317,22 @@ def temperature_effect(
     return with_holm(rows)
 
 
-def noise_injection_zone(table: pd.DataFrame) -> pd.DataFrame:
-    """Temperatures at which a loss stays below cross-entropy for every seed: where softening only adds noise."""
-    plain = table[table["loss"] == "ce"].set_index("seed")["test_accuracy"]
+def noise_injection_zone(table: pd.DataFrame, value: str = "test_accuracy") -> pd.DataFrame:
+    """Temperatures at which a loss stays below cross-entropy for every seed: where softening only adds noise.
+
+    Args:
+        table: as :func:`sweep_table` makes it.
+        value: the column that is compared.
+
+    Returns:
+        A row for each ``loss``, ``alpha`` and ``temperature``: the mean ``gap_points`` and ``below_for_every_seed``.
+    """
+    plain = table[table["loss"] == "ce"].set_index("seed")[value]
     rows = []
     for (loss, alpha, temperature), group in table[~table["loss"].isin(losses.WITHOUT_TEACHER)].groupby(
         ["loss", "alpha", "temperature"]
     ):
-        gap = 100 * (group.set_index("seed")["test_accuracy"] - plain)
+        gap = 100 * (group.set_index("seed")[value] - plain)
         rows.append(
             {
                 "loss": loss,

@@ -8,7 +8,7 @@ import pytest
 
 from kdnb import claims
 from kdnb.evaluation import reliability_of_equal_bins
-from kdnb.figures import explain, statistics, training
+from kdnb.figures import COLOURS, explain, statistics, training
 
 
 @pytest.fixture(autouse=True)
@@ -95,13 +95,57 @@ def test_a_picture_s_verdict_is_the_claims(lo, hi, p, word, claimed):
     assert claims.adds((lo + hi) / 2, lo, hi, p=p).verdict == claimed
 
 
-def test_differences_are_drawn_in_points_in_the_colour_of_their_verdict():
+def test_differences_are_drawn_in_points_with_the_mark_of_their_verdict():
     table = pd.DataFrame({"name": ["a", "b"], "difference": [0.02, 0.0], "lo": [0.01, -0.005], "hi": [0.03, 0.005]})
     table["p_holm"] = [0.01, 1.0]
     axes = statistics.differences(table, 0.01).axes[0]
     rows = [line for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert [list(line.get_xdata()) for line in rows] == [pytest.approx([1, 3]), pytest.approx([-0.5, 0.5])]
-    assert [line.get_color() for line in rows] == [statistics._MARKS["adds"], statistics._MARKS["no effect"]]
+    assert [line.get_color() for line in rows] == [statistics._MARKS[word][0] for word in ("adds", "no effect")]
+    marks = [line.get_marker() for line in axes.get_legend().get_lines()]
+    assert marks == [statistics._MARKS[word][1] for word in ("adds", "no effect")]
+
+
+def test_a_colour_is_one_loss_in_every_figure():
+    verdicts = {colour for colour, _, _ in statistics._MARKS.values()}
+    assert not verdicts & (set(COLOURS.values()) - {COLOURS["teacher"]}), "a verdict is no loss"
+    of_way = {way: colour for way, (colour, _, _) in training._WAYS.items()}
+    assert of_way["successor"] == COLOURS["student_dkd"] != COLOURS["student_released"]
+    assert of_way["T = 1"] == of_way["with T²"] == of_way["with T², all images"] == COLOURS["student_kd_t2"]
+    assert of_way["oracle, T = 1"] not in COLOURS.values(), "a student of the oracle is not the teacher"
+    looks = list(training._WAYS.values())
+    assert len(set(looks)) == len(looks), "colour, dash and hatch tell ways apart"
+
+
+def test_shapes_of_a_student_have_the_colour_of_the_loss_they_learn_by():
+    table = pd.DataFrame({"pool": ["max", "average"], "macs": 1e6, "layers": 5, "test_accuracy": [0.7, 0.6]})
+    axes = training.ablation(table).axes[0]
+    assert {line.get_color() for line in axes.lines} == {COLOURS["student_kd"]}
+    assert [line.get_marker() for line in axes.get_legend().get_lines()] == ["o", "s"]
+
+
+def test_gains_are_joined_from_few_labels_to_all_and_no_line_goes_back():
+    rows = [(loss, 10.0, labels, s, labels + s) for loss in ("kd", "kd_t2") for labels in (0, 5, 20) for s in (0, 1)]
+    rows += [("kd_t2", 1.0, 20, s, 3.0) for s in (0, 1)]
+    columns = ["loss", "temperature", "labels", "seed", "gain"]
+    left, right = training.gains_by_labels(pd.DataFrame(rows, columns=columns)).axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["5", "20", "all"]
+    line = next(line for line in left.lines if len(line.get_xdata()) == 3)
+    assert list(np.diff(line.get_xdata())) == pytest.approx([1, 1]) and list(line.get_ydata()) == [5.5, 20.5, 0.5]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["T = 1", "T = 10"]
+
+
+def test_a_teacher_has_one_mark_and_the_labels_its_fill():
+    rows = [("oracle", "few", 0.0, 5.0), ("oracle", "all", 0.0, 2.0), ("mean", "few", 0.5, 1.0)]
+    table = pd.DataFrame(rows, columns=["teacher", "labels", "divergence", "gain"]).assign(lo=0.0, hi=6.0)
+    axes = training.gain_against_distance(table).axes[0]
+    points = [line for line in axes.lines if line.get_marker() in "oD" and len(line.get_xdata()) == 1]
+    assert [(line.get_marker(), line.get_markerfacecolor()) for line in points] == [
+        ("o", "#333333"),
+        ("o", "white"),
+        ("D", "#333333"),
+    ]
+    assert points[0].get_xdata()[0] < points[1].get_xdata()[0], "one teacher's points lie side by side"
 
 
 def test_holm_marks_those_that_the_study_s_correction_finds():

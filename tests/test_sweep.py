@@ -416,6 +416,33 @@ def test_noise_injection_zone_is_where_every_seed_loses():
     assert zone.to_dict() == {5.0: False, 10.0: zone[10.0], 15.0: True}
 
 
+def test_noise_injection_zone_looks_at_the_score_that_is_shown():
+    table = table_with(-0.05, 0.001).assign(test_expected_accuracy=lambda rows: -rows["test_accuracy"])
+    zone = comparison.noise_injection_zone(table, "test_expected_accuracy").set_index("temperature")
+    assert not zone.loc[15.0, "below_for_every_seed"] and zone.loc[15.0, "gap_points"] > 0
+
+
+def test_gains_by_labels_are_paired_by_seed_and_hold_only_the_trained_teacher_s_students():
+    columns = ["way", "teacher", "loss", "alpha", "temperature", "seed", "images_per_class", "accuracy"]
+    rows = []
+    for seed, plain in ((0, 0.5), (1, 0.7)):
+        rows += [
+            ("labels alone", "trained", "ce", 1, 1, seed, 5, plain),
+            ("with T²", "trained", "kd_t2", 0.4, 10, seed, 5, plain + 0.1),
+            ("T = 1", "trained", "kd_t2", 0.4, 1, seed, 5, plain + 0.2),
+            ("with T², all images", "trained", "kd_t2", 0.4, 10, seed, 5, 0.9),
+            ("shuffled", "shuffled", "kd_t2", 0.4, 10, seed, 5, 0.0),
+            ("labels alone", "trained", "ce", 1, 1, seed, 0, 0.8),
+        ]
+    grid = [("ce", 1, 1, 0, 0.8), ("kd", 0.4, 4, 0, 0.85), ("kd", 0.0, 4, 0, 0.1)]
+    grid_table = pd.DataFrame(grid, columns=["loss", "alpha", "temperature", "seed", "test_accuracy"])
+    gains = comparison.gains_by_labels(pd.DataFrame(rows, columns=columns), grid_table, 0.4, "accuracy")
+    found = {tuple(row[:4]): round(row[4], 6) for row in gains.itertuples(index=False)}
+    of_few = {(loss, 1, 5, seed): 20.0 for loss in ("kd", "kd_t2") for seed in (0, 1)}
+    of_few |= {("kd_t2", 10, 5, seed): 10.0 for seed in (0, 1)}
+    assert found == of_few | {("kd", 4, 0, 0): 5.0}, "the two losses are one at T = 1"
+
+
 def test_choice_looks_at_validation_only():
     rows = [
         {

@@ -10,7 +10,13 @@ from scipy.stats import binomtest
 from kdnb.figures import theme
 
 BAND = "#EEEEEE"
-_MARKS = {"adds": "#009E73", "takes": "#D55E00", "no effect": "#0072B2", "undecided": "#7F7F7F"}
+# Colour, mark and dash of a verdict. Colours are those of losses (:data:`kdnb.figures.COLOURS`), so verdicts have none.
+_MARKS = {
+    "adds": ("#000000", ">", "-"),
+    "takes": ("#000000", "<", "--"),
+    "no effect": ("#444444", "s", "-."),
+    "undecided": ("#999999", "o", ":"),
+}
 
 
 def two_lucks(gap: np.ndarray, groups: np.ndarray) -> Figure:
@@ -102,7 +108,7 @@ def verdict(lo: float, hi: float, margin: float, p: float = 0.0) -> str:
 
 
 def differences(table: pd.DataFrame, margin: float) -> Figure:
-    """Differences in points with their 95% intervals, coloured by what they say; the band is the margin either way.
+    """Differences in points with their 95% intervals, marked by what they say; the band is the margin either way.
 
     Args:
         table: columns ``name``, ``difference``, ``lo``, ``hi``, as shares, and ``p_holm``.
@@ -117,16 +123,20 @@ def differences(table: pd.DataFrame, margin: float) -> Figure:
     axes.axvline(0, color="#333333", linewidth=1)
     words = [verdict(row.lo, row.hi, margin, row.p_holm) for row in table.itertuples()]
     for place, (row, word) in enumerate(zip(table.itertuples(), words, strict=True)):
-        colour = _MARKS[word]
+        colour, mark, _ = _MARKS[word]
         axes.plot([100 * row.lo, 100 * row.hi], [place, place], color=colour, linewidth=2)
-        axes.scatter(100 * row.difference, place, color=colour, zorder=3)
+        axes.scatter(100 * row.difference, place, marker=mark, s=50, color=colour, zorder=3)
     axes.set(
         yticks=range(len(table)),
         yticklabels=table["name"],
         xlabel=f"difference, points (grey band: {100 * margin:g} either way)",
     )
     axes.set_ylim(len(table) - 0.5, -0.5)
-    handles = [plt.Line2D([], [], color=_MARKS[word], marker="o", label=word) for word in _MARKS if word in words]
+    handles = [
+        plt.Line2D([], [], color=colour, marker=mark, label=word)
+        for word, (colour, mark, _) in _MARKS.items()
+        if word in words
+    ]
     axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -136,8 +146,8 @@ def verdicts(table: pd.DataFrame, margin: float) -> Figure:
     theme()
     figure, axes = plt.subplots(figsize=(8, 3.2))
     axes.axvspan(-100 * margin, 100 * margin, color=BAND, zorder=0)
-    for word, colour in _MARKS.items():
-        axes.plot(table["effect"], 100 * table[word], color=colour, label=word)
+    for word, (colour, _, dash) in _MARKS.items():
+        axes.plot(table["effect"], 100 * table[word], dash, color=colour, label=word)
     axes.set(xlabel="true effect (points)", ylabel="experiments (%)", ylim=(-2, 102))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -222,16 +222,17 @@ def arms(table: pd.DataFrame) -> Figure:
     return figure
 
 
+# Ways of teaching with few labels: a colour is a loss and its teacher, as in every other figure (:data:`COLOURS`); the
+# loss with T² at another temperature, or on more images, keeps its colour and has another dash and hatch.
 _WAYS = {
-    "labels alone": ("#0072B2", "-"),
-    "label smoothing": ("#56B4E9", "-"),
-    "paper's loss": ("#009E73", "-"),
-    "with T²": ("#D55E00", "-"),
-    "T = 1": ("#CC79A7", "-"),
-    "successor": ("#E69F00", "-"),
-    "ensemble of the labels alone": ("#8C564B", "-"),
-    "oracle, T = 1": ("#000000", ":"),
-    "with T², all images": ("#D55E00", "--"),
+    "labels alone": (COLOURS["student_ce"], "-", ""),
+    "label smoothing": (COLOURS["student_ls"], "-", ""),
+    "paper's loss": (COLOURS["student_kd"], "-", ""),
+    "with T²": (COLOURS["student_kd_t2"], "-", ""),
+    "T = 1": (COLOURS["student_kd_t2"], "-.", "//"),
+    "successor": (COLOURS["student_dkd"], "-", ""),
+    "oracle, T = 1": ("#882255", ":", ""),
+    "with T², all images": (COLOURS["student_kd_t2"], "--", "xx"),
 }
 # Teachers without knowledge of single images, in words.
 WITHOUT_KNOWLEDGE = {
@@ -259,7 +260,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     every = round(all_labels)
     table = table[table["images_per_class"] < every]  # whoever has no more labels than these has all
     labelled = table["images_per_class"].replace(0, every)
-    for way, (colour, dash) in _WAYS.items():
+    for way, (colour, dash, _) in _WAYS.items():
         rows = table[table["way"] == way]
         if rows["images_per_class"].nunique() > 1:
             means = rows.groupby(labelled)[score].agg(["mean", "min", "max"])
@@ -281,8 +282,8 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
     gains = wide.drop(columns="labels alone").sub(wide["labels alone"], axis=0)
     for place, way in enumerate(gains):
-        colour = _WAYS.get(way, ("#AAAAAA", ""))[0]
-        right.barh(place, gains[way].mean(), color=colour, alpha=0.8)
+        colour, _, hatch = _WAYS.get(way, ("#AAAAAA", "", ""))
+        right.barh(place, gains[way].mean(), color=colour, hatch=hatch, edgecolor="white", alpha=0.8)
         right.plot(
             gains[way],
             np.full(len(gains), place),
@@ -298,6 +299,79 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     right.set(
         xlabel=f"gain over the labels alone, points, {few['images_per_class'].iloc[0]} labels a class (dots: seeds)"
     )
+    return figure
+
+
+def gains_by_labels(table: pd.DataFrame) -> Figure:
+    """When a teacher helps, how much, and at which T: the gain over the labels alone against labelled images a class.
+
+    Args:
+        table: of :func:`kdnb.comparison.gains_by_labels`: ``loss``, ``temperature``, ``labels`` (images a
+            class; 0: all), ``seed`` and ``gain``, in points.
+
+    Returns:
+        A panel for each loss: at every number of labels each temperature's mean with the range of its seeds, joined
+        where a temperature has several numbers.
+    """
+    theme()
+    names, temperatures = list(dict.fromkeys(table["loss"])), sorted(table["temperature"].unique())
+    numbers = sorted(table["labels"].unique(), key=lambda number: (number == 0, number))
+    shades = sns.color_palette("viridis", len(temperatures) + 1)[:-1]
+    figure, panels = plt.subplots(1, len(names), figsize=(1.4 + 3.9 * len(names), 3.6), squeeze=False, sharey=True)
+    for axes, name in zip(panels[0], names, strict=True):
+        axes.axhline(0, color="#333333", linewidth=0.8)
+        for place, (temperature, colour) in enumerate(zip(temperatures, shades, strict=True)):
+            of_t = table[(table["loss"] == name) & (table["temperature"] == temperature)]
+            stats = of_t.groupby("labels")["gain"].agg(["mean", "min", "max"])
+            stats = stats.reindex([number for number in numbers if number in stats.index])
+            places = np.array([numbers.index(number) for number in stats.index], float)
+            places += 0.12 * (place - (len(temperatures) - 1) / 2)
+            spread = np.abs(stats[["min", "max"]].to_numpy().T - stats["mean"].to_numpy())
+            mark = "osD^vP*"[place % 7] + "-"
+            axes.errorbar(
+                places, stats["mean"], yerr=spread, fmt=mark, color=colour, capsize=3, label=f"T = {temperature:g}"
+            )
+        axes.set(title=_LOSSES.get(name, name), xlabel="labelled images a class")
+        axes.set_xticks(range(len(numbers)), [f"{number}" if number else "all" for number in numbers])
+    panels[0, 0].set_ylabel("gain over the labels alone, points")
+    panels[0, -1].legend(
+        title="mean, range of seeds", title_fontsize=8, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    return figure
+
+
+def gain_against_distance(table: pd.DataFrame) -> Figure:
+    """What a teacher is worth against how far it is from the truth.
+
+    Args:
+        table: columns ``teacher`` (eight at most), ``labels`` (one or two numbers, in words), ``divergence`` (nats) and
+            ``gain``, ``lo``, ``hi`` (points).
+
+    Returns:
+        A mark a teacher, filled by how many labels its students have, with its interval.
+    """
+    theme()
+    figure, axes = plt.subplots(figsize=(8.5, 3.8))
+    axes.axhline(0, color="#333333", linewidth=0.8)
+    marks = dict(zip(table["teacher"].unique(), "oDsP^v<>", strict=False))
+    fills = dict(zip(table["labels"].unique(), ("#333333", "white"), strict=False))
+    aside = 0.008 * max(table["divergence"].max(), 0.1)  # one teacher's points side by side
+    for row in table.itertuples():
+        x = row.divergence + aside * (1 if fills[row.labels] == "white" else -1)
+        axes.plot([x, x], [row.lo, row.hi], color="#999999", linewidth=1.5)
+        axes.plot(x, row.gain, marks[row.teacher], color="#333333", markerfacecolor=fills[row.labels], markersize=8)
+    axes.set(
+        xlabel="distance of the teacher from the truth, KL(p || teacher) on test (nats)",
+        ylabel="gain over the labels alone, points",
+    )
+    handles = [
+        plt.Line2D([], [], linestyle="", color="#333333", marker=mark, label=name) for name, mark in marks.items()
+    ]
+    handles += [
+        plt.Line2D([], [], linestyle="", color="#333333", marker="o", markerfacecolor=fill, label=labels)
+        for labels, fill in fills.items()
+    ]
+    axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -319,7 +393,7 @@ def forest(effects: dict[str, pd.DataFrame]) -> Figure:
         axes.axvline(0, color="#333333", linewidth=1)
         for effect in table.itertuples():
             row, last = runs.index(effect.run), effect.run == "together"
-            colour = COLOURS["student_kd"] if last else "#333333"
+            colour = "#000000" if last else "#555555"
             axes.plot([effect.lo, effect.hi], [row, row], color=colour, linewidth=2)
             axes.scatter(effect.difference, row, marker="D" if last else "o", color=colour, zorder=3)
         axes.set(title=title, xlabel="points of accuracy", yticks=range(len(runs)), yticklabels=runs)
@@ -331,18 +405,12 @@ def ablation(table: pd.DataFrame) -> Figure:
     """Test accuracy of students of other shapes against their operations; columns of ``ablation.csv``."""
     theme()
     figure, axes = plt.subplots(figsize=(7.5, 3.4))
-    for pool, marker, colour, below in (
-        ("max", "o", COLOURS["student_kd"], False),
-        ("average", "s", COLOURS["student_released"], True),
-    ):
+    colour = COLOURS["student_kd"]  # of the loss that all of them learn by; shapes differ in mark and dash
+    for pool, mark, below in (("max", "o-", False), ("average", "s--", True)):
         of_pool = table[table["pool"] == pool]
-        axes.scatter(
-            of_pool["macs"] / 1e6, 100 * of_pool["test_accuracy"], marker=marker, color=colour, alpha=0.5, s=14
-        )
+        axes.plot(of_pool["macs"] / 1e6, 100 * of_pool["test_accuracy"], mark[0], color=colour, alpha=0.5, markersize=4)
         means = of_pool.groupby("macs", as_index=False)[["test_accuracy", "layers"]].mean()
-        axes.plot(
-            means["macs"] / 1e6, 100 * means["test_accuracy"], marker=marker, color=colour, label=f"{pool} pooling"
-        )
+        axes.plot(means["macs"] / 1e6, 100 * means["test_accuracy"], mark, color=colour, label=f"{pool} pooling")
         ends = of_pool.groupby("macs")["test_accuracy"].agg("min" if below else "max")
         for row, end in zip(means.itertuples(), ends, strict=True):
             place = (row.macs / 1e6, 100 * end)
@@ -385,11 +453,12 @@ def grid_map(table: pd.DataFrame, value: str = "test_accuracy") -> Figure:
     size = (0.9 + 4.2 * len(names), 1.6 + 0.55 * taught["alpha"].nunique())
     figure, panels = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
     for axes, name in zip(panels[0], names, strict=True):
+        cells = gains[name].unstack().rename(index="{:g}".format, columns="{:g}".format)
         sns.heatmap(
-            gains[name].unstack(), annot=True, fmt="+.1f", cmap="PuOr_r", vmin=-most, vmax=most, ax=axes,
+            cells, annot=True, fmt="+.1f", cmap="PuOr_r", vmin=-most, vmax=most, ax=axes,
             cbar=axes is panels[0][-1], cbar_kws={"label": "gain (points)"},
         )  # fmt: skip
-        axes.set(title=_LOSSES.get(name, name), xlabel="temperature T", ylabel="alpha" if axes is panels[0][0] else "")
+        axes.set(title=_LOSSES.get(name, name), xlabel="temperature T", ylabel="α" if axes is panels[0][0] else "")
     figure.suptitle(
         f"{value.replace('_', ' ')}: gain over cross-entropy alone ({plain:.1f}%), mean over seeds", fontsize=10
     )
