@@ -2,10 +2,12 @@
 
 import _thread
 import itertools
+import json
 import signal
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -409,6 +411,46 @@ def test_temperature_against_luck_tells_effect_from_luck():
     assert strong["p"] < 0.001 and strong["sd_over_t_points"] > 5 * strong["sd_over_seeds_points"]
     weak = [comparison.temperature_against_luck(table_with(0.0, 0.02, seed)).iloc[0]["p"] for seed in range(20)]
     assert np.mean(np.array(weak) < 0.05) <= 0.2
+
+
+def source_of(chapter: str, cell: str) -> str:
+    """The code of a chapter's cell."""
+    path = Path(__file__).parents[1] / "notebooks" / f"{chapter}.ipynb"
+    cells = {c["id"]: c["source"] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]}
+    return "".join(cells[cell])
+
+
+def test_the_loop_by_hand_is_the_library_s_whatever_student_the_run_has(experiment):
+    with_dropout = replace(experiment, student="mobilenet_v3_small", widths=(4, 8, 8))
+    space = {"experiment": with_dropout, "seed": 0, "alpha": 0.4, "temperature": 10.0}
+    check = source_of("03_distillation", "cell-30")
+    check = check[check.index("loss = partial(") : check.index("assert set(table")]
+    assert "the loop by hand is the library's" in check
+    for code in (source_of("03_distillation", "cell-04"), source_of("03_distillation", "loop-code")):
+        exec(code, space)
+    exec(source_of("03_distillation", "loop-itself-code"), space)
+    exec(check, space)
+    moved = [(space["average"][name] != value).any() for name, value in space["fitted"].state_dict().items()]
+    assert any(moved), "the loop has learned something"
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 30.0])
+def test_the_check_of_fading_holds_for_any_logits_and_any_temperatures(size):
+    rng = np.random.default_rng(0)
+    student, teacher = (size * rng.standard_normal((50, 4)).astype(np.float32) for _ in range(2))
+    examples = training.Examples(np.zeros((50, 1, 1, 3), np.uint8), rng.integers(0, 4, 50))
+    space = {
+        "np": np,
+        "comparison": comparison,
+        "plain": specs.TrainedStudent(specs.spec("ce", 0, 1, 1), student, student, pd.DataFrame(), 0, student, 0.0),
+        "teacher_val": teacher,
+        "experiment": type("Experiment", (), {"validation": examples}),
+        "entropies": comparison.teacher_entropy(teacher[None], [1.0, 20.0, 1e3, 1e4, 2e4]),
+    }
+    code = source_of("04_temperature_sweep", "cell-26")
+    code = code[: code.index("shown = softened(")]
+    assert code.count("assert") == 2
+    exec(code, space)
 
 
 def test_noise_injection_zone_is_where_every_seed_loses():

@@ -6,8 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from kdnb.figures import COLOURS, NAMES, theme
 
@@ -364,13 +365,10 @@ def gain_against_distance(table: pd.DataFrame) -> Figure:
         xlabel="distance of the teacher from the truth, KL(p || teacher) on test (nats)",
         ylabel="gain over the labels alone, points",
     )
-    handles = [
+    handles: list[Artist] = [
         plt.Line2D([], [], linestyle="", color="#333333", marker=mark, label=name) for name, mark in marks.items()
     ]
-    handles += [
-        plt.Line2D([], [], linestyle="", color="#333333", marker="o", markerfacecolor=fill, label=labels)
-        for labels, fill in fills.items()
-    ]
+    handles += [Patch(facecolor=fill, edgecolor="#333333", label=labels) for labels, fill in fills.items()]
     axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
