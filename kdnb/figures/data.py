@@ -1,4 +1,4 @@
-"""Figures of a data set: contact sheets, class balance, copies side by side, and what each split does."""
+"""Figures of a data set: contact sheets, how similar copies are, what each split does, and probes."""
 
 from collections.abc import Sequence
 
@@ -45,35 +45,47 @@ def contact_sheet(
     return figure
 
 
-def balance(table: pd.DataFrame) -> Figure:
-    """Images of each class, stacked by split. ``table``: the columns split, class and images of ``data_audit.csv``."""
-    return _counts(table, "class", "Class balance")
+def examples(labels: np.ndarray, groups: np.ndarray, outlined: np.ndarray, each: int = 6) -> np.ndarray:
+    """Which images stand for their classes on a contact sheet: of many persons, and outlined as often as is usual.
+
+    The first images of a class may all have a lesion where most of it have none; a reader takes the sheet for the set.
+
+    Args:
+        labels: ``(N,)`` int64.
+        groups: ``(N,)`` str, whose image each is; further images of a group come last.
+        outlined: ``(N,)`` bool, whether an image will have an outline.
+        each: how many of a class; of all classes fewer, where one has fewer.
+
+    Returns:
+        Positions ``(R, each)`` int64, a row for each class that has images, those with an outline first.
+    """
+    first = np.isin(np.arange(len(labels)), np.unique(groups, return_index=True)[1])
+    order = np.argsort(~first, kind="stable")
+    present, counts = np.unique(labels, return_counts=True)
+    each, rows = min(each, counts.min()), []
+    for label in present:
+        of_class = order[labels[order] == label]
+        marked, bare = of_class[outlined[of_class]], of_class[~outlined[of_class]]
+        with_outline = round(each * len(marked) / len(of_class))
+        rows.append(np.concatenate([marked[:with_outline], bare[: each - with_outline]]))
+    return np.stack(rows)
 
 
 def split_counts(table: pd.DataFrame) -> Figure:
     """Images in each split under each protocol. ``table``: columns protocol, split, images."""
-    return _counts(table, "protocol", "What each protocol does to the counts")
-
-
-def _counts(table: pd.DataFrame, rows: str, title: str) -> Figure:
-    """Images for each value of the column ``rows``, stacked by split."""
-    wide = table.pivot_table(index=rows, columns="split", values="images", aggfunc="sum", sort=False)
+    wide = table.pivot_table(index="protocol", columns="split", values="images", aggfunc="sum", sort=False)
     figure, axes = plt.subplots(figsize=(6, 0.5 * len(wide) + 1), layout="constrained")
-    _stacked(axes, wide)
-    axes.set(xlabel="images", ylabel="", title=title)
-    return figure
-
-
-def _stacked(axes: plt.Axes, wide: pd.DataFrame) -> None:
     start = np.zeros(len(wide))
     for split, colour in _SPLITS.items():
         if split in wide and wide[split].sum():
             width = wide[split].fillna(0).to_numpy()
             axes.barh(wide.index.astype(str), width, left=start, color=colour, label=split)
             start += width
+    axes.set(xlabel="images", ylabel="", title="What each protocol does to the counts")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
 
 
 def similarities(fine: np.ndarray, same_class: np.ndarray, confirmed: np.ndarray, threshold: float) -> Figure:
