@@ -62,7 +62,8 @@ def examples(labels: np.ndarray, groups: np.ndarray, outlined: np.ndarray, each:
     first = np.isin(np.arange(len(labels)), np.unique(groups, return_index=True)[1])
     order = np.argsort(~first, kind="stable")
     present, counts = np.unique(labels, return_counts=True)
-    each, rows = min(each, counts.min()), []
+    each = min(each, int(counts.min()))
+    rows: list[np.ndarray] = []
     for label in present:
         of_class = order[labels[order] == label]
         marked, bare = of_class[outlined[of_class]], of_class[~outlined[of_class]]
