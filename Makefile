@@ -109,8 +109,8 @@ $(call done,05): $(call done,03) $(call code,students explain/* fidelity/* figur
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
 $(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
-$(call done,07): $(call done,03) $(call code,students transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
-$(call done,08): $(call done,03) $(call code,students teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
+$(call done,07): $(call done,03) $(call code,claims students transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
+$(call done,08): $(call done,03) $(call code,claims students teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
 $(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/evidence figures/live) | $(call done,08)
 # The appendix simulates what it needs; behind the chapters that measure times.
 $(call done,A): $(call code,device models networks evaluation figures/__init__ figures/statistics) | $(call done,09)
