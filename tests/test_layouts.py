@@ -367,6 +367,8 @@ PERSONS = {  # file names -> which of them are one person's
     "running numbers": (["img_1", "img_2", "img_3"], [0, 1, 2]),
     "an axis": (["slice_1", "slice_2"], [0, 1]),
     "words that only begin alike": (["subtle_1", "subtle_2", "bright", "highlight"], [0, 1, 2, 3]),
+    "a patch is no patient": (["a1_patch1", "a2_patch1", "a3_subset1", "a4_subset1"], [0, 1, 2, 3]),
+    "cases": (["Case_07_a", "Case_07_b", "Case_08_a"], [0, 0, 1]),
 }
 
 
@@ -377,6 +379,104 @@ def test_persons_by_the_stated_rule(case):
     recognised, how = persons_by_name(ids, [name[0] for name in ids])
     assert np.array_equal(recognised[:, None] == recognised, np.equal.outer(persons, persons)), recognised
     assert bool(how) == (len(set(persons)) < len(persons))
+
+
+FOLDERS = {  # paths -> which of them are one person's, and the folder that tells (in a table, where two are given)
+    "scans inside": (
+        [f"a/patient_0{k // 2}/T{k % 2}/x.png" for k in range(12)],
+        [k // 2 for k in range(12)],
+        "patient_00",
+    ),
+    "sessions inside": (
+        [f"a/sub-{k // 4}/ses-{k // 2}/anat/{k}.png" for k in range(12)],
+        [k // 4 for k in range(12)],
+        "sub-0",
+    ),
+    "a site outside": (
+        [f"a/s{k % 2}/patient_{k // 2}/x.png" for k in range(6)],
+        [k // 2 for k in range(6)],
+        "patient_0",
+    ),
+    "few patients": ([f"a/patient_{k // 2}/{k}.png" for k in range(4)], [0, 0, 1, 1], "patient_0"),
+    "splits inside": (
+        [f"a/{('train', 'test')[k % 2]}/subject{k // 2}/x.png" for k in range(6)],
+        [k // 2 for k in range(6)],
+        "subject0",
+    ),
+    "folders called like nobody": (
+        [f"a/A{k // 4}/T{k % 4}/x.png" for k in range(20)],
+        [k // 4 for k in range(20)],
+        "A0",
+    ),
+    "splits around those": (
+        [f"a/{('train', 'test')[k % 2]}/A{k // 2}/x.png" for k in range(10)],
+        [k // 2 for k in range(10)],
+        "A0",
+    ),
+    "few of those in the other class": (
+        [f"a/A{k // 2}/{k}.png" for k in range(10)] + [f"b/B{k // 2}/{k}.png" for k in range(4)],
+        [k // 2 for k in range(14)],
+        "A0",
+    ),
+    "too few of those": ([f"a/A{k // 2}/{k}.png" for k in range(8)], list(range(8)), ""),
+    "shards": ([f"a/images_0{k // 2}/{k}.png" for k in range(12)], list(range(12)), ""),
+    "batches": ([f"a/batch_{k // 2}/{k}.png" for k in range(12)], list(range(12)), ""),
+    "patients in shards": ([f"a/part{k // 4}/A{k // 2}/{k}.png" for k in range(12)], [k // 2 for k in range(12)], "A0"),
+    "composed letters": (
+        [f"{part}/e\u0301/A{k}/x.png" for part in ("train", "test") for k in range(5)],
+        [*range(5)] * 2,
+        "A0",
+    ),
+    "a class in one folder": (
+        [f"a/A{k // 2}/{k}.png" for k in range(10)] + [f"b/all/{k}.png" for k in range(4)],
+        [k // 2 for k in range(10)] + [5, 6, 7, 8],
+        "A0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_persons_by_their_folders(case):
+    ids, expected, folder = FOLDERS[case]
+    labels = [unicodedata.normalize("NFC", next(part for part in name.split("/") if len(part) < 3)) for name in ids]
+    persons, how = persons_by_name(ids, labels)
+    assert np.array_equal(persons[:, None] == persons, np.equal.outer(expected, expected)), persons
+    assert (f"({folder} of {ids[0]})" in how) if folder else how == "", "which folder was taken is said"
+    in_table, how_in_table = persons_by_name(ids, labels, in_table=True)
+    named = "called like a subject" in how
+    assert in_table.tolist() == (persons.tolist() if named else ids) and how_in_table == how * named
+
+
+NOBODY = {  # what follows the class in the names of a class -> whether its images are one person's
+    "slices of everybody": ("T1_slice_{}", False),
+    "a year": ("2019_{}", False),
+    "running numbers": ("glioma ({})", False),
+    "a subject": ("patient1_slice_{}", True),
+}
+
+
+@pytest.mark.parametrize("case", NOBODY)
+def test_what_would_be_a_whole_class_is_nobody(case):
+    pattern, one = NOBODY[case]
+    ids = [f"a/{pattern.format(k)}.png" for k in range(900)] + [f"b/00{k // 2}_{k}.png" for k in range(100, 120)]
+    persons, how = persons_by_name(ids, [name[0] for name in ids])
+    assert len(set(persons[:900])) == (1 if one else 900)
+    assert len(set(persons[900:])) == 10 and "a number before the image's number" in how, "the other class has persons"
+
+
+def test_leak_free_keeps_a_patient_with_several_scans_on_one_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    for k in range(48):
+        label, patient, scan = "ab"[k % 2], k // 6, ("T1", "T2", "FLAIR")[k // 2 % 3]
+        path = tmp_path / "set" / label / f"patient_{patient:02d}" / scan / "a.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    data = load(f"folder:{tmp_path / 'set'}", 32, split_protocol="leak_free")
+    whose = np.array(["/".join(name.split("/")[:2]) for name in data.ids])
+    assert len(set(whose)) == 16 and all(len(set(data.split[whose == patient])) == 1 for patient in set(whose))
+    assert "16 persons, found by folders called like a subject (patient_00 of a/patient_00/FLAIR/a.png)" in describe(
+        data
+    )
 
 
 def test_fellow_eyes_are_on_one_side(tmp_path, monkeypatch):

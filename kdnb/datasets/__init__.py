@@ -428,7 +428,7 @@ def _groups_and_persons(
         if len(np.unique(persons_of)) == len(persons_of):
             return persons_of, _NO_PERSONS
         return persons_of, _persons_line(persons_of, _PERSONS_KNOWN_BY.get(kind, "patient folders"))
-    persons_of, found_by = groups.persons_by_name(ids, class_names)
+    persons_of, found_by = groups.persons_by_name(ids, class_names, in_table=kind == "table")
     dicom = np.flatnonzero(np.char.startswith(cached.metadata["kind"].astype(str), "DICOM"))
     if len(dicom):
         key = f"{cached.key}-patients-{source_key(groups)}"

@@ -1,23 +1,27 @@
 """Which images belong together: one person's eyes, one subject's slices, images in one patient's folder, duplicates."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from kdnb.datasets import layouts
 from kdnb.datasets.duplicates import detail, equal_pairs
 
 # Subjects of each class of the Alzheimer set (28 + 2 + 100 + 70 = 200), each with SLICES slices.
 ALZHEIMER_SUBJECTS = {"Mild_Demented": 28, "Moderate_Demented": 2, "Non_Demented": 100, "Very_Mild_Demented": 70}
 SLICES = 32
 
+# A name of a file or folder that says who the subject is. The short words are believed only as words: subset1, patch2.
+_SUBJECT = re.compile(
+    r"(?:.*[^a-z])?(?P<whose>(?:patient|subject|participant|person)[ _-]?[a-z]{0,4}\d+|"
+    r"(?:subj|sub|pat)(?:[ _-][a-z]{0,4})?\d+|case[ _-]?\d+|oas\d_\d+)(?!\d).*"
+)
 # What a file's name says about whose image it is; `whose` is what images of one person share. Tried in this order.
 _NAMED = {
-    "a subject's number in the name": re.compile(
-        r"(?:.*[^a-z])?"
-        r"(?P<whose>(?:patient|subject|participant|person|subj|sub|pat)[ _-]?[a-z]{0,4}\d+|oas\d_\d+)(?!\d).*"
-    ),
+    "a subject's number in the name": _SUBJECT,
     "left and right in the name": re.compile(
         r"(?P<whose>.*\d.*?)[ _.-]+(?:left|right|l|r|od|os)(?:[ _-]?(?:eye|fundus))?"
     ),
@@ -26,6 +30,11 @@ _NAMED = {
     "a number before the image's number": re.compile(r"(?P<whose>[a-z]{0,3}\d{3,}[a-z]?)[_-]\d{1,4}"),
 }
 _BARE = "a number before the image's number"  # which may also be a date or a batch: believed only of five or more
+# Rules of numbers that images share which are no person's, too: T1_slice_3 is everybody's.
+_COUNTED = ("a slice's number behind the name", _BARE)
+_FOLDERS_FROM = 5  # folders of a class, called like nobody, that are taken for persons
+# Folders, numbered or not, into which files are sorted without regard to persons.
+_SHARD = re.compile(r"(?:part|chunk|shard|archive|subset|fold|dataset)s?|batch(?:es)?|images|imgs|pictures|photos|data")
 _PLACEHOLDERS = frozenset(
     ("", "0", "anon", "anonymous", "anonymized", "anonymised", "unknown", "none", "na", "n/a", "removed")
 )
@@ -35,8 +44,8 @@ def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarr
     """The group of each image as far as its name tells; an image that stands alone is its own group.
 
     Args:
-        dataset: ``"eye_disease"``, ``"phantom"``, or anything else, where the innermost folder below a class folder is
-            a group if the class has at least five of them (``class/patient_07/image.png``).
+        dataset: ``"eye_disease"``, ``"phantom"``, or anything else, where patients' folders are looked for
+            (``class/patient_07/T1/image.png``; the rule stands at :func:`persons_by_name`).
         ids: N paths relative to the source.
         labels: N class names.
 
@@ -48,46 +57,52 @@ def by_name(dataset: str, ids: Iterable[str], labels: Iterable[str]) -> np.ndarr
         return np.array([_eye_person(identity) for identity in ids], str)
     if dataset == "phantom":
         return np.array([PurePosixPath(identity).stem.rpartition("_")[0] for identity in ids], str)
-    return _patient_folders(ids, labels)
+    return _patient_folders(ids, labels, only_named=False)[0]
 
 
-def persons_by_name(ids: Iterable[str], labels: Iterable[str]) -> tuple[np.ndarray, str]:
+def persons_by_name(ids: Iterable[str], labels: Iterable[str], *, in_table: bool = False) -> tuple[np.ndarray, str]:
     """The person of each image of a folder, and how it was found.
 
-    The rule: images in a patient's folder are that patient's. Else the file's name tells, by a subject's number
-    (``sub-01_T1``, ``patient_7_a``), by left and right (``12_left``, ``12_OD``), by a slice's number
-    (``scan3_slice_10``), or by a number of three or more digits before the image's number (``00001_000``,
+    The rule: images in a patient's folder are that patient's, of several such folders the outermost: one that is called
+    like a subject (``patient_07``, ``sub-01``), or else one of the outermost level below the class folders at which a
+    class has at least five (``glioma/A7/T1/image.png``), shards (``batch_1``) not counted. Else the file's name tells,
+    by a subject's number (``sub-01_T1``, ``patient_7_a``), by left and right (``12_left``, ``12_OD``), by a slice's
+    number (``scan3_slice_10``), or by a number of three or more digits before the image's number (``00001_000``,
     ``MR017260F_23``; only where there are at least five such persons). The same name is the same person in every class
-    and split: taking two persons for one costs a little data, taking one for two is a leak.
+    and split: taking two persons for one costs a little data, taking one for two is a leak. But what is called like
+    nobody and would make one person of a whole class (``T1_slice_1`` to ``T1_slice_900``) is none.
 
     Args:
         ids: N paths relative to the source.
         labels: N class names.
+        in_table: a table names the images, so folders stand for anything: only those called like a subject are
+            believed.
 
     Returns:
-        The persons, ``(N,)`` str, and in a few words how they were found (``""``: they were not).
+        The persons, ``(N,)`` str, and in a few words how they were found, the level of folders among them (``""``: they
+        were not).
     """
     ids, labels = list(ids), list(labels)
-    persons = _patient_folders(ids, labels).astype(object)
-    found_by: dict[str, str] = {}  # rule -> an image that it told of
+    in_folders, found_by = _patient_folders(ids, labels, only_named=in_table)
+    persons = in_folders.astype(object)
     named: dict[str, dict[int, str]] = {}
     for position, identity in enumerate(ids):
         if persons[position] != identity:
-            found_by.setdefault("folders", identity)
             continue
         stem = PurePosixPath(identity).stem.casefold()
         for rule, pattern in _NAMED.items():
             if match := pattern.fullmatch(stem):
                 named.setdefault(rule, {})[position] = match["whose"]
                 break
-    for rule, whose in named.items():
+    for rule, recognised in named.items():
+        nobody = _whole_classes(recognised, labels) if rule in _COUNTED else set()
+        whose = {position: person for position, person in recognised.items() if person not in nobody}
         shared = len(set(whose.values())) < len(whose)
         if shared and (rule != _BARE or len(set(whose.values())) >= 5):
-            found_by[rule] = ids[min(whose)]
+            found_by.append(f"{rule} ({PurePosixPath(ids[min(whose)]).name})")
             for position, person in whose.items():
                 persons[position] = f"person_{person}"
-    how = ", ".join(f"{rule} ({PurePosixPath(example).name})" for rule, example in found_by.items())
-    return persons.astype(str), how
+    return persons.astype(str), ", ".join(found_by)
 
 
 def dicom_patients(files: list[Path]) -> np.ndarray:
@@ -228,22 +243,71 @@ def _chained(level: np.ndarray, place: np.ndarray, signatures: np.ndarray) -> tu
     return subject, similarity
 
 
-def _patient_folders(ids: list[str], labels: list[str]) -> np.ndarray:
-    """The innermost folder of each image, ``(N,)`` str, where its class has five or more; else the image's id."""
-    # From the class folder on: the same patient's folder in train and in test is one person's.
-    folder_of_file = [PurePosixPath(name).parent for name in ids]
-    folder_of = [
-        PurePosixPath(*parent.parts[parent.parts.index(label) :]) if label in parent.parts else parent
-        for parent, label in zip(folder_of_file, labels, strict=True)
-    ]
-    folders_of_class: dict[str, set[PurePosixPath]] = {}
-    for parent, label in zip(folder_of, labels, strict=True):
-        folders_of_class.setdefault(label, set()).add(parent)
-    has_patients = {label: len(patient_folders) >= 5 for label, patient_folders in folders_of_class.items()}
-    group = [
-        str(parent) if has_patients[label] else name for parent, name, label in zip(folder_of, ids, labels, strict=True)
-    ]
-    return np.array(group, str)
+def _patient_folders(ids: list[str], labels: list[str], *, only_named: bool) -> tuple[np.ndarray, list[str]]:
+    """The patient whose folder each image lies in, else the image's id; the rule stands at :func:`persons_by_name`.
+
+    Args:
+        ids: N paths relative to the source.
+        labels: N class names.
+        only_named: believe only folders that are called like a subject.
+
+    Returns:
+        ``(N,)`` str, and for each rule that found some which folder it took of which.
+    """
+    persons = list(ids)
+    examples: dict[str, str] = {}  # rule -> a folder that it took
+    inner: dict[int, tuple[str, ...]] = {}  # of images in no subject's folder: folders below the class, without shards
+    for position, (identity, label) in enumerate(zip(ids, labels, strict=True)):
+        folders = PurePosixPath(identity).parent.parts
+        # From the class folder on: the same patient's folder in train and in test is one person's.
+        below = next((k + 1 for k, name in enumerate(folders) if layouts.class_name(name) == label), 0)
+        matches = ((k, _SUBJECT.fullmatch(name.casefold())) for k, name in enumerate(folders) if k != below - 1)
+        k, match = next((found for found in matches if found[1]), (0, None))
+        if match:
+            persons[position] = f"{label}/{match['whose']}" if k >= below > 0 else f"person_{match['whose']}"
+            examples.setdefault("folders called like a subject", f"{folders[k]} of {identity}")
+        else:
+            inner[position] = tuple(name for name in folders[below:] if not _is_shard(name))
+    deepest = 0 if only_named else max(map(len, inner.values()), default=0)
+    for level in range(1, 1 + deepest):
+        deep = {
+            position: "/".join((labels[position], *folders[:level]))
+            for position, folders in inner.items()
+            if len(folders) >= level
+        }
+        folders_of_class = Counter(label for label, _ in {(labels[position], deep[position]) for position in deep})
+        if max(folders_of_class.values()) >= _FOLDERS_FROM:
+            nobody = _whole_classes(deep, labels)
+            kept = {position: folder for position, folder in deep.items() if folder not in nobody}
+            for position, folder in kept.items():
+                persons[position] = folder
+            first = min(kept)
+            rule = f"folders of level {level} below the class"
+            examples[rule] = f"{inner[first][level - 1]} of {ids[first]}"
+            break
+    return np.array(persons, str), [f"{rule} ({example})" for rule, example in examples.items()]
+
+
+def _is_shard(folder: str) -> bool:
+    """Whether a folder's name says that files were only sorted into it: a part, a fold, a split."""
+    words = [word for word in layouts.name_words(folder) if not word.isdigit()]
+    split, others = layouts.split_of(" ".join(words))
+    return bool(words) and (all(map(_SHARD.fullmatch, words)) or (bool(split) and not others))
+
+
+def _whole_classes(persons: dict[int, str], labels: list[str]) -> set[str]:
+    """Those who would be a whole class of several images alone.
+
+    Args:
+        persons: an image's position -> its person; images without one are left out.
+        labels: N class names.
+
+    Returns:
+        Persons; no independent images would be left of their classes.
+    """
+    sizes = Counter(labels)
+    counts = Counter((labels[position], person) for position, person in persons.items())
+    return {person for (label, person), count in counts.items() if count == sizes[label] > 1}
 
 
 def join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
