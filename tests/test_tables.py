@@ -94,6 +94,19 @@ UNDERSTOOD = {  # header and rows, images -> labels by id
     "a line break in quotes": ('image,label,"a\nnote"\n' + AB.replace("\n", ',"x\ny"\n'), FOUR),
     "rows cut short": ("image,label,note\n" + AB, FOUR),
     "a row twice": ("image,label\n" + AB + "0.png,a\n", FOUR),
+    "Excel says what separates": ("sep=;\nimage;label\n" + AB.replace(",", ";"), FOUR),
+    "Excel, with Windows' line ends": (
+        "SEP=;\r\n\r\nimage;label\r\n" + AB.replace(",", ";").replace("\n", "\r\n"),
+        FOUR,
+    ),
+    "Excel, in quotes": ('"sep=,"\nimage,label\n' + AB, FOUR),
+    "a separator said, another counted": ("sep=\t\nimage\tlabel\ta,b,c\n" + AB.replace(",", "\t"), FOUR),
+    "empty lines in front": ("\n \n,,\nimage,label\n" + AB, FOUR),
+    "an index behind tabulators": (
+        "\timage\tlabel\n" + "".join(f"7\t{row}\n" for row in AB.replace(",", "\t").split("\n") if row),
+        FOUR,
+    ),
+    "an old Mac's line ends": ("image,label\r" + AB.replace("\n", "\r"), FOUR),
 }
 
 
@@ -205,6 +218,71 @@ def test_folders_of_masks_are_read_once_however_many_masks_a_table_names(tmp_pat
     assert len(looked) <= 2
 
 
+WRITTEN = {  # the file on disk, as the table names it
+    "composed letters": ("e\u0301te\u0301 {}.png", "\u00e9t\u00e9 {}.png"),
+    "decomposed letters": ("\u00e9t\u00e9 {}.png", "e\u0301te\u0301 {}"),
+    "folders, too": ("e\u0301/{}.png", "\u00e9/{}.png"),
+    "two blanks": ("scan  {}.png", "scan  {}.png"),
+    "two blanks that a program made one": ("scan  {}.png", "scan {}"),
+    "a blank before the ending": ("scan{} .png", "scan{}"),
+    "a blank behind the ending": ("scan{}.png", "scan{}.png \u00a0"),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_a_name_is_found_whatever_wrote_it(case, tmp_path):
+    on_disk, in_table = WRITTEN[case]
+    put(
+        tmp_path,
+        *(on_disk.format(k) for k in range(4)),
+        *(f"other/{on_disk.format(k)}" for k in range(4) if "/" in on_disk),
+    )
+    rows = "".join(f"{in_table.format(k)},{'ab'[k % 2]}\n" for k in range(4))
+    listing = read(write(tmp_path / "t.csv", "image,label\n" + rows))
+    assert [str(path.relative_to(tmp_path)) for path in listing.files] == [on_disk.format(k) for k in range(4)]
+    assert listing.labels == ["a", "b", "a", "b"]
+
+
+def test_a_person_is_one_however_the_letters_are_composed(tmp_path):
+    put(tmp_path, *FOUR)
+    listing = read(
+        write(tmp_path / "t.csv", "image,label,person\n0.png,a,Jose\u0301\n1.png,b,Jos\u00e9\n2.png,a,B\n3.png,b,C\n")
+    )
+    assert listing.persons == ["Jos\u00e9", "Jos\u00e9", "B", "C"]
+
+
+MASKS = {  # where masks lie, as the table names them
+    "from the table": ("lesions/{}_m.png", "lesions/{}_m.png"),
+    "from the images' folder": ("img/lesions/{}_m.png", "lesions/{}_m.png"),
+    "beside the image": ("img/deep/{}_m.png", "{}_m.png"),
+    "called as the images": ("{}.png", "{}.png"),
+    "other letters": ("lesions/e\u0301{}.png", "lesions/\u00c9{}.PNG"),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_are_found_from_the_table_and_from_the_images(case, tmp_path):
+    on_disk, in_table = MASKS[case]
+    masks = [on_disk.format(k) for k in range(4)]
+    put(tmp_path, *(f"img/deep/{k}.png" for k in range(4)), *masks)
+    rows = "".join(f"{k}.png,{'ab'[k % 2]},{in_table.format(k)}\n" for k in range(4))
+    listing = read(write(tmp_path / "t.csv", "image,label,mask\n" + rows), {"images": "img"})
+    assert [[str(path.relative_to(tmp_path)) for path in paths] for paths in listing.masks] == [
+        [name] for name in masks
+    ]
+    assert listing.left_out == {}
+
+
+def test_an_image_is_not_its_own_mask_and_it_is_said_where_masks_were_looked_for(tmp_path):
+    put(tmp_path / "set", *(f"img/{name}" for name in FOUR))
+    rows = "".join(f"{name},{'ab'[k % 2]},{name}\n" for k, name in enumerate(FOUR))
+    listing = read(write(tmp_path / "set" / "t.csv", "image,label,mask\n" + rows), {"images": "img"})
+    assert listing.masks == [] and (
+        "4 masks that are not there, such as 0.png, looked for from img and set and beside the images"
+        in listing.understood()
+    )
+
+
 LEFT_OUT = {  # what is appended to the rows -> what is said
     "several labels": ("4.png,a|b\n", "1 rows with several labels"),
     "a list of labels": ("4.png,\"['a', 'b']\"\n", "1 rows with several labels"),
@@ -245,6 +323,7 @@ REFUSED = {  # table's text -> what the sentence must name
     "no rows": ("image,label\n", ["no rows"]),
     "nothing": ("", ["no rows"]),
     "ragged": ("image,label\n0.png,a\n1.png,b,c\n", ["row 3", "quotes"]),
+    "ragged below empty lines": ("sep=,\n\nimage,label\n0.png,a\n1.png,b,c\n", ["row 5", "quotes"]),
     "only several labels": ("image,label\n0.png,a|b\n1.png,b|c\n", ["no image with one label"]),
     "several files for a name": ("image,label\ntwice,a\n1,b\n", ["'twice'", "images=FOLDER"]),
 }
@@ -342,6 +421,18 @@ def test_the_rule_of_names_can_be_switched_off(tmp_path, monkeypatch):
     assert len(set(load(f"folder:{tmp_path / 'set'}", 32).groups)) == 6
     off = load(f"folder:{tmp_path / 'set'}:person=off", 32)
     assert len(set(off.groups)) == 24 and "not looked for" in describe(off) and "too good" in describe(off)
+
+
+def test_a_table_believes_no_folder_but_a_subjects(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    for name, count in (("images_0{}", 24), ("A{}", 24), ("subject_{}", 6)):
+        root = tmp_path / name[0]
+        put(root, *(f"{name.format(k % 6)}/x{k}y.png" for k in range(24)))
+        table = write(root / "t.csv", "image,label\n" + "".join(f"x{k}y,{'ab'[k // 12]}\n" for k in range(24)))
+        data = load(f"table:{table}", 32, split_protocol="leak_free")
+        assert len(set(data.groups)) == count, name
+        assert ("subject_0 of subject_0/x0y.png" in describe(data)) == (count == 6), "which folder was taken is said"
+        assert all(len(set(data.split[data.groups == group])) == 1 for group in set(data.groups))
 
 
 def test_a_changed_table_is_another_study(eyes, tmp_path):

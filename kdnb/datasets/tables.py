@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +102,7 @@ def read(path: Path, options: dict[str, str] | None = None) -> Listing:
     if any(splits):
         _count(left_out, "rows without a split", splits.count(""))
         labels = [label if split else "" for label, split in zip(labels, splits, strict=True)]
-    files = _Files(image_folder)
+    files = _Files(image_folder, root)
     rows = _rows(frame, columns, labels, splits, files, path, left_out)
     for file, row in rows.items():
         listed.files.append(file)
@@ -126,15 +127,14 @@ def _frame(path: Path) -> "pd.DataFrame":
     """The table as text, on one line and without blanks around it; what is missing is ``""``."""
     import pandas as pd  # here: processes that only decode images import this module too
 
+    above = 0  # lines before the first row
     try:
         if path.suffix.lower() == ".parquet":
             stored = pd.read_parquet(path, dtype_backend="numpy_nullable")
             stored = (stored.reset_index() if stored.index.name else stored).map(_cell).astype("string").fillna("")
             names, rows = list(stored.columns), stored.to_numpy().tolist()
         else:
-            text = _text(path.read_bytes())
-            first = text.lstrip().split("\n", 1)[0]
-            separator = max(",\t;|", key=first.count)
+            text, separator, above = _from_first_line(_text(path.read_bytes()))
             names, *rows = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)) or [[]]
     except DataError as error:
         raise DataError(f"{path} {error}: write them as files and name these in the table.") from None
@@ -145,8 +145,8 @@ def _frame(path: Path) -> "pd.DataFrame":
         raise DataError(
             f"{path} cannot be read as a table ({reason or type(error).__name__}): save it as CSV."
         ) from error
-    names, *rows = ([" ".join(str(cell).split()) for cell in row] for row in (names, *rows))
-    long = next((number for number, row in enumerate(rows, 2) if any(row[len(names) :])), 0)
+    names, *rows = ([_plain(str(cell)) for cell in row] for row in (names, *rows))
+    long = next((number for number, row in enumerate(rows, above + 2) if any(row[len(names) :])), 0)
     if long:
         raise DataError(
             f"{path} has more cells in its row {long} than its first row has names: "
@@ -174,6 +174,33 @@ def _text(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("cp1252", "replace")
+
+
+def _from_first_line(text: str) -> tuple[str, str, int]:
+    """A table's text from its first row on.
+
+    Args:
+        text: the file's; spreadsheets put empty lines in front, or one that says what separates cells (``sep=;``).
+
+    Returns:
+        The rest of the text, what separates its cells, and how many lines lie before it.
+    """
+    text = re.sub(r"\r\n?", "\n", text)
+    front = re.match(r'(?:[ \t,;|"]*\n)*(?:"?sep=(?P<said>[^\n"])"?[ ,;]*\n)?(?:[ \t,;|"]*\n)*', text, re.IGNORECASE)
+    assert front is not None  # it may be empty
+    rest = text[front.end() :]
+    first = rest.split("\n", 1)[0]
+    return rest, front["said"] or max(",\t;|", key=first.count), front[0].count("\n")
+
+
+def _plain(text: str) -> str:
+    """The same letters as one text: composed in one way (NFC), with single blanks between words and none around."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _name(name: str) -> str:
+    """What the name of a file or folder is found by: the case of letters does not count, nor do blanks around it."""
+    return _plain(name).casefold()
 
 
 def _key(column: str) -> str:
@@ -314,8 +341,10 @@ def _splits(frame: "pd.DataFrame", column: str | None, path: Path, test: str) ->
 class _Files:
     """The images below a folder, found by path, by name and by name without ending, whatever the case of letters."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path) -> None:
         self.folder = folder
+        self.root = root  # where the table lies, which paths of masks may be relative to
+        self._inside: dict[Path, dict[str, Path]] = {}  # folder of masks -> its files by name
         self.images: set[Path] = set()
         self._masks: list[Path] = []
         self._mask_folders: list[tuple[Path, Path]] = []
@@ -339,20 +368,44 @@ class _Files:
                     self._masks.append(path)
                 else:
                     self.images.add(path)
-                    for key in {name.casefold(), layouts.stem(name).casefold()}:
+                    for key in {_name(name), _name(layouts.stem(name))}:
                         self._named[key].append(path)
 
     def masks(self, images: list[Path]) -> list[list[Path]]:
         """The masks that lie beside the images, as in folders."""
         return pair(images, self._masks, self._mask_folders)[0]
 
-    def mask(self, value: str) -> Path | None:
-        """The mask that ``value`` names, by its path, or by its name among those that lie beside the images."""
-        path = self.folder / value.replace("\\", "/")
+    def mask(self, value: str, image: Path) -> Path | None:
+        """The mask of an image that a cell names.
+
+        Args:
+            value: the cell: a path from the images' folder, the table's or the image's own, or a name among the masks
+                that lie beside the images.
+            image: whose mask it is; never its own mask, though a folder of masks may use the same names.
+
+        Returns:
+            Its path, or ``None``.
+        """
+        value = value.replace("\\", "/")
+        named = self._masks_named.get(_name(Path(value).name), [])
+        for mask in (
+            self._file(self.folder / value),
+            self._file(self.root / value),
+            named[0] if len(named) == 1 else None,
+            self._file(image.parent / value),
+        ):
+            if mask and os.path.normpath(mask) != os.path.normpath(image):
+                return mask
+        return None
+
+    def _file(self, path: Path) -> Path | None:
+        """The file of a path, or the one beside it whose name differs by case, blanks or composed letters."""
         if path.is_file():
             return path
-        same = self._masks_named.get(path.name, [])
-        return same[0] if len(same) == 1 else None
+        if path.parent not in self._inside:
+            names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+            self._inside[path.parent] = {_name(name): path.parent / name for name in names}
+        return self._inside[path.parent].get(_name(path.name))
 
     @cached_property
     def _masks_named(self) -> dict[str, list[Path]]:
@@ -360,7 +413,7 @@ class _Files:
         named: dict[str, list[Path]] = defaultdict(list)
         inside = (mask for _, folder in self._mask_folders for mask in sorted(folder.rglob("*")))
         for mask in (*self._masks, *inside):
-            for name in {mask.name, layouts.stem(mask.name)}:
+            for name in {_name(mask.name), _name(layouts.stem(mask.name))}:
                 named[name].append(mask)
         return dict(named)
 
@@ -379,11 +432,12 @@ class _Files:
         direct = self.folder / value
         if value and os.path.isfile(direct) and is_image(direct):
             return [Path(os.path.normpath(direct))]
-        named = [part.casefold() for part in value.split("/") if part not in ("", ".", "..")]
+        named = [_name(part) for part in value.split("/") if part not in ("", ".", "..")]
         images = self._named.get(named[-1], []) if named else []
         for fits in (
-            lambda path: [part.casefold() for part in path.parts[-len(named) : -1]] == named[:-1],
-            lambda path: label in map(class_name, path.relative_to(self.folder).parts[:-1]),
+            lambda path: [_name(part) for part in path.relative_to(self.folder).parts[:-1]] == named[:-1],
+            lambda path: [_name(part) for part in path.parts[-len(named) : -1]] == named[:-1],
+            lambda path: label in (class_name(_plain(part)) for part in path.relative_to(self.folder).parts[:-1]),
             lambda path: split in (layouts.split_of(part)[0] for part in path.relative_to(self.folder).parts[:-1]),
         ):
             images = images if len(images) < 2 else [path for path in images if fits(path)] or images
@@ -408,10 +462,18 @@ def _masks(
     if column is None:
         masks = files.masks(list(rows))
     else:
-        cells = [frame[column].iat[row] for row in rows.values()]
-        names = [[name.strip() for name in cell.split("|") if name.strip()] for cell in cells]
-        masks = [[path for path in map(files.mask, names_of_image) if path] for names_of_image in names]
-        _count(left_out, "masks that are not there", sum(map(len, names)) - sum(map(len, masks)))
+        masks, missing = [], []
+        for image, row in rows.items():
+            names = [name.strip() for name in frame[column].iat[row].split("|") if name.strip()]
+            found = {name: files.mask(name, image) for name in names}
+            missing += [name for name in names if not found[name]]
+            masks.append([path for path in found.values() if path])
+        if missing:
+            places = " and ".join(
+                dict.fromkeys(printable(folder.absolute().name) for folder in (files.folder, files.root))
+            )
+            example = f"such as {printable(missing[0])}, looked for from {places} and beside the images"
+            _count(left_out, f"masks that are not there, {example}", len(missing))
     return masks if any(masks) else []
 
 
