@@ -229,6 +229,21 @@ def test_constant_images_are_no_near_copies():
     assert len(twins.pairs) == 0
 
 
+def look_alikes(count: int) -> np.ndarray:
+    """Thumbnails that are alike as heads are, so that every pair passes the first step and none the second."""
+    outline = np.add.outer(np.arange(64.0), np.arange(64.0) * 2) + 20
+    noise = np.random.default_rng(0).integers(-9, 10, (count, 64, 64))
+    return np.clip(outline + noise, 0, 255).astype(np.uint8)
+
+
+def test_thumbnails_compared_in_small_blocks_give_the_same_pairs(monkeypatch):
+    signatures = np.concatenate([look_alikes(40), duplicates.oriented(look_alikes(40)[:9], 3), look_alikes(7)])
+    pairs, orientation = duplicates.coarse(signatures, quiet=True)
+    monkeypatch.setattr(duplicates, "PRODUCT", 5 * len(signatures))
+    again, turned = duplicates.coarse(signatures, quiet=True)
+    assert np.array_equal(again, pairs) and np.array_equal(turned, orientation) and len(set(orientation.tolist())) > 1
+
+
 def test_no_false_alarm_among_noise():
     twins = find([textured(seed) for seed in range(300)])
     assert len(twins.copies(duplicates.COPIES_FROM)) == 0

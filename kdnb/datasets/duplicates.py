@@ -29,6 +29,7 @@ FULL = 192  # pixels a side at which pairs are confirmed
 ORIENTATIONS = 8
 _DARK = 12  # grey values up to this are surroundings
 BLOCK = 1024
+PRODUCT = 2**23  # correlations that are held at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Twins:
         orientation: ``(P,)`` 0..7, how the second is turned to match the first (0: not).
         similarity: ``(P,)`` correlation of detail at full resolution; exact copies have 1.
         exact: ``(P,)`` bool, equal pixel for pixel.
-        candidates: ``(C, 2)`` pairs that passed the coarse step.
+        candidates: ``(C, 2)`` int32, pairs that passed the coarse step.
         fine: ``(C,)`` their correlation of 64 x 64 detail.
     """
 
@@ -73,8 +74,9 @@ def find(
     """
     pairs, orientation = coarse(signatures, quiet)
     fine = _fine(signatures, pairs, orientation)
-    equal = digests[pairs[:, 0]] == digests[pairs[:, 1]]
-    fine_enough = np.flatnonzero((fine >= FINE) & ~equal)
+    fine_enough = np.flatnonzero(fine >= FINE)  # few: whole digests of all candidates would fill the memory
+    i, j = pairs[fine_enough].T
+    fine_enough = fine_enough[digests[i] != digests[j]]
     similarity = confirm(load, pairs[fine_enough], orientation[fine_enough], quiet)
     similar_enough = similarity >= CONFIRM
     exact = np.sort(equal_pairs(digests), axis=1)
@@ -113,18 +115,29 @@ def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def coarse(signatures: np.ndarray, quiet: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs ``(C, 2)`` whose 16 x 16 thumbnails correlate in some orientation, and that orientation ``(C,)``."""
+    """Pairs whose 16 x 16 thumbnails correlate in some orientation.
+
+    Memory grows with the number of images and of pairs that are found, not with that of pairs that are compared.
+
+    Args:
+        signatures: ``(N, 64, 64)`` uint8.
+        quiet: show no progress.
+
+    Returns:
+        Positions ``(C, 2)`` int32, and the orientation of each pair ``(C,)`` int8.
+    """
     thumbnails = np.concatenate([_binned(block, 4) for block in _blocks(signatures)])
     first = unit(thumbnails)
-    rows_found = []
+    step = max(1, min(BLOCK, PRODUCT // max(1, len(first))))
+    found, turns = [np.empty((0, 2), np.int32)], [np.empty(0, np.int8)]
     for turn in range(ORIENTATIONS) if quiet else progress(range(ORIENTATIONS), "comparing thumbnails"):
         second = unit(oriented(thumbnails, turn))
-        for start in range(0, len(first), BLOCK):
-            i, j = np.nonzero(first[start : start + BLOCK] @ second[start:].T >= COARSE)
+        for start in range(0, len(first), step):
+            i, j = np.nonzero(first[start : start + step] @ second[start:].T >= COARSE)
             once = j > i
-            rows_found.append(np.stack([i[once] + start, j[once] + start, np.full(once.sum(), turn)], axis=1))
-    rows = np.concatenate(rows_found) if rows_found else np.empty((0, 3), np.int64)
-    return rows[:, :2], rows[:, 2]
+            found.append(np.stack([i[once] + start, j[once] + start], axis=1).astype(np.int32))
+            turns.append(np.full(len(found[-1]), turn, np.int8))
+    return np.concatenate(found), np.concatenate(turns)
 
 
 def detail(image: np.ndarray, width: int) -> np.ndarray:
