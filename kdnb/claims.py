@@ -6,9 +6,9 @@ Most rules compare a measured interval with a threshold: wholly on the right sid
 the wrong side it *does not hold*, astride it is *undecided*. Whether something adds at all has a fourth answer: where
 it is not told from none and its interval lies within one point either way (of scores of explanations: within five),
 there is *no effect beyond the margin* (equivalence, Schuirmann's two tests). What a run cannot ask is *not testable
-here*, with the reason: other data, a measure that tells nothing from random maps, a rival that is no better than
-these. Where the paper itself makes the claim of the run's data, *holds* is called *reproduced*, *does not hold* *not
-reproduced*.
+here*, with the reason: other data, a measure that tells nothing from maps that know nothing, a rival that is no
+better than these. Where the paper itself makes the claim of the run's data, *holds* is called *reproduced*, *does not
+hold* *not reproduced*.
 
 Inside this module differences, probabilities, shares and scores are numbers from -1 to 1; :func:`judge` says them in
 points, ratios as they are. One of several comparisons of a question is told from none only if Holm's p is, too; of one
@@ -17,7 +17,7 @@ errs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -175,16 +175,16 @@ def over_every(rows: pd.DataFrame, margin: float, detail: str) -> Measured:
 def faithful(
     difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, told: np.ndarray, margin: float
 ) -> tuple[str, int]:
-    """As good as a rival by each of several measures that tell the rival from random maps.
+    """As good as a rival by each of several measures that tell the rival from maps that know nothing.
 
-    Holds if every interval lies above minus the margin and every measure tells the explanation from random maps, too,
+    Holds if every interval lies above minus the margin and every measure tells the explanation from such maps, too,
     each at its own level; does not hold if by one it lies below, by Bonferroni's.
 
     Args:
         difference: (N,) explanation minus rival by each measure, above 0 where the explanation is better.
         lo: (N,) the lower ends of the 95% intervals.
         hi: (N,) the upper ends.
-        told: (N,) bool, whether the measure tells the explanation from random maps.
+        told: (N,) bool, whether the measure tells the explanation from maps that know nothing.
         margin: how much worse is still as good.
 
     Returns:
@@ -538,55 +538,65 @@ def _more_is_better(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _compared(run: Run, a: str, b: str) -> pd.DataFrame:
-    """Explanation a of the taught student against b by each of :data:`JUDGED_BY`, on images that have both.
+def _compared(run: Run, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Explanations of the taught student against each other by each of :data:`JUDGED_BY`, on images that have both.
 
     What ``tests.csv`` lacks is compared image by image; in a record, which keeps no values of single images, by means
-    alone: there the interval reaches from end to end of theirs.
+    alone: there the interval reaches from end to end of theirs, and nothing is told from luck.
+
+    Args:
+        run: that judged explanations.
+        pairs: of methods, a and b.
 
     Returns:
-        ``difference``, ``lo``, ``hi`` (more is better), ``n`` and ``p_holm``, by metric; those that can be compared.
+        ``a``, ``b``, ``metric``, ``difference``, ``lo``, ``hi`` (more is better), ``n`` and ``p_holm``, corrected for
+        all rows; those that can be compared.
     """
-    named = pd.DataFrame(columns=["question", "a", "b", "class", "metric", "difference", "lo", "hi", "n", "p_holm"])
-    tests = run.load_table("tests") if run.has_table("tests") else named
-    rows = tests[(tests["a"] == a) & (tests["b"] == b) & tests["question"].str.startswith("average map against")]
-    rows = rows[(rows["class"] == "all") & rows["metric"].isin(JUDGED_BY)]
-    columns = ["metric", "difference", "lo", "hi", "n", "p_holm"]
-    missing, tables = [metric for metric in JUDGED_BY if metric not in set(rows["metric"])], [rows]
-    if missing and run.has_table("fidelity"):
-        values = run.load_table("fidelity").query("model == 'student_kd' and method in [@a, @b]")
-        values = values[values["metric"].isin(missing)]
-        measured = [metric for metric, some in values.groupby("metric") if some["method"].nunique() == 2]
-        if measured:
-            tables.append(paired(values, "", [(a, b)], measured, samples=run.budget.bootstrap_samples))
-    elif missing and run.has_table("fidelity_summary"):
+    keys, numbers = ["a", "b", "metric"], ["difference", "lo", "hi", "p", "n"]
+    wanted = pd.MultiIndex.from_tuples([(*pair, metric) for pair in pairs for metric in JUDGED_BY], names=keys)
+    found = pd.DataFrame(index=wanted[:0], columns=numbers, dtype=float)
+    if run.has_table("tests"):
+        tests = run.load_table("tests")
+        tests = tests[tests["question"].str.startswith("average map against") & (tests["class"] == "all")]
+        found = tests.set_index(keys)[numbers]
+        found = found[found.index.isin(wanted)]
+    missing = wanted[~wanted.isin(found.index)]
+    if len(missing) and run.has_table("fidelity"):
+        values = run.load_table("fidelity").query("model == 'student_kd'")
+        values = values[values["metric"].isin(missing.unique("metric"))]
+        judged = set(zip(values["method"], values["metric"], strict=True))
+        both = [(a, b, metric) for a, b, metric in missing if {(a, metric), (b, metric)} <= judged]
+        if both:
+            left, metrics = list(dict.fromkeys((a, b) for a, b, _ in both)), list(dict.fromkeys(row[2] for row in both))
+            compared = paired(values, "", left, metrics, samples=run.budget.bootstrap_samples).set_index(keys)
+            found = pd.concat([found, compared.loc[compared.index.isin(missing), numbers]])
+    elif len(missing) and run.has_table("fidelity_summary"):
         means = run.load_table("fidelity_summary").query("model == 'student_kd' and `class` == 'all'")
-        means = means[means["metric"].isin(missing)].set_index(["method", "metric"])
-        means = means.reindex(pd.MultiIndex.from_product([[a, b], missing]))[["mean", "lo", "hi", "n"]]
-        of_a, of_b = means.loc[a], means.loc[b]
+        means = means.set_index(["method", "metric"])[["mean", "lo", "hi", "n"]]
+        of_a, of_b = (means.reindex(missing.droplevel(other)).set_index(missing) for other in ("b", "a"))
         apart = {
             "difference": of_a["mean"] - of_b["mean"],
             "lo": of_a["lo"] - of_b["hi"],
             "hi": of_a["hi"] - of_b["lo"],
         }
-        apart |= {"n": np.minimum(of_a["n"], of_b["n"]), "p_holm": 1.0}
-        tables.append(pd.DataFrame(apart).dropna().rename_axis("metric").reset_index())
-    found = pd.concat([table[columns] for table in tables if len(table)] or [pd.DataFrame(columns=columns)])
-    return _more_is_better(found).set_index("metric")
+        apart |= {"p": 1.0, "n": np.minimum(of_a["n"], of_b["n"])}
+        found = pd.concat([found, pd.DataFrame(apart).dropna()])
+    return _more_is_better(found.assign(p_holm=holm(found["p"])).reset_index())
 
 
-def _maps_against(run: Run, rival: str) -> pd.DataFrame:
-    """:func:`_compared` for average maps, where the run compared them with the rival at all."""
+def _maps_against(run: Run, rivals: Sequence[str]) -> pd.DataFrame:
+    """:func:`_compared` for average maps and each rival that the run compared them with at all."""
     tests = run.load_table("tests")
-    if not ((tests["a"] == AVERAGE) & (tests["b"] == rival)).any():
-        return pd.DataFrame(columns=["difference", "lo", "hi", "n", "p_holm"])
-    return _compared(run, AVERAGE, rival)
+    asked = set(tests.loc[tests["a"] == AVERAGE, "b"])
+    return _compared(run, [(AVERAGE, rival) for rival in rivals if rival in asked])
 
 
-def _told(run: Run, method: str) -> set[str]:
-    """The metrics that tell an explanation from every one of :data:`KNOW_NOTHING`."""
-    lower = pd.DataFrame({other: _compared(run, method, other)["lo"] for other in KNOW_NOTHING}, dtype=float)
-    return set(lower.index[(lower > 0).all(axis=1)])
+def _told(run: Run, methods: Sequence[str]) -> dict[str, set[str]]:
+    """Explanation -> the metrics that tell it from every one of :data:`KNOW_NOTHING`."""
+    lower = _compared(run, [(method, other) for method in methods for other in KNOW_NOTHING])
+    lower = lower.pivot(index=["a", "metric"], columns="b", values="lo").reindex(columns=KNOW_NOTHING)
+    told = lower.index[(lower > 0).all(axis=1)]
+    return {method: {metric for name, metric in told if name == method} for method in methods}
 
 
 def _telling(run: Run) -> list[str]:
@@ -600,38 +610,38 @@ def _telling(run: Run) -> list[str]:
     """
     if not any(run.has_table(name) for name in ("tests", "fidelity", "fidelity_summary")):
         return list(JUDGED_BY)
-    told = set().union(*(_told(run, method) for method in EXPLANATIONS))
+    told = set().union(*_told(run, EXPLANATIONS).values())
     return [metric for metric in JUDGED_BY if metric in told]
 
 
 def _as_faithful(run: Run, rival: str) -> Measured:
-    rows = _maps_against(run, rival)
+    rows = _maps_against(run, [rival])
     if rows.empty:
         return not_testable(f"this run did not compare average maps with {rival}")
     if rival.startswith("integrated_gradients"):  # they start from the blurred image: no fill of theirs may judge them
-        rows = rows[~rows.index.str.endswith("_blur")]
-    told, rival_told = _told(run, AVERAGE), _told(run, rival)
+        rows = rows[~rows["metric"].str.endswith("_blur")]
+    told, rival_told = _told(run, (AVERAGE, rival)).values()
     # Equal scores prove nothing where a measure tells no explanation from one that knows nothing.
-    if not told & set(rows.index) and not rival_told & set(rows.index):
+    if not (told | rival_told) & set(rows["metric"]):
         return not_testable(f"no metric tells average maps or {rival} from maps that know nothing: broken measures")
-    rows = rows[rows.index.isin(rival_told)]
+    rows = rows[rows["metric"].isin(rival_told)]
     if rows.empty:
         return not_testable(f"no metric tells {rival} from maps that know nothing here: no yardstick")
     difference, lo, hi = (rows[name].to_numpy(float) for name in ("difference", "lo", "hi"))
-    verdict, index = faithful(difference, lo, hi, rows.index.isin(told), FAITHFULNESS)
+    verdict, index = faithful(difference, lo, hi, rows["metric"].isin(told).to_numpy(), FAITHFULNESS)
     row = rows.iloc[index]
     detail = (
         f"the nearest of {len(rows)} metrics that tell {rival} from maps that know nothing "
-        f"({', '.join(rows.index)}): {row.name}, one taught student, {row['n']:.0f} images"
+        f"({', '.join(rows['metric'])}): {row['metric']}, one taught student, {row['n']:.0f} images"
     )
-    if undistinguished := [metric for metric in rows.index if metric not in told]:
+    if undistinguished := [metric for metric in rows["metric"] if metric not in told]:
         detail += f"; average maps are not told from these by {', '.join(undistinguished)}"
     return Measured(row["difference"], row["lo"], row["hi"], verdict, detail)
 
 
 def _maps_over_controls(run: Run) -> Measured:
     """Better than every control by every metric that tells any explanation from maps that know nothing."""
-    rows = pd.concat([_maps_against(run, name).reset_index().assign(b=name) for name in CONTROLS], ignore_index=True)
+    rows = _maps_against(run, CONTROLS)
     if rows.empty:
         return not_testable("this run did not compare average maps with controls")
     telling = _telling(run)
@@ -708,7 +718,8 @@ BEFORE_REAL_DATA = frozenset(
 # decides nothing; the best cell and times have intervals. Otherwise: there may be no effect beyond the margin; few
 # labels are judged at the most of them, since at five a class every student was near chance; where labels are drawn,
 # known images count by what is remembered of the draw; three families of metrics decide faithfulness in place of
-# agreement with the top 30% kept, which is saturated; maps have no effect where all measures of one rival say so, not
+# agreement with the top 30% kept, which is saturated, and since then only those that tell a map from what knows
+# nothing, of one student under three fills; maps have no effect where all measures of one rival say so, not
 # where one does.
 UNCHANGED = frozenset(
     [
@@ -746,111 +757,140 @@ _AS_FAITHFUL = (
 )
 _AS_FAITHFUL_WITHOUT_BLUR = f"{_AS_FAITHFUL}; without the blur, from which integrated gradients start"
 CLAIMS = {
-    "student_f1": Claim("the student's F1 is above 0.94", "macro F1 above 94 points", _student_f1, True),
+    "student_f1": Claim(
+        "the macro F1 of the taught student is above 0.94", "macro F1 above 94 points", _student_f1, True
+    ),
     "student_against_teacher": Claim(
-        "the student keeps up with the teacher", "difference above -1 point", _student_against_teacher
+        "the taught student is at most a point less accurate than its teacher",
+        "difference above -1 point",
+        _student_against_teacher,
     ),
     "student_behind": Claim(
-        "on this data set the student stays behind the teacher", "difference below -1 point", _student_behind, True
+        "on this data set the taught student stays more than a point behind its teacher",
+        "difference below -1 point",
+        _student_behind,
+        True,
     ),
     "new_images": Claim(
-        "the accuracy holds for test images of which training knows no copy and no person",
+        "the taught student is as accurate on test images of which training knows no copy and no person as on others",
         "new minus known above -1 point",
         _new_images,
     ),
     "relatives": Claim(
-        "added training images help other test images as much as those of which they are a copy or show the person",
+        "further training images help unrelated test images as much as those with a copy or the person among them",
         "gain of images that stay new minus gain of those that become known above -1 point",
         _relatives,
     ),
     "distillation_adds": Claim(
-        "the teacher adds to what labels teach",
+        "with all labels the teacher, by the paper's loss, adds to the accuracy that the labels alone teach",
         f"paper's loss minus cross-entropy above 0{_SIGNIFICANT}",
         _distillation_adds,
     ),
     "teacher_adds": Claim(
-        "so it does by the loss with T^2", f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}", _teacher_adds
+        "with all labels the teacher, by the loss with T^2, adds to the accuracy that the labels alone teach",
+        f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}",
+        _teacher_adds,
     ),
     "oracle_adds": Claim(
-        "perfect soft labels add to what labels teach",
+        "with all labels a teacher that says the true probabilities adds to the accuracy that the labels alone teach",
         f"a teacher that says the true probabilities minus cross-entropy above 0{_SIGNIFICANT}",
         _oracle_adds,
     ),
     "few_labels": Claim(
-        "where the student has few labels and the teacher had many, it adds",
+        "with few labels a teacher that had all, by the loss with T^2, adds to the accuracy that these alone teach",
         f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}",
         _few_labels,
     ),
     "few_labels_without_t2": Claim(
-        "with few labels the paper's loss adds, too",
+        "with few labels a teacher that had all, by the paper's loss, adds to the accuracy that these alone teach",
         f"paper's loss minus cross-entropy above 0{_SIGNIFICANT}",
         _few_labels_without_t2,
     ),
     "knowledge": Claim(
-        "what the teacher adds there is knowledge of the images, not a softer target",
+        "what the teacher adds with few labels is knowledge of the images, not a softer target",
         "loss with T^2 minus the same with each of these teachers above 0: " + ", ".join(WITHOUT_KNOWLEDGE),
         _knowledge,
     ),
     "unlabelled_images": Claim(
-        "it hands on what it knows of images whose labels the student does not get",
+        "with few labels the teacher hands on what it knows of further images, whose labels the student does not get",
         f"all images minus the labelled few alone above 0{_SIGNIFICANT}",
         _unlabelled_images,
     ),
     "long_training": Claim(
-        "where students train longer, the teacher adds to what labels teach",
+        "where students train several times as long, the teacher adds to the accuracy that the labels alone teach",
         f"loss with T^2 minus cross-entropy above 0{_SIGNIFICANT}",
         _long_training,
     ),
     "released_is_cross_entropy": Claim(
-        "the released loss trains like cross-entropy", "difference within 3 points", _released_is_cross_entropy
+        "students of the released loss are as accurate as those of cross-entropy",
+        "difference within 3 points",
+        _released_is_cross_entropy,
     ),
-    "five_layers": Claim("five layers are enough", "six layers minus five below +1 point", _five_layers),
+    "five_layers": Claim(
+        "five layers are enough: a sixth adds less than a point of accuracy",
+        "six layers minus five below +1 point",
+        _five_layers,
+    ),
     "max_pooling": Claim(
-        "maximum pooling is better than average pooling", f"average minus maximum below 0{_SIGNIFICANT}", _max_pooling
+        "students with maximum pooling are more accurate than those with average pooling",
+        f"average minus maximum below 0{_SIGNIFICANT}",
+        _max_pooling,
     ),
     "temperature_matters": Claim(
-        "the temperature changes the result",
+        "the temperature changes the accuracy of the taught student",
         "lowest against highest T at each alpha and loss, Holm p < 0.05; none where all lie within one point",
         _temperature_matters,
     ),
     "best_cell": Claim(
-        "the best alpha and T are the paper's",
+        "the alpha and T that are best on validation are the paper's",
         "validation accuracy of the paper's cell minus that of each other cell of the paper's loss above 0",
         _best_cell,
         True,
     ),
-    "flops_ratio": Claim("the teacher costs 2.436 times the student", "ratio within 5%", _flops_ratio, unit=RATIO),
+    "flops_ratio": Claim(
+        "the teacher takes 2.436 times the operations of the released student",
+        "ratio within 5%",
+        _flops_ratio,
+        unit=RATIO,
+    ),
     "met_ratio": Claim(
-        "SHAP is 4.5 times faster on the student", "ratio within a factor of 1.5", _met_ratio, unit=RATIO
+        "SHAP is 4.5 times faster on the student than on the teacher",
+        "ratio within a factor of 1.5",
+        _met_ratio,
+        unit=RATIO,
     ),
     "maps_over_shap": Claim(
-        "average maps on the student are far cheaper than SHAP on the teacher",
+        "average maps on the student are over 200 times faster than SHAP on the teacher",
         "ratio above 200",
         _maps_over_shap,
         unit=RATIO,
     ),
     "maps_as_grad_cam": Claim(
-        "average maps are as faithful as Grad-CAM", _AS_FAITHFUL, partial(_as_faithful, rival="grad_cam")
+        "average maps are as faithful to the taught student as Grad-CAM",
+        _AS_FAITHFUL,
+        partial(_as_faithful, rival="grad_cam"),
     ),
-    "maps_as_shap": Claim("average maps are as faithful as SHAP", _AS_FAITHFUL, partial(_as_faithful, rival="shap")),
+    "maps_as_shap": Claim(
+        "average maps are as faithful to the taught student as SHAP", _AS_FAITHFUL, partial(_as_faithful, rival="shap")
+    ),
     "maps_as_integrated_gradients": Claim(
-        "average maps are as faithful as integrated gradients",
+        "average maps are as faithful to the taught student as integrated gradients",
         _AS_FAITHFUL_WITHOUT_BLUR,
         partial(_as_faithful, rival="integrated_gradients"),
     ),
     # What holds a prediction speaks for its class: with their signs the gradient methods are the stronger rivals.
     "maps_as_shap_signed": Claim(
-        "average maps are as faithful as SHAP with its signs kept",
+        "average maps are as faithful to the taught student as SHAP with its signs kept",
         _AS_FAITHFUL,
         partial(_as_faithful, rival="shap_signed"),
     ),
     "maps_as_integrated_gradients_signed": Claim(
-        "average maps are as faithful as integrated gradients with their signs kept",
+        "average maps are as faithful to the taught student as integrated gradients with their signs kept",
         _AS_FAITHFUL_WITHOUT_BLUR,
         partial(_as_faithful, rival="integrated_gradients_signed"),
     ),
     "maps_over_controls": Claim(
-        "average maps show what was learned: they are more faithful than every control that knows nothing of it",
+        "average maps show what the student learned: they are more faithful than every map that knows nothing of it",
         (
             "difference above 0, for each of "
             + ", ".join(CONTROLS)
@@ -861,7 +901,9 @@ CLAIMS = {
         _maps_over_controls,
     ),
     "fidelity": Claim(
-        "fidelity is between 0.8630 and 0.9764", "none: the paper's definition is not available", _fidelity
+        "the fidelity of explanations is between 0.8630 and 0.9764",
+        "none: the paper's definition is not available",
+        _fidelity,
     ),
 }
 
@@ -957,28 +999,30 @@ def _evidence_cost(run: Run) -> Measured:
 
 CLAIMS |= {
     "transparent_keeps_up": Claim(
-        "a student whose evidence is local keeps up with the plain one",
+        "the transparent student, whose evidence is local, is at most a point less accurate than the plain one",
         "transparent minus plain above -1 point",
         _transparent_keeps_up,
     ),
     "evidence_marks": Claim(
         (
-            "class evidence of the transparent student marks the lesion better than any explanation of the plain one, "
-            "and than every control"
+            "class evidence of the transparent student marks the lesion better than every explanation of the plain "
+            "student and every map that knows nothing"
         ),
         "difference above 0 for each rival by each of: " + ", ".join(EVIDENCE_METRICS["truth"]) + _OF_MAPS,
         _evidence_marks,
     ),
     "evidence_faithful": Claim(
-        "it is more faithful to its network than any explanation of the plain student, by each family of metrics",
+        "class evidence is more faithful to the transparent student than any explanation is to the plain one",
         f"difference on the better side of 0 for each rival by each {_TELLS}: "
         + ", ".join(EVIDENCE_METRICS["fidelity"])
         + _OF_MAPS,
         _evidence_faithful,
     ),
-    "evidence_cost": Claim("it costs one forward pass", f"ratio below {PASSES:g}", _evidence_cost, unit=RATIO),
+    "evidence_cost": Claim(
+        "class evidence costs one forward pass", f"ratio below {PASSES:g}", _evidence_cost, unit=RATIO
+    ),
     "teacher_pays": Claim(
-        "the teacher adds more to the transparent student than to the plain one",
+        "the teacher adds more to the accuracy of the transparent student than to that of the plain one",
         f"difference of the gains above 0, loss with T^2{_SIGNIFICANT}",
         _teacher_pays,
     ),
@@ -1017,24 +1061,23 @@ _EXPLAINS = (
 )
 CLAIMS |= {
     "teaching_explains": Claim(
-        "teaching makes explanations better: average maps, paper's loss against the labels alone",
+        "teaching by the paper's loss makes average maps better than the labels alone do",
         _EXPLAINS,
         partial(_explains, way="paper's loss"),
     ),
     "teaching_explains_t2": Claim(
-        "teaching by the loss with T^2 makes explanations better, too", _EXPLAINS, partial(_explains, way="with T²")
+        "teaching by the loss with T^2 makes average maps better than the labels alone do",
+        _EXPLAINS,
+        partial(_explains, way="with T²"),
     ),
     "maps_taught": Claim(
-        (
-            "average maps are better where the teacher's are taught too: "
-            "attention transfer against the loss with T^2 alone"
-        ),
+        "teaching the teacher's maps as well makes average maps better than the loss with T^2 alone does",
         _EXPLAINS,
         partial(_explains, way="attention too"),
     ),
     # Stated when the same had been seen of students of all labels, and nothing yet of students of few.
     "teaching_explains_few": Claim(
-        "teaching by the loss with T^2 makes explanations better where few images are labelled",
+        "with few labels teaching by the loss with T^2 makes average maps better than the labels alone do",
         _EXPLAINS,
         partial(_explains, way="with T²", table="tests_teaching_few"),
     ),
@@ -1095,7 +1138,7 @@ def _volumes_cost(run: Run) -> Measured:
 
 CLAIMS |= {
     "volumes_keep_up": Claim(
-        "in volumes, too, the student keeps up with its teacher",
+        "of volumes the taught student is at most a point less accurate than its teacher",
         "paper's loss minus teacher above -1 point",
         partial(
             _volumes_row,
@@ -1106,7 +1149,7 @@ CLAIMS |= {
         ),
     ),
     "volumes_few": Claim(
-        "with few labelled volumes the teacher adds",
+        "with few labelled volumes the teacher, by the loss with T^2, adds to the accuracy that the labels alone teach",
         f"loss with T^2 minus labels alone above 0{_SIGNIFICANT}",
         partial(
             _volumes_row,
@@ -1117,7 +1160,7 @@ CLAIMS |= {
         ),
     ),
     "volumes_depth": Claim(
-        "kernels in depth are worth their operations: the student of volumes beats that of slices which costs as much",
+        "kernels in depth are worth their operations: the student of volumes beats one of slices that costs as much",
         f"difference of the students of the labels alone above 0{_SIGNIFICANT}",
         partial(
             _volumes_row,
@@ -1128,7 +1171,7 @@ CLAIMS |= {
         ),
     ),
     "volumes_maps": Claim(
-        "average maps of volumes show what was learned: they are better than every control that knows nothing of it",
+        "average maps of volumes show what the student learned: they beat every map that knows nothing of it",
         (
             "difference on the better side of 0 by each measure of truth (where masks are known) and faithfulness, "
             "for each control" + _OF_MAPS
@@ -1136,7 +1179,7 @@ CLAIMS |= {
         _volumes_maps,
     ),
     "volumes_cost": Claim(
-        "of volumes, too, average maps on the student are far cheaper than SHAP on the teacher",
+        "average maps of volumes on the student are over 200 times faster than SHAP on the teacher",
         "ratio above 200",
         _volumes_cost,
         unit=RATIO,
@@ -1172,7 +1215,7 @@ def _maps_mark(run: Run) -> Measured:
 
 CLAIMS |= {
     "maps_mark": Claim(
-        "average maps mark the lesion better than every control, where lesions usually lie included",
+        "average maps mark the lesion better than every map that knows nothing, where lesions usually lie included",
         "pixel AUC minus that of the best control above 0; not where below 0 for the best of so many",
         _maps_mark,
     )
@@ -1198,7 +1241,7 @@ def _maps_change(run: Run) -> Measured:
 
 CLAIMS |= {
     "maps_change": Claim(
-        "average maps hang on what was learned: redrawing all weights changes them",
+        "average maps hang on what the student learned: redrawing all weights changes them",
         f"Spearman's correlation of the map with itself below {CHANGED:g} in each of several redrawn networks",
         _maps_change,
         unit=CORRELATION,
@@ -1221,10 +1264,7 @@ def _better_teacher(run: Run) -> Measured:
 
 CLAIMS |= {
     "better_teacher": Claim(
-        (
-            "students taught by the ensemble of students of the labels alone learn more than the labels teach, "
-            "with all labels"
-        ),
+        "with all labels an ensemble of students of the labels alone, as a teacher, adds to the accuracy of one",
         f"loss with T^2 minus labels alone above 0{_SIGNIFICANT}",
         _better_teacher,
     )
@@ -1233,7 +1273,7 @@ CLAIMS |= {
 
 # -- how often the rules err -------------------------------------------------------------------------------------------
 
-_SEEDS, _IMAGES, _RIVALS, _MEASURES = 3, 1000, len(CONTROLS), len(FAMILIES)
+_SEEDS, _IMAGES, _RIVALS, _MEASURES = 3, 1000, len(CONTROLS), len(JUDGED_BY)
 _COMPARISONS = _RIVALS * _MEASURES
 
 
@@ -1244,6 +1284,8 @@ class Simulation:
     Args:
         rule: ``(difference, lo, hi, p_holm)``, each ``(N,)``, to a verdict.
         margin: the effect at which it turns.
+        truth: the effect in question, to the verdict that is true of it; *undecided* at the threshold itself, where
+            none is.
         others: the true effects of further comparisons beside the one in question.
         same: how many comparisons have the effect in question.
         images: test images, each its own group.
@@ -1253,6 +1295,7 @@ class Simulation:
 
     rule: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
     margin: float
+    truth: Callable[[float], str]
     others: tuple[float, ...] = ()
     same: int = 1
     images: int = _IMAGES
@@ -1265,30 +1308,56 @@ def _of_the_first(rule: Callable[..., Measured]) -> Callable[..., str]:
     return lambda difference, lo, hi, p: rule(difference[0], lo[0], hi[0]).verdict
 
 
+def _adds_first(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, p_holm: np.ndarray) -> str:
+    """The verdict of :func:`adds` on the first comparison."""
+    return adds(difference[0], lo[0], hi[0], p=p_holm[0]).verdict
+
+
+def _every_rival(difference: np.ndarray, lo: np.ndarray, hi: np.ndarray, p_holm: np.ndarray) -> str:
+    """The verdict of :func:`every` on all comparisons with all rivals."""
+    return every(difference, lo, hi, p_holm, np.arange(_COMPARISONS) // _MEASURES, FAITHFULNESS)[0]
+
+
+def _beyond(effect: float, threshold: float, at_it: str = UNDECIDED) -> str:
+    """What is true of an effect, by the side of the threshold on which it lies."""
+    return HOLDS if effect > threshold else FAILS if effect < threshold else at_it
+
+
+_NONE = partial(_beyond, threshold=0.0, at_it=NO_EFFECT)
 _EXPLAINED: dict[str, Any] = {"margin": FAITHFULNESS, "images": 100, "seeds_sd": 0.0}
 SIMULATED = {
-    "above -1 point": Simulation(_of_the_first(partial(above, threshold=-NON_INFERIORITY)), NON_INFERIORITY),
-    "below +1 point": Simulation(_of_the_first(partial(below, threshold=NON_INFERIORITY)), NON_INFERIORITY),
-    "within 3 points": Simulation(_of_the_first(partial(within, least=-EQUIVALENCE, most=EQUIVALENCE)), EQUIVALENCE),
-    "above 0, else none within a point": Simulation(
-        lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN
+    "above -1 point": Simulation(
+        _of_the_first(partial(above, threshold=-NON_INFERIORITY)),
+        NON_INFERIORITY,
+        partial(_beyond, threshold=-NON_INFERIORITY),
     ),
-    "the same, one of 6 comparisons": Simulation(
-        lambda d, lo, hi, p: adds(d[0], lo[0], hi[0], p=p[0]).verdict, MARGIN, (0.0,) * 5
+    "below +1 point": Simulation(
+        _of_the_first(partial(below, threshold=NON_INFERIORITY)),
+        NON_INFERIORITY,
+        lambda effect: _beyond(-effect, -NON_INFERIORITY),
     ),
+    "within 3 points": Simulation(
+        _of_the_first(partial(within, least=-EQUIVALENCE, most=EQUIVALENCE)),
+        EQUIVALENCE,
+        lambda effect: _beyond(-abs(effect), -EQUIVALENCE),
+    ),
+    "above 0, else none within a point": Simulation(_adds_first, MARGIN, _NONE),
+    "the same, one of 6 comparisons": Simulation(_adds_first, MARGIN, _NONE, (0.0,) * 5),
     f"better than every one of {_RIVALS} rivals by {_MEASURES} measures, one near": Simulation(
-        lambda d, lo, hi, p: every(d, lo, hi, p, np.arange(_COMPARISONS) // _MEASURES, FAITHFULNESS)[0],
+        _every_rival,
+        truth=_NONE,
         same=_MEASURES,
         others=(5 * FAITHFULNESS,) * (_COMPARISONS - _MEASURES),
         **_EXPLAINED,
     ),
     f"better than every one of {_RIVALS} rivals, all near": Simulation(
-        lambda d, lo, hi, p: every(d, lo, hi, p, np.arange(_COMPARISONS) // _MEASURES, FAITHFULNESS)[0],
-        same=_COMPARISONS,
-        **_EXPLAINED,
+        _every_rival, truth=_NONE, same=_COMPARISONS, **_EXPLAINED
     ),
     f"as faithful by {_MEASURES} measures": Simulation(
-        lambda d, lo, hi, p: faithful(d, lo, hi, np.ones(len(d), bool), FAITHFULNESS)[0], same=_MEASURES, **_EXPLAINED
+        lambda d, lo, hi, p: faithful(d, lo, hi, np.ones(len(d), bool), FAITHFULNESS)[0],
+        truth=partial(_beyond, threshold=-FAITHFULNESS),
+        same=_MEASURES,
+        **_EXPLAINED,
     ),
 }
 
@@ -1306,7 +1375,9 @@ def error_rates(draws: int = 1000) -> pd.DataFrame:
         draws: runs simulated for each rule and true effect.
 
     Returns:
-        A row a rule and true effect: ``rule``, ``effect`` in points and the share of each verdict.
+        A row a rule and true effect: ``rule``, ``effect`` in points, ``truth`` (the verdict that is true of it;
+        *undecided* where it lies at the threshold), the share of each verdict, and of each kind of error: ``false``,
+        first kind, a verdict that is not true; ``missed``, second kind, *undecided* where one is true (else NaN).
     """
     rows = []
     for name, simulation in SIMULATED.items():
@@ -1326,7 +1397,13 @@ def error_rates(draws: int = 1000) -> pd.DataFrame:
             draws_of_all = zip(differences, differences - half, differences + half, p_holm, strict=True)
             verdicts = [simulation.rule(*draw) for draw in draws_of_all]
             shares = pd.Series(verdicts).value_counts(normalize=True).reindex(VERDICTS[:-1], fill_value=0.0)
-            rows.append({"rule": name, "effect": 100 * effect} | shares.to_dict())
+            truth = simulation.truth(effect)
+            errors_of_kinds = {
+                "false": shares.drop(labels=[UNDECIDED, truth], errors="ignore").sum(),
+                "missed": shares[UNDECIDED] if truth != UNDECIDED else math.nan,
+            }
+            facts = {"rule": name, "effect": 100 * effect, "truth": truth}
+            rows.append(facts | shares.to_dict() | errors_of_kinds)
     return pd.DataFrame(rows)
 
 
@@ -1386,6 +1463,9 @@ class Tables(Protocol):
 
 # Rules that read only tables which records keep, and which these are: a record older than a rule is judged by it.
 OF_RECORDS = {
+    "maps_as_grad_cam": ("tests", "fidelity_summary"),
+    "maps_as_shap": ("tests", "fidelity_summary"),
+    "maps_as_integrated_gradients": ("tests", "fidelity_summary"),
     "maps_as_shap_signed": ("tests", "fidelity_summary"),
     "maps_as_integrated_gradients_signed": ("tests", "fidelity_summary"),
     "maps_over_controls": ("tests", "fidelity_summary"),
@@ -1402,9 +1482,9 @@ OF_RECORDS = {
 def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     """A recorded ``claims.csv`` in today's units, words and, as far as the record allows, by today's rules.
 
-    Claims that are made no more are left out. Where a rule has changed since, those of :data:`OF_RECORDS` are judged
-    anew from the record's tables; of the others that compare maps, *no effect* once needed a single equal measure, and
-    is *undecided* where a record cannot say of all.
+    Claims that are made no more are left out, the others stated as today. Where a rule has changed since, those of
+    :data:`OF_RECORDS` are judged anew from the record's tables; of the others that compare maps, *no effect* once
+    needed a single equal measure, and is *undecided* where a record cannot say of all.
 
     Args:
         table: as :func:`judge` made it when the run was recorded.
@@ -1417,7 +1497,8 @@ def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     rules = known["claim"].map(lambda name: CLAIMS[name].rule)
     changed = known["rule"].fillna("") != rules if "rule" in known else pd.Series(False, known.index)
     single = changed & rules.str.endswith(_OF_MAPS) & known["verdict"].map(MEANING).eq(NO_EFFECT)
-    known = known.assign(verdict=known["verdict"].mask(single, UNDECIDED))
+    statements = known["claim"].map(lambda name: CLAIMS[name].statement)
+    known = known.assign(statement=statements, verdict=known["verdict"].mask(single, UNDECIDED))
     current = set(known.loc[~changed, "claim"])
     anew, paper = [], published("paper")  # which makes such a claim of every data set or of none
     for name, needed in OF_RECORDS.items():
@@ -1429,7 +1510,7 @@ def as_today(table: pd.DataFrame, tables: Tables) -> pd.DataFrame:
 
 
 def _in_units(table: pd.DataFrame) -> pd.DataFrame:
-    """A recorded ``claims.csv`` in today's units and words; one that says its units already is as it was.
+    """A recorded ``claims.csv`` in today's units and verdicts; one that says its units already is as it was.
 
     Earlier records have shares and no units, say *reproduced* of our own questions too, went by intervals where Holm's
     p (in their details) was not below 5%, took the best cell for certain, and called *undecided* what was no measure or
@@ -1456,13 +1537,5 @@ def _in_units(table: pd.DataFrame) -> pd.DataFrame:
     useless = (verdict == UNDECIDED) & texts["detail"].str.contains("so it cannot tell$|no yardstick$")
     verdict = verdict.mask(contradicted, UNDECIDED).mask(useless, NOT_TESTABLE)
     worded = verdict.where(texts["paper"] == "", verdict.replace(OF_THE_PAPER))
-    changed = {name: scale * table[name] for name in ("measured", "lo", "hi") if name in table} | {
-        "unit": units,
-        "verdict": worded,
-    }
-    if "statement" in table:
-        changed["statement"] = [
-            CLAIMS[name].statement if name in CLAIMS else statement
-            for name, statement in zip(table["claim"], table["statement"], strict=True)
-        ]
-    return table.assign(**changed)
+    changed = {name: scale * table[name] for name in ("measured", "lo", "hi") if name in table}
+    return table.assign(**changed, unit=units, verdict=worded)
