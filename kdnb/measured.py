@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdnb import students, teachers
-from kdnb.claims import FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
+from kdnb.claims import CLAIMS, FAILS, HOLDS, MEANING, NO_EFFECT, NOT_TESTABLE, POINTS, UNDECIDED, as_today
 from kdnb.datasets import slices, volumes
 from kdnb.errors import ArtefactError
 from kdnb.evaluation import random_effects
@@ -191,6 +191,13 @@ def verdicts(measured: Path = MEASURED) -> pd.DataFrame:
 
 
 def _verdict(claim: pd.Series) -> str:
+    """Verdict and number in one cell; a rule that is not today's is named."""
+    today = CLAIMS[claim["claim"]].rule
+    of_its_day = " (by the rule of its day)" * (claim.get("rule", today) != today)
+    return f"{_verdict_and_number(claim)}{of_its_day}"
+
+
+def _verdict_and_number(claim: pd.Series) -> str:
     if pd.isna(claim["measured"]):
         return claim["verdict"]
     interval = f" [{claim['lo']:.3g}, {claim['hi']:.3g}]" if claim["lo"] < claim["hi"] else ""
@@ -321,7 +328,7 @@ def readme_table(measured: Path = MEASURED, published: Path = PUBLISHED) -> str:
 
 BY_DATA_SET = (
     "Counted over the data sets that can test a claim, each by its run without leaks where there is one (generated "
-    "images among them):"
+    "images among them); what neither holds nor is against is undecided, unless *no effect* is said:"
 )
 # The answer in three sentences: {claim} becomes in how many data sets that claim holds.
 _BRIEF = (
@@ -343,7 +350,7 @@ _BRIEF = (
     ),
     "**Data:** {persons}; the accuracy holds for persons and pictures that training does not know {new_images}.",
 )
-_AGAINST = {FAILS: "against", NO_EFFECT: "without an effect beyond the margin", UNDECIDED: "undecided"}
+_AGAINST = {FAILS: "against", NO_EFFECT: "no effect"}  # the rest is undecided
 _ANSWERS = {HOLDS: "yes", FAILS: "no", NO_EFFECT: "no effect beyond the margin", UNDECIDED: "undecided"}
 # Claim -> the question that it answers, and what the number is that was measured.
 _QUESTIONS = {
@@ -620,13 +627,29 @@ def span(values: pd.Series, unit: str) -> str:
     return f"{' to '.join(ends)}{unit}"
 
 
+def counted(verdicts: pd.Series) -> str:
+    """In how many data sets a claim holds, and what speaks against it in the others; the rest is undecided.
+
+    Args:
+        verdicts: one a data set, of :data:`kdnb.claims.VERDICTS`.
+
+    Returns:
+        Such as ``2 of 4 (1 against)``.
+
+    Example:
+        >>> counted(pd.Series(["holds", "undecided", "does not hold"]))
+        '1 of 3 (1 against)'
+    """
+    votes = Counter(verdicts)
+    others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
+    return f"{votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others)
+
+
 def in_brief(measured: Path = MEASURED) -> str:
     """Does it hold? Three sentences: in how many of the data sets that can test it a claim holds."""
     claims, counts = tested(judged(measured)), {}
     for claim in _QUESTIONS:
-        votes = Counter(claims.loc[claims["claim"] == claim, "verdict"])
-        others = ", ".join(f"{votes[verdict]} {words}" for verdict, words in _AGAINST.items() if votes[verdict])
-        counts[claim] = f"in {votes[HOLDS]} of {votes.total()}" + f" ({others})" * bool(others)
+        counts[claim] = f"in {counted(claims.loc[claims['claim'] == claim, 'verdict'])}"
     counts |= {"persons": persons_on_both_sides(), "alone": _method_alone(measured)}
     return "\n\n".join([BY_DATA_SET, *(sentence.format(**counts) for sentence in _BRIEF)])
 

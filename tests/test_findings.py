@@ -1,6 +1,7 @@
 """README, FINDINGS.md and their figure: exactly what the recorded runs say,
 in words that no other record could make false."""
 
+import json
 import re
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_readme_and_findings_show_exactly_what_is_recorded():
     assert findings.readme_now(readme) == readme and findings.page_now(page) == page, (
         "python -m kdnb.findings writes them"
     )
-    assert findings.findings() in readme and findings.caveats() in readme
+    assert findings.findings() in readme and findings.caveats() in readme and findings.limits() in page
     assert in_brief() in page and answer() in page and readme_table() in page
 
 
@@ -173,6 +174,20 @@ def test_the_best_layer_and_the_best_control_are_shown_beside_the_rest(records):
 
 def test_where_nothing_is_recorded_the_readme_says_so(tmp_path):
     assert findings.findings(tmp_path) == findings.caveats(tmp_path) == findings.NOTHING
+
+
+def test_limits_say_who_is_not_known_and_what_a_record_lacks(records):
+    assert "whose 258 meningioma and 15 pituitary images of brain MRI are" in findings.limits(records.folder)
+    folder = records("brain_tumor", accuracy=0.9)
+    known = json.loads((folder / "provenance.json").read_text())
+    budget = {"student_widths": [8, 16, 32], "student_epochs": 7}
+    (folder / "provenance.json").write_text(json.dumps(known | {"budget": budget}))
+    pd.DataFrame({"claim": ["teaching_explains"], "verdict": UNDECIDED, "unit": "points"}).to_csv(
+        folder / "claims.csv", index=False
+    )
+    told = findings.limits(records.folder)
+    assert "reaches 0.900, the paper's 0.975: to be quick, profile `cpu` gives it 8 to 32 filters" in told
+    assert "7 epochs" in told and f"The records `{folder.name}` do not keep" in told
 
 
 def test_recording_needs_a_run(capsys):
