@@ -386,8 +386,8 @@ def _short_of_the_paper(measured: Path) -> str:
     return (
         f"On brain MRI's published split the taught student reaches {row['accuracy']:.3f}, the paper's "
         f"{published:.3f}: to be quick, profile `{row['profile']}` gives it {filters} filters a layer and "
-        f"{budget['student_epochs']} epochs. Twice as many of both have been seen to exceed the paper's, in an exploration "
-        "that is not recorded."
+        f"{budget['student_epochs']} epochs. Twice as many of both have been seen to exceed the paper's, in an "
+        "exploration that is not recorded."
     )
 
 
