@@ -152,6 +152,31 @@ def test_keeping_and_removing_half_of_the_area_by_hand():
     assert mixed[0, :, 0].tolist() == [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[1, 1], [1, 1]]]
 
 
+def test_the_images_that_are_shown_are_those_that_the_metrics_ask_about(case):
+    """One image carried through: the area under its curve is its insertion, and at 10% stands its agreement."""
+    sample, maps = case
+    model, images, targets, rank = (
+        Patch(),
+        sample.images[:1],
+        sample.targets[:1],
+        fidelity.relevance_rank(maps["random"][:1]),
+    )
+    kept = fidelity.kept_over_fills(images, rank)
+    assert list(kept) == ["blur", "mean", "imputed"]
+    assert all(strip.shape == (1, len(perturb.SHARES), 3, SIZE, SIZE) for strip in kept.values())
+    assert all(torch.equal(strip[:, -1], images) for strip in kept.values()), "all is kept at the end"
+    scores = fidelity.deletion_insertion(model, images, targets, rank) | fidelity.road(model, images, targets, rank)
+    share = perturb.SHARES.index(perturb.ROAD_KEPT)
+    for fill, suffix in {"blur": "", "mean": "_mean", "imputed": "_road"}.items():
+        answers = model(kept[fill][0]).softmax(dim=1)
+        assert (answers[0].argmax() == targets[0]) == scores[f"agreement_00{suffix}"].bool()
+        assert (answers[share].argmax() == targets[0]) == scores[f"agreement_10{suffix}"].bool()
+        if fill != "imputed":
+            area = np.trapezoid(answers[:, targets[0]].numpy(), perturb.SHARES)
+            assert scores[f"insertion_{fill}"].item() == pytest.approx(area, abs=1e-5)
+    assert kept["imputed"].std(dim=(3, 4))[0, 0].max() == 0, "nothing to impute from: one colour"
+
+
 def test_a_uniform_soft_mask_scores_perfectly_which_is_why_the_control_stands_there(case):
     sample, _ = case
     scores = fidelity.drop_increase(Patch(), sample.images, sample.targets, torch.ones(24, SIZE, SIZE))
@@ -355,6 +380,71 @@ def test_order_agreement_turns_metrics_that_are_better_when_lower():
     assert tau.loc["insertion_blur", "ffid_plus"] == pytest.approx(kendalltau([3, 2, 1, 0], [3, 2, 0, 1]).statistic)
 
 
+def test_places_count_from_the_best_and_tell_how_far_metrics_disagree():
+    means = pd.DataFrame(
+        {
+            "insertion_mean": [3.0, 2, 2, 0],
+            "deletion_mean": [0.3, 0.1, 0.2, 0.5],
+            "road_least_first": [1.0, np.nan, 2, 0],
+        },
+        list("abcd"),
+    )
+    places = fidelity.ranks(means)
+    assert places.loc["a", ["insertion_mean", "deletion_mean", "road_least_first"]].tolist() == [1, 3, 2]
+    assert places["insertion_mean"].to_dict() == {"a": 1, "b": 2, "c": 2, "d": 4}, "equals share the better place"
+    assert places.loc["b", ["best", "worst", "mean"]].tolist() == [1, 2, 1.5], "over the metrics that judge it"
+    assert list(places.index) == ["b", "c", "a", "d"] and places.loc["d", "best"] == 3
+
+
+def _values(method, metric, images, value=0.5):
+    return pd.DataFrame(
+        {"image_id": [f"i{k}" for k in images], "model": "m", "method": method, "metric": metric, "value": value}
+    )
+
+
+def test_methods_are_compared_on_images_that_all_of_them_have():
+    """A cheap method judged on easy images, too, is no better than a dear one that was not asked about them."""
+    rows = pd.concat(
+        [
+            _values("cheap", "insertion_mean", range(4), [0.5, 0.5, 1, 1]),
+            _values("dear", "insertion_mean", (1, 0)),
+            _values("cheap", "average_drop", range(4)),
+        ]
+    )
+    shared = fidelity.on_same_images(rows)
+    means = shared.groupby(["metric", "method"])["value"].agg(["mean", "size"])
+    assert means.loc[("insertion_mean", "cheap")].tolist() == means.loc[("insertion_mean", "dear")].tolist() == [0.5, 2]
+    assert means.loc[("average_drop", "cheap"), "size"] == 4, "nobody else was asked by that metric"
+    other = rows.assign(model="teacher").query("image_id == 'i3'")
+    assert len(fidelity.on_same_images(pd.concat([rows, other]))) == len(shared) + len(other), "models share no images"
+
+
+def test_integrated_gradients_are_not_judged_by_the_blur_from_which_they_start(rows):
+    of_blur = {"insertion_blur", "deletion_blur", "infidelity"}
+    of_blur |= {name for name in rows["metric"].unique() if name[:4] in ("agre", "reco") and name[-1].isdigit()}
+    both = pd.concat([rows.assign(method=method) for method in ("integrated_gradients_signed", "shap")])
+    left = fidelity.off_own_fill(both).groupby("method")["metric"].unique().map(set)
+    assert left["shap"] == set(rows["metric"])
+    assert set(rows["metric"]) - left["integrated_gradients_signed"] == of_blur
+    assert {"agreement_10", "recovered_05", "agreement_10_mean", "recovered_10_road"} <= set(rows["metric"])
+
+
+def test_a_yardstick_tells_an_explanation_from_every_map_that_knows_nothing(rows, case):
+    sample, maps = case
+    flat = fidelity.fidelity_rows(Patch(), "patch", sample, {"uniform": torch.ones_like(maps["random"])})
+    drop = flat[flat["metric"] == "average_drop"].assign(metric="broken", value=0.0)
+    broken = [drop.assign(method=method) for method in ("oracle", "reversed", "random", "uniform")]
+    table = fidelity.told_from(
+        pd.concat([rows, flat, *broken]),
+        ["oracle", "reversed", "never asked"],
+        ["random", "uniform"],
+        ["insertion_mean", "deletion_mean", "broken"],
+        samples=200,
+    )
+    assert table["oracle"].tolist() == [True, True, False], "lower is better in the second; the third tells nothing"
+    assert not table[["reversed", "never asked"]].any(axis=None)
+
+
 # -- localisation ---------------------------------------------------------------------------------------------------
 
 
@@ -515,6 +605,14 @@ def test_class_sensitivity_of_a_map_that_ignores_the_class_is_one():
     np.testing.assert_allclose(fidelity.class_sensitivity(student, images, METHODS["feature_maps_mean"]), 1, rtol=1e-6)
 
 
+def test_class_sensitivity_does_not_depend_on_the_batch():
+    student = initialised(StudentCNN, 3, (8, 8, 8), seed=3).eval()
+    images = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    at_once, in_parts = (fidelity.class_sensitivity(student, images, METHODS["grad_cam"], size) for size in (5, 2))
+    assert len(np.unique(at_once)) > 1
+    np.testing.assert_allclose(in_parts, at_once, atol=1e-3)
+
+
 def test_the_reader_learns_from_maps_that_tell_and_not_from_noise():
     rng = np.random.default_rng(0)
     decisions = rng.integers(0, 2, 400)
@@ -552,6 +650,11 @@ def test_summary_has_a_row_a_class_method_and_metric(rows):
     assert list(table.columns[:8]) == ["class", "model", "method", "metric", "mean", "lo", "hi", "n"]
     assert len(table) == 3 * (3 * (rows["metric"].nunique() - 1) + 1)  # sensitivity of one method only
     assert (table["lo"] <= table["mean"] + 1e-9).all() and (table["mean"] <= table["hi"] + 1e-9).all()
+
+
+def test_a_summary_over_all_classes_alone_is_that_part_of_the_whole(rows):
+    whole, part = (fidelity.summary(rows, 50, by_class=by_class) for by_class in (True, False))
+    pd.testing.assert_frame_equal(part, whole[whole["class"] == "all"].reset_index(drop=True))
 
 
 def test_a_ratio_has_no_upper_bound_under_any_name(case):

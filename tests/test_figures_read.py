@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdnb import claims
+from kdnb import claims, fidelity
 from kdnb.evaluation import reliability_of_equal_bins
 from kdnb.figures import COLOURS, explain, statistics, training
 
@@ -177,11 +177,40 @@ def test_a_film_strip_shows_the_shares_asked_for_and_every_curve():
     shares = (0.0, 0.1, 0.5, 1.0)
     strips = {fill: np.random.default_rng(0).random((4, 8, 8, 3)) for fill in ("blur", "mean")}
     curves = {"blur": np.array([0.1, 0.4, 0.8, 0.9]), "mean": np.array([0.2, 0.2, 0.7, 0.9])}
-    axes = explain.film_strip(strips, curves, shares, (0.1, 0.5)).axes
+    at_random = {fill: curve / 2 for fill, curve in curves.items()}
+    axes = explain.film_strip(strips, curves, at_random, shares, (0.1, 0.5)).axes
     assert len(axes) == 2 * (2 + 1)
     assert [panel.get_xlabel() for panel in axes if panel.images] == ["p = 0.40", "p = 0.80", "p = 0.20", "p = 0.70"]
-    assert [list(panel.lines[0].get_ydata()) for panel in axes if panel.lines] == [
-        list(curve) for curve in curves.values()
+    drawn = [[list(line.get_ydata()) for line in panel.lines] for panel in axes if panel.lines]
+    assert drawn == [[list(curves[fill]), list(at_random[fill])] for fill in strips]
+
+
+def test_places_are_drawn_with_each_method_s_best_and_worst():
+    means = pd.DataFrame(
+        {"insertion_mean": [3.0, 2, 1], "deletion_mean": [0.3, 0.1, 0.5]}, ["shap", "grad_cam", "sobel"]
+    )
+    axis = explain.ranks(fidelity.ranks(means)).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [
+        "SHAP  1 to 2",
+        "Grad-CAM  1 to 2",
+        "Sobel edges  3 to 3",
+    ]
+    assert [text.get_text() for text in axis.texts] == ["1", "2", "2", "1", "3", "3"]
+
+
+def test_the_map_of_agreements_shows_each_pair_once_and_no_metric_with_itself():
+    tau = pd.DataFrame(np.eye(3) + 0.25 * (1 - np.eye(3)), index=list("abc"), columns=list("abc"))
+    axis = explain.agreement(tau).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.2"] * 3
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["a", "b"]
+
+
+def test_a_long_title_is_broken_and_does_not_run_into_its_neighbour():
+    maps = {"mean of layers, before pooling": np.ones((1, 8, 8)), "block1: 59 px\n12 x 12 cells": np.ones((1, 8, 8))}
+    axes = explain.overlays(np.zeros((1, 8, 8, 3), np.uint8), maps, ["x"]).axes
+    assert [axis.get_title() for axis in axes[1:3]] == [
+        "mean of layers, before\npooling",
+        "block1: 59 px\n12 x 12 cells",
     ]
 
 

@@ -85,6 +85,26 @@ def composites(front: Tensor, back: Tensor, rank: Tensor, shares: tuple[float, .
     return torch.where(chosen, front[:, None], back[:, None])
 
 
+def kept_over_fills(images: Tensor, rank: Tensor, shares: tuple[float, ...] = SHARES) -> dict[str, Tensor]:
+    """What a model is shown to judge a map: the most relevant share of each image over each of the three fills.
+
+    Insertion and the agreement over the blur and the mean colour ask of the very same images
+    (:func:`deletion_insertion`), the agreement over imputed pixels too (:func:`road`).
+
+    Args:
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        rank: ``(N, H, W)`` (:func:`relevance_rank`).
+        shares: S shares in [0, 1]. With nothing kept there is nothing to impute from, and every pixel is the mean
+            colour.
+
+    Returns:
+        ``blur``, ``mean`` and ``imputed``, ``(N, S, 3, H, W)`` each.
+    """
+    kept = {name: composites(images, fill(images), rank, shares) for name, fill in BASELINES.items()}
+    filled = [imputed(images, rank >= share) if share > 0 else mean_colour(images) for share in shares]
+    return kept | {"imputed": torch.stack(filled, dim=1)}
+
+
 def curves(model: nn.Module, front: Tensor, back: Tensor, rank: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
     """Probabilities along :data:`SHARES` as pixels of ``front`` take the place of ``back``, most relevant first.
 

@@ -192,20 +192,24 @@ def complexity_rise(
     return pd.DataFrame(rows, columns=["method", "draw", "image", "rise"])
 
 
-def class_sensitivity(model: nn.Module, images: Tensor, method: Method) -> np.ndarray:
+def class_sensitivity(model: nn.Module, images: Tensor, method: Method, batch_size: int = 64) -> np.ndarray:
     """Spearman's correlation between the maps of the two most likely classes: 1 means that the map ignores the class.
 
     Args:
         model: which is explained, in evaluation mode.
         images: ``(N, 3, H, W)`` float32 in [0, 1].
         method: what makes the maps.
+        batch_size: images at once: gradients of hundreds would not fit.
 
     Returns:
         ``(N,)``.
     """
-    with torch.no_grad():
-        best = model(images).topk(2, dim=1).indices
-    return spearman(method(model, images, best[:, 0]).cpu().numpy(), method(model, images, best[:, 1]).cpu().numpy())
+    correlations = []
+    for batch in images.split(batch_size):
+        with torch.no_grad():
+            best = model(batch).topk(2, dim=1).indices
+        correlations.append(spearman(*(method(model, batch, classes).cpu().numpy() for classes in best.unbind(dim=1))))
+    return np.concatenate(correlations)
 
 
 def reader_features(maps: Sequence[Tensor], cells: int) -> np.ndarray:

@@ -41,11 +41,13 @@ LOWER_IS_BETTER = (
     "sensitivity_max",
     "ffid_minus",
 )
-# One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. These
-# decide what is said about faithfulness.
+# One metric of each family, +1 where more is better: kept, deleted, and removed with what the neighbours suggest. With
+# those of MEAN_FILL they decide what is said about faithfulness (kdnb.claims.JUDGED_BY).
 FAMILIES = {"insertion_blur": 1, "deletion_blur": -1, "road_least_first": 1}
 # The first two with the mean colour in place of the blur: the order of methods may turn with what fills the gaps.
 MEAN_FILL = {"insertion_mean": 1, "deletion_mean": -1}
+# Metrics that put the blurred image in place of pixels: integrated gradients start from that image.
+OVER_BLUR = r"(insertion|deletion)_blur|(agreement|recovered)_\d\d|infidelity"
 SIDE_BY_SIDE_SHARE = 0.1  # of the area, as in agreement_10
 # So named metrics; others are from 0 to 1.
 WITHOUT_BOUNDS = ("infidelity", "sensitivity_max", "mass_ratio", "ffid_plus", "ffid_minus")
@@ -320,19 +322,21 @@ def class_row(name: str) -> str:
     return f"{name} (class)" if name == "all" else name
 
 
-def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, samples: int = 1000, *, by_class: bool = True) -> pd.DataFrame:
     """Mean and 95% cluster-bootstrap interval by class and over all (class ``all``): ``fidelity_summary.csv``.
 
     Args:
         rows: as of :func:`long_rows`.
         samples: of the bootstrap.
+        by_class: or over all classes alone, in a fraction of the time.
 
     Returns:
         class, model, method, metric, mean, lo, hi, n, undefined; ``n`` counts the defined values, ``undefined`` those
         left out.
     """
     summaries = []
-    doubled = pd.concat([rows.assign(**{"class": rows["class"].map(class_row)}), rows.assign(**{"class": "all"})])
+    of_classes = [rows.assign(**{"class": rows["class"].map(class_row)})] if by_class else []
+    doubled = pd.concat([*of_classes, rows.assign(**{"class": "all"})])
     for (class_name, model, method, metric), group in doubled.groupby(
         ["class", "model", "method", "metric"], sort=False
     ):
@@ -341,6 +345,79 @@ def summary(rows: pd.DataFrame, samples: int = 1000) -> pd.DataFrame:
         defined = int(group["value"].notna().sum())
         summaries.append((class_name, model, method, metric, mean, lo, hi, defined, len(group) - defined))
     return pd.DataFrame(summaries, columns=["class", "model", "method", "metric", "mean", "lo", "hi", "n", "undefined"])
+
+
+def on_same_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those images on which every method was judged, so that their means can be compared.
+
+    Methods that cost many passes are judged on fewer images; what a mean gains or loses by that is no merit of theirs.
+
+    Args:
+        rows: as of :func:`long_rows`.
+
+    Returns:
+        for each model and metric the rows of the images that all of its methods have.
+    """
+    methods = rows.groupby(["model", "metric"])["method"].transform("nunique")
+    there = rows.groupby(["model", "metric", "image_id"])["method"].transform("nunique")
+    return rows[there == methods]
+
+
+def off_own_fill(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of integrated gradients by metrics over the blur (:data:`OVER_BLUR`).
+
+    They start from the blurred image, and so speak of the very change by which these metrics judge.
+
+    Args:
+        rows: as of :func:`long_rows`.
+
+    Returns:
+        the rows that are left.
+    """
+    from_blur = rows["method"].str.startswith("integrated_gradients")
+    return rows[~(from_blur & rows["metric"].str.fullmatch(OVER_BLUR))]
+
+
+def _more_is_better(means: pd.DataFrame) -> pd.DataFrame:
+    return means * [-1 if metric in LOWER_IS_BETTER else 1 for metric in means]
+
+
+def ranks(means: pd.DataFrame) -> pd.DataFrame:
+    """The place of each method by each metric, 1 for the best; equals share the better place.
+
+    Args:
+        means: a row a method, a column a metric, of the same images.
+
+    Returns:
+        the same rows and columns, NaN where a method has no mean, with ``best``, ``worst`` and ``mean``, each method's
+        over the metrics; the method of the best mean place first.
+    """
+    places = _more_is_better(means).rank(ascending=False, method="min")
+    over = {"best": places.min(axis=1), "worst": places.max(axis=1), "mean": places.mean(axis=1)}
+    return places.assign(**over).sort_values("mean", kind="stable")
+
+
+def told_from(
+    rows: pd.DataFrame, methods: Sequence[str], others: Sequence[str], metrics: Sequence[str], samples: int = 1000
+) -> pd.DataFrame:
+    """Which metrics tell which explanation from maps that know nothing: the yardsticks of a comparison.
+
+    Args:
+        rows: as of :func:`long_rows`, of one model.
+        methods: the explanations.
+        others: the maps that know nothing, such as random ones.
+        metrics: names of metrics.
+        samples: of the bootstrap.
+
+    Returns:
+        a row a metric, a column a method: True if its interval of the difference lies on the method's side of 0 against
+        every one of ``others``; False, too, where the method has no such value.
+    """
+    pairs = [(method, other) for method in methods for other in others]
+    table = paired(rows, "told from maps that know nothing", pairs, metrics, samples=samples)
+    ahead = table[(table["better"] == table["a"]) & ((table["lo"] > 0) | (table["hi"] < 0))]
+    counts = ahead.groupby(["metric", "a"])["b"].nunique().unstack()
+    return counts.reindex(index=metrics, columns=methods) == len(others)
 
 
 def order_agreement(means: pd.DataFrame) -> pd.DataFrame:
@@ -353,8 +430,7 @@ def order_agreement(means: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``(metrics, metrics)``, 1 on the diagonal; NaN where fewer than three methods have both.
     """
-    turned = means * [-1 if metric in LOWER_IS_BETTER else 1 for metric in means]
-    return turned.corr(method="kendall", min_periods=3)
+    return _more_is_better(means).corr(method="kendall", min_periods=3)
 
 
 def paired(

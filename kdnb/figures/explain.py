@@ -1,5 +1,6 @@
 """Figures of explanations: maps over images, fidelity by method, sanity and time."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from kdnb.explain import CONTROLS
 from kdnb.figures import NAMES
 
 HEAT = "viridis"
+TITLE_WIDTH = 22  # letters, as wide as a panel
 OPACITY = 0.5  # of a map over its image, as in the paper's figures
 _KINDS = {
     "class evidence": "#009E73",
@@ -125,7 +128,7 @@ def overlays(
             for axis in axes[row]:
                 axis.contour(masks[row], [0.5], colors="white", linewidths=1)
     for axis, title in zip(axes[0], ["image", *maps], strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title("\n".join(textwrap.fill(line, TITLE_WIDTH) for line in title.split("\n")), fontsize=8)
     for axis, field in zip(axes[0, 1:], fields or (), strict=False):
         _outline(axis, field, images.shape[1])
     for axis in axes.flat:
@@ -154,13 +157,18 @@ def _outline(axis: plt.Axes, field: int, size: int) -> None:
 
 
 def film_strip(
-    strips: dict[str, np.ndarray], curves: dict[str, np.ndarray], shares: Sequence[float], shown: Sequence[float]
+    strips: dict[str, np.ndarray],
+    curves: dict[str, np.ndarray],
+    at_random: dict[str, np.ndarray],
+    shares: Sequence[float],
+    shown: Sequence[float],
 ) -> Figure:
     """One image as its best pixels come back, and the probability of its class meanwhile.
 
     Args:
         strips: fill of the rest -> ``(S, H, W, 3)`` in [0, 1].
         curves: fill -> ``(S,)`` probabilities.
+        at_random: the same as a random map's best pixels come back, drawn in grey.
         shares: ``(S,)``, how much of the area is kept in each of these.
         shown: the shares that are drawn as images.
 
@@ -181,8 +189,12 @@ def film_strip(
             if column == 0:
                 axis.set_ylabel(fill, fontsize=8)
         axis = figure.add_subplot(grid[row, columns:])
-        axis.plot(100 * np.asarray(shares), curves[fill], "o-", color=_KINDS["feature maps"], markersize=4)
-        axis.fill_between(100 * np.asarray(shares), curves[fill], color=_KINDS["feature maps"], alpha=0.15, linewidth=0)
+        kept = 100 * np.asarray(shares)
+        axis.plot(kept, curves[fill], "o-", color=_KINDS["feature maps"], markersize=4, label="this map")
+        axis.fill_between(kept, curves[fill], color=_KINDS["feature maps"], alpha=0.15, linewidth=0)
+        axis.plot(kept, at_random[fill], "s--", color=_KINDS["controls"], markersize=3, label="a random map")
+        if row == 0:
+            axis.legend(loc="lower right", fontsize=8, frameon=False)
         axis.set(ylim=(0, 1.05), xlim=(-2, 102), ylabel="p")
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
@@ -261,9 +273,9 @@ def agreement(orders: pd.DataFrame) -> Figure:
     """Kendall's tau between the orders of methods by each pair of metrics: :func:`kdnb.fidelity.order_agreement`."""
     side = 0.55 * len(orders) + 1.6
     figure, axis = plt.subplots(figsize=(side + 0.6, side * 0.85), layout="constrained")
-    names = [_METRICS.get(metric, metric).split("(")[0].replace("\n", " ").strip() for metric in orders]
-    shown = orders.set_axis(names).set_axis(names, axis=1)
-    above = np.triu(np.ones(orders.shape, bool))
+    names = [_metric_name(metric) for metric in orders]
+    shown = orders.set_axis(names).set_axis(names, axis=1).iloc[1:, :-1]  # a pair once, and no metric with itself
+    above = np.triu(np.ones(shown.shape, bool), k=1)
     bar = {"label": "Kendall's \N{GREEK SMALL LETTER TAU}", "shrink": 0.7}
     sns.heatmap(
         shown,
@@ -278,6 +290,43 @@ def agreement(orders: pd.DataFrame) -> Figure:
         ax=axis,
     )
     axis.tick_params(labelsize=8)
+    return figure
+
+
+def _metric_name(metric: str) -> str:
+    """In words, on one line, without which way it points."""
+    return _METRICS.get(metric, metric.replace("_", " ")).split("(")[0].replace("\n", " ").strip()
+
+
+def ranks(places: pd.DataFrame) -> Figure:
+    """The place of every method by every metric, a colour a place.
+
+    A method of one colour has its place whoever asks; a row that runs from light to dark has it from its metric.
+
+    Args:
+        places: of :func:`kdnb.fidelity.ranks`.
+
+    Returns:
+        A row a method, its best and its worst place beside its name; empty where a metric does not judge it.
+    """
+    drawn = places.drop(columns=["best", "worst", "mean"])
+    spans = zip(places.index, places["best"], places["worst"], strict=True)
+    names = [f"{method_name(method)}  {best:.0f} to {worst:.0f}" for method, best, worst in spans]
+    figure, axis = plt.subplots(figsize=(0.62 * drawn.shape[1] + 3.6, 0.25 * len(drawn) + 2.4), layout="constrained")
+    sns.heatmap(
+        drawn.set_axis(names).set_axis([_metric_name(metric) for metric in drawn], axis=1),
+        cmap=f"{HEAT}_r",
+        annot=True,
+        fmt=".0f",
+        annot_kws={"size": 8},
+        cbar_kws={"label": "place (1 is the best)", "shrink": 0.7, "ticks": MaxNLocator(integer=True)},
+        ax=axis,
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.set_xticklabels(axis.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    axis.tick_params(labelsize=8)
+    for label, method in zip(axis.get_yticklabels(), places.index, strict=True):
+        label.set_color(_KINDS[method_kind(method)])
     return figure
 
 
