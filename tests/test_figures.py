@@ -71,7 +71,16 @@ def test_time_against_fidelity_leaves_out_what_was_measured_on_no_image():
     assert not nowhere.texts
 
 
-def test_by_method_gives_each_metric_a_panel_three_a_row():
+@pytest.mark.parametrize(("count", "in_a_row"), [(1, 1), (3, 3), (4, 2), (5, 3), (9, 3)])
+def test_panels_fill_their_rows(count, in_a_row):
+    summary = _tables(np.random.default_rng(0))[1]
+    metrics = [f"metric_{k}" for k in range(count)]
+    table = pd.concat([summary.assign(metric=metric) for metric in metrics])
+    axes = explain.by_method(table, metrics, model="student_kd").axes
+    assert len({round(axis.get_position().x0, 2) for axis in axes}) == in_a_row
+
+
+def test_by_method_gives_each_metric_a_panel():
     summary = _tables(np.random.default_rng(0))[1]
     metrics = ["agreement_10", "agreement_30", "insertion_blur", "deletion_blur"]
     table = pd.concat([summary.assign(metric=metric) for metric in metrics])

@@ -214,12 +214,13 @@ def by_method(
         chance: metric -> value drawn as a dashed line.
 
     Returns:
-        A panel a metric, three in a row.
+        A panel a metric, three in a row, of four metrics two.
     """
     scores = summary[(summary["class"] == "all") & (summary["model"] == model) & summary["metric"].isin(metrics)]
     kinds = list(_KINDS)
     methods = sorted(dict.fromkeys(scores["method"]), key=lambda method: kinds.index(method_kind(method)))
-    columns, lines = min(len(metrics), 3), -(-len(metrics) // 3)
+    columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
+    lines = -(-len(metrics) // columns)
     figure, axes = plt.subplots(
         lines,
         columns,
