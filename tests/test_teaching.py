@@ -1,12 +1,16 @@
 """What teaching does to explanations: tables and tests with a known answer."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from kdnb import fidelity, specs, teaching
+from kdnb import fidelity, networks, specs, teaching
 from kdnb.fidelity import concepts
 from kdnb.figures import teaching as figures
 from kdnb.specs import TrainedStudent
@@ -150,3 +154,32 @@ def test_the_figure_has_a_panel_for_each_metric_that_was_measured():
         "with T²",
         "attention too",
     ]
+
+
+CHAPTER = Path(__file__).parents[1] / "notebooks" / "08_taught_explanations.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("profile", "teacher", "student", "promised"),
+    [
+        ("quick", "densenet121", "plain", True),
+        ("quick", "densenet121", "resnet18", True),
+        ("quick", "resnet18", "plain", False),
+        ("smoke", "densenet121", "plain", False),
+    ],
+)
+def test_the_chapter_promises_that_maps_of_the_studys_own_teacher_are_learned(profile, teacher, student, promised):
+    """Its students are the study's own in any run; whose maps they learn is what may differ."""
+    sources = ["".join(cell["source"]) for cell in json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]]
+    (check,) = (text for text in sources if "promised = " in text)
+    block = check[check.index("if weights:") : check.index("assert not rows")]
+    likeness = pd.DataFrame({"feature_maps_mean": {"attention too": 0.4, teaching.TAUGHT: 0.5}})
+    run = SimpleNamespace(settings=SimpleNamespace(teacher=teacher, student=student))
+    names = {"weights": (1.0,), "likeness": likeness, "profile": profile, "run": run}
+    names |= {"teaching": teaching, "networks": networks}
+    if promised:
+        with pytest.raises(AssertionError, match="taught the teacher's maps"):
+            exec(block, names)
+    else:
+        exec(block, names)
+        assert names["lesson"] == "the lesson is not learned on new images"
