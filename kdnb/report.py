@@ -129,6 +129,11 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "one question on students that explain themselves, answered by a paired comparison",
         (),
     ),
+    "tests_transparent": (
+        "What each way of learning adds to a transparent student",
+        "one comparison of accuracies of plain and transparent students, of all labels or few",
+        (),
+    ),
     "tests_teaching": (
         "Comparisons of taught students' explanations",
         "one measure of the explanations of two ways of teaching, answered by a paired comparison",

@@ -26,9 +26,12 @@ from kdnb.training import Examples
 PLAIN, TRANSPARENT = "plain", "transparent"
 SHAPES = (PLAIN, "translucent", TRANSPARENT)  # from the largest field to the smallest
 ALONE, TAUGHT = "ce", "kd_t2"
+# What the transparent shape may learn from, in words: is it the teacher that helps, or any softer target?
+ARMS = {ALONE: "labels alone", "ls": "label smoothing", "kd": "paper's loss", TAUGHT: "with T²"}
 # Metrics of truth of the order of the pixels: mass_ratio depends on whether a map has a sign.
 TRUTH = ("pointing_game", "rank_accuracy", "pixel_auc")
 CONTROLS = ("random", "centre", "sobel", "untrained", "data_set_mean")
+LEVEL = 0.05  # Holm's p below which a table marks a difference
 FEW = 8  # images a class for the controls, which are far behind, and for SHAP, which costs hundreds of passes an image
 RIVALS = ("grad_cam", "feature_maps_mean", "feature_maps_unpooled")  # on the plain student
 
@@ -123,6 +126,28 @@ def price_tests(results: dict[StudentSpec, TrainedStudent], experiment: Experime
             names = f"gain of {shape} by {arm}", f"gain of {PLAIN} by {arm}"
             rows.append(compare_over_seeds(question, *names, gain_of_small, gain_of_plain, groups))
     return with_holm(rows)
+
+
+def gains_in_brief(tests: pd.DataFrame) -> pd.DataFrame:
+    """What each way of learning adds to the labels alone, on the plain and on the transparent student, to look at.
+
+    Args:
+        tests: of :func:`price_tests`, with a column ``labels``: how many the students learned from.
+
+    Returns:
+        A row for each number of labels and way of learning; columns ``plain``, ``transparent`` and ``transparent −
+        plain``: points of accuracy with their 95% interval, with a star where Holm's p < 0.05.
+    """
+    gained = tests[tests["question"].str.startswith("teacher")]
+    to_which = gained["a"].str.extract(rf"^(gain of )?({PLAIN}|{TRANSPARENT}) (?:by )?(\w+)$")
+    column = to_which[1].where(to_which[0].isna(), f"{TRANSPARENT} − {PLAIN}")
+    points = 100 * gained[["difference", "lo", "hi"]].astype(float)
+    words = [
+        f"{difference:+.1f} [{lo:+.1f}, {hi:+.1f}]{'*' * (p < LEVEL)}"
+        for (difference, lo, hi), p in zip(points.to_numpy(), gained["p_holm"], strict=True)
+    ]
+    named = gained.assign(way=to_which[2].map(ARMS), column=column, words=words)
+    return named.set_index(["labels", "way", "column"])["words"].unstack("column", sort=False).rename_axis(columns=None)
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------

@@ -147,3 +147,47 @@ def test_signed_maps_have_zero_in_the_middle_of_their_scale():
     )
     limits = {image.get_clim() for axis in figure.axes[1:3] for image in axis.images[1:]}
     assert limits == {(-3.0, 3.0)} and [axis.get_xlabel() for axis in figure.axes[1:3]] == ["+1.2", "-0.3"]
+
+
+@pytest.fixture
+def of_every_arm():
+    """Of each 20 images plain gets 16 right, transparent 12; label smoothing and the paper's loss add 1 to each,
+    T² adds 1 to plain and 5 to transparent. One more or less from seed to seed."""
+    students, added = {}, {"ce": (0, 0), "ls": (1, 1), "kd": (1, 1), "kd_t2": (1, 5)}
+    shapes = (transparency.PLAIN, transparency.TRANSPARENT)
+    for spec in transparency.student_specs(shapes, list(transparency.ARMS), (0, 1, 2), 0.4, 10):
+        of_plain, of_transparent = added[spec.arm]
+        right = 16 + of_plain if spec.shape == "plain" else 12 + of_transparent
+        logits = logits_of(np.arange(60) % 20 < right + spec.seed - 1)
+        students[spec] = TrainedStudent(spec, logits, logits, pd.DataFrame(), 1, logits, 1.0)
+    return students
+
+
+def test_gains_of_every_way_stand_beside_each_other(of_every_arm, experiment):
+    tests = transparency.price_tests(of_every_arm, experiment, np.arange(60).astype(str))
+    table = transparency.gains_in_brief(pd.concat([tests.assign(labels=labels) for labels in ("all labels", "few")]))
+    assert list(table) == ["plain", "transparent", "transparent − plain"]
+    ways = ["label smoothing", "paper's loss", "with T²"]
+    assert table.index.tolist() == [(labels, way) for labels in ("all labels", "few") for way in ways]
+    row = table.loc[("few", "with T²")]
+    assert [cell.split()[0] for cell in row] == ["+5.0", "+25.0", "+20.0"]
+    alike = table.loc[("few", "paper's loss"), "transparent − plain"]
+    assert row["transparent − plain"].endswith("]*") and alike.startswith("+0.0 [") and alike.endswith("]")
+
+
+def test_the_price_shows_both_average_maps_and_every_marker_whole(results, experiment):
+    rows = [("plain", "feature_maps_mean", 0.5), ("plain", "feature_maps_unpooled", 0.8)]
+    rows += [("plain", "class_evidence", 0.2), ("transparent", "class_evidence", 0.6)]
+    summary = pd.DataFrame([(*row[:2], "pointing_game", row[2]) for row in rows])
+    summary.columns = ["shape", "method", "metric", "mean"]
+    prices = transparency.prices(results, experiment, 32)
+    figure = figures.price(prices, summary)
+    pointing = next(axis for axis in figure.axes if axis.get_ylabel().startswith("pointing"))
+    heights = {line.get_linestyle(): line.get_ydata()[0] for line in pointing.lines[1:]}
+    assert heights == {"--": 0.5, ":": 0.8}
+    assert [text.get_text() for text in figure.legends[0].texts][1:] == [
+        "average map, plain student, after pooling",
+        "average map, plain student, before pooling",
+    ]
+    operations = next(axis for axis in figure.axes if axis.get_ylabel().startswith("million"))
+    assert operations.get_ylim()[1] > 1.05e-6 * prices["macs"].max()

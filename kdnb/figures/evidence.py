@@ -19,6 +19,11 @@ _PANELS = {
     "deletion_blur": "deletion AUC\n(lower is better)",
     "macs": "million multiply-accumulates",
 }
+# Of the plain student: style of the line, name.
+_AVERAGES = {
+    "feature_maps_mean": ("--", "average map, plain student, after pooling"),
+    "feature_maps_unpooled": (":", "average map, plain student, before pooling"),
+}
 _LOSSES = {"ce": "labels alone", "ls": "label smoothing", "kd": "paper's loss", "kd_t2": "with T²"}
 
 
@@ -87,7 +92,7 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     Args:
         prices: ``transparency.csv``: a point a student, lines through the means of each loss.
         summary: ``evidence_summary.csv``: class evidence of each shape, and as grey lines the average maps of the plain
-            student.
+            student, after pooling and before it.
 
     Returns:
         A panel for each of these that is known.
@@ -102,7 +107,7 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             if name == "macs":
                 values = scale * shown.groupby("receptive_field")[name].first()
                 axis.plot(values.index, values, "o-", color="black", markersize=5)
-                axis.set_ylim(bottom=0)
+                axis.set_ylim(0, 1.1 * values.max())  # the highest marker lies inside
             else:
                 sns.lineplot(
                     shown,
@@ -121,9 +126,10 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             of_metric = summary[summary["metric"] == name].set_index(["method", "shape"])["mean"]
             values = of_metric["class_evidence"].rename(index=field).sort_index()
             axis.plot(values.index, values, "o-", color="#009E73", label="class evidence")
-            average = of_metric.get(("feature_maps_mean", "plain"))
-            if average is not None:
-                axis.axhline(average, color="0.5", linestyle="--", linewidth=1, label="average map, plain student")
+            for method, (style, label) in _AVERAGES.items():
+                average = of_metric.get((method, "plain"))
+                if average is not None:
+                    axis.axhline(average, color="0.4", linestyle=style, linewidth=1.2, label=label)
         axis.set_xlabel("receptive field, pixels", fontsize=8)
         axis.set_ylabel(_PANELS[name], fontsize=8)
         axis.tick_params(labelsize=8)
@@ -133,6 +139,6 @@ def price(prices: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         handles_labels for axis, handles_labels in labelled if handles_labels[0] and axis.get_legend() is None
     ]
     if without_legend:  # the same in every panel of explanations: once, above them
-        figure.legend(*without_legend[0], frameon=False, fontsize=8, loc="outside upper center", ncols=2)
+        figure.legend(*without_legend[0], frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     sns.despine(figure)
     return figure
