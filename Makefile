@@ -55,7 +55,7 @@ help: ## list the targets
 	@echo "Variables: DATASET=phantom PROFILE=smoke|quick|cpu|paper SEED=0 SPLIT=official|leak_free DATA_DIR=data/raw RUNS=runs"
 	@echo "           TEACHER=densenet121 STUDENT=plain|translucent|transparent|layered|spread (or a name of torchvision.models, file.py:build, file.py:build:state.safetensors)"
 	@echo "           SCHEDULER=tcp://host:8786 (a Dask cluster) CACHE=data/cache TRAIN_TEACHER=1 (the default run's teacher anew, not as recorded)"
-	@echo "Cost: smoke 3 minutes, quick 16 minutes on two AVX-512 cores in float32 (less with a matrix unit for bfloat16, more with AVX2), cpu an hour or so a data set on these; paper wants a GPU (not measured on one yet)"
+	@echo "Cost: on two AVX-512 cores in float32 smoke 3 minutes, quick some 17 (with AVX2 alone, on an EPYC of 2017, three times as long), cpu an hour or so a data set; paper wants a GPU (not measured on one yet)"
 	@echo "PY=python3 uses that Python and its torch in place of .venv; KDNB_PRECISION=float32 in the environment trains without bfloat16"
 	@echo "Data sets: phantom, phantom:certain, phantom:shortcut, phantom:fundus, phantom:volume, brain_tumor, eye_disease, alzheimer, figshare_brain, alzheimer:3, alzheimer:2, medmnist:<flag>, folder:<path>, table:<path>"
 	@echo "           behind a path: folder:images:person=off,test=fold_1; table:labels.csv:image=,label=,split=,test=,person=,mask=,images= (a column's name, or off)"
