@@ -99,7 +99,7 @@ ALL  := $(NOTEBOOKS:%=$(OUT)/%.ipynb)
 
 run: $(FOLDER)/report.html
 
-$(call done,00): $(call code,device losses datasets/* figures/__init__ figures/live figures/training)
+$(call done,00): $(call code,cost device losses models networks datasets/* explain/* figures/__init__ figures/live figures/training)
 $(call done,01): $(call code,datasets/* figures/__init__ figures/data) data/sources.toml $(wildcard data/*.csv)
 $(call done,02): $(call done,01) $(call code,device models models3d networks cluster tensors training stack views evaluation losses cost experiments specs store sweep teacher_training teachers explain/* figures/training) \
   $(wildcard data/measured/phantom_teacher.safetensors)
@@ -107,11 +107,11 @@ $(call done,03): $(call done,02) $(call code,comparison few_labels figures/stati
 $(call done,04): $(call done,03) $(call code,figures/live)
 $(call done,05): $(call done,03) $(call code,students explain/* fidelity/* figures/explain figures/live)
 # 06 measures times: it waits for 04 so that nothing else runs beside it under -j.
-$(call done,06): $(call done,05) data/published/met.csv | $(call done,04)
+$(call done,06): $(call done,05) $(call code,claims) data/published/met.csv | $(call done,04)
 # 07 measures times, too.
 $(call done,07): $(call done,03) $(call code,claims students transparency explain/* fidelity/* figures/evidence figures/live) | $(call done,06)
 $(call done,08): $(call done,03) $(call code,claims students teaching transparency explain/* fidelity/* figures/evidence figures/teaching) | $(call done,07)
-$(call done,09): $(call done,03) $(call code,third_dimension explain/* fidelity/* figures/volumes figures/evidence figures/live) | $(call done,08)
+$(call done,09): $(call done,03) $(call code,claims third_dimension explain/* fidelity/* figures/volumes figures/evidence figures/live) | $(call done,08)
 # The appendix simulates what it needs; behind the chapters that measure times.
 $(call done,A): $(call code,device models networks evaluation figures/__init__ figures/statistics) | $(call done,09)
 $(call done,10): $(filter-out $(call done,10),$(ALL)) $(call code,claims measured students report) $(wildcard data/published/* data/measured/*)

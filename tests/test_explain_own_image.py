@@ -296,7 +296,7 @@ def test_a_wrong_image_is_said_before_anything_is_loaded(run, tmp_path, monkeypa
 
 def test_make_explain_looks_for_a_run_below_runs(run, tmp_path, repository):
     """Only what make calls is looked at: a recipe that is printed."""
-    command = ["make", "-n", "explain", "READY=", "IMAGE=x.png", "RUN=mine", "RUNS=elsewhere"]
+    command = ["make", "-n", "--no-print-directory", "explain", "READY=", "IMAGE=x.png", "RUN=mine", "RUNS=elsewhere"]
     recipe = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
     assert recipe.strip().endswith('kdnb.one_image -- "$IMAGE" "$RUN" "$DATA_DIR" "$RUNS"')
     opened = students.opened(run.folder.name, "explain_image", runs_dir=run.folder.parent)
