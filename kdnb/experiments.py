@@ -39,7 +39,7 @@ class Experiment:
     widths: tuple[int, ...] = models.WIDTHS  # filters of each layer of it, where it is the study's own
     # How the teacher's explanations lie in the bank, behind its logits, where they are taught.
     explained: Layout | None = None
-    judged: bool = True  # on validation after every epoch, or after the last alone (:func:`kdnb.training.fit`)
+    judged: bool = True  # on validation after every epoch, or not at all (:func:`kdnb.training.fit`)
     volumes: models3d.Grid | None = None  # how they lie, where the images are volumes: their students see in depth
 
 
@@ -124,12 +124,14 @@ def with_few_images(
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
-    train, key = few_repeated(experiment, per_class, FEW_SEEN, draw)
-    bank = _bank(run, f"bank_few_{per_class}_draw{draw}", train, teacher, experiment.recipe.views, key)
+    train, key, positions = few_repeated(experiment, per_class, FEW_SEEN, draw)
+    bank = _bank(run, f"bank_few_{per_class}_draw{draw}", train, teacher, experiment.recipe.views, key, positions)
     return replace(experiment, train=train, bank=bank, key=key, folder=f"cells_few_{per_class}", judged=False)
 
 
-def few_repeated(experiment: Experiment, per_class: int, most: int, draw: int) -> tuple[training.Examples, str]:
+def few_repeated(
+    experiment: Experiment, per_class: int, most: int, draw: int
+) -> tuple[training.Examples, str, np.ndarray]:
     """A few training examples of each class, repeated up to ``most`` an epoch; each at least once.
 
     Args:
@@ -139,14 +141,14 @@ def few_repeated(experiment: Experiment, per_class: int, most: int, draw: int) -
         draw: which draw of them.
 
     Returns:
-        The examples, and the key of an experiment with them.
+        The examples, the key of an experiment with them, and their positions among all.
 
     Raises:
         ParameterError: ``per_class`` is not a whole number of at least 1.
     """
     labelled = np.random.default_rng(per_class).permutation(few_labelled(experiment, per_class, draw))
     positions = np.resize(labelled, max(len(labelled), min(len(experiment.train), most)))
-    return _at(experiment.train, positions), content_key(experiment.key, per_class, positions.tolist())
+    return _at(experiment.train, positions), content_key(experiment.key, per_class, positions.tolist()), positions
 
 
 def with_few_labels(experiment: Experiment, per_class: int, draw: int) -> Experiment:
@@ -292,13 +294,21 @@ def with_validation(run: Run, experiment: Experiment, teacher: torch.nn.Module) 
     return replace(both, bank=_bank(run, "bank_with_validation", both.train, teacher, both.recipe.views, both.key))
 
 
-def _bank(run: Run, name: str, train: training.Examples, teacher: torch.nn.Module, count: int, key: str) -> np.ndarray:
+def _bank(
+    run: Run,
+    name: str,
+    train: training.Examples,
+    teacher: torch.nn.Module,
+    count: int,
+    key: str,
+    which: np.ndarray | None = None,
+) -> np.ndarray:
     path = run.model_path(name)
     weights = joblib.hash({name: value.cpu().numpy() for name, value in teacher.state_dict().items()})
     key = content_key(key, weights, count)
     loaded = tensors.load(path, key)
     if loaded is None:
-        bank = torch.from_numpy(views.teacher_bank(teacher, train.images, count, batch_size=64))
+        bank = torch.from_numpy(views.teacher_bank(teacher, train.images, count, batch_size=64, which=which))
         tensors.save(path, {"logits": bank}, key)
         return bank.numpy()
     return loaded[0]["logits"].numpy()

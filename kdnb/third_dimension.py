@@ -153,8 +153,8 @@ def experiments_of(
 
 def with_few(experiment: Experiment, teacher: nn.Module, per_class: int, draw: int) -> Experiment:
     """The experiment with ``per_class`` labelled volumes of each class, repeated up to :data:`FEW_SEEN` an epoch."""
-    train, key = experiments.few_repeated(experiment, per_class, FEW_SEEN, draw)
-    bank = views.teacher_bank(teacher, train.images, experiment.recipe.views, batch_size=BATCH)
+    train, key, positions = experiments.few_repeated(experiment, per_class, FEW_SEEN, draw)
+    bank = views.teacher_bank(teacher, train.images, experiment.recipe.views, batch_size=BATCH, which=positions)
     return replace(experiment, train=train, bank=bank, key=key, folder=f"{experiment.folder}_few_{per_class}")
 
 

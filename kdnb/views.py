@@ -5,11 +5,13 @@ So the teacher looks at each view once, its raw logits are kept in a bank ``(vie
 loss, temperature and seed is taught from it while teacher and student still see the same picture (Beyer et al. 2022).
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnb.device import device_of, picked, resident, to_float
+from kdnb.device import device_of, mixed_precision, picked, resident, to_float
 from kdnb.progress import progress
 
 SHIFT = 0.02  # of the side
@@ -62,27 +64,36 @@ def render(images: Tensor, moves: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_bank(teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 128) -> np.ndarray:
-    """The teacher's raw logits on every view of every image.
+def teacher_bank(
+    teacher: nn.Module, images: np.ndarray, views: int, batch_size: int = 128, which: np.ndarray | None = None
+) -> np.ndarray:
+    """The teacher's raw logits on every view of every image, in the arithmetic of training.
 
-    Temperature is applied later, by the loss.
+    Temperature is applied later, by the loss. Views that show the same image moved alike are looked at once.
 
     Args:
         teacher: any classifier; it is put into evaluation mode and stays there.
         images: ``(N, H, W, 3)`` uint8.
         views: how many views of each.
         batch_size: images at once.
+        which: ``(N,)`` numbers, equal where images are; ``None``: all differ.
 
     Returns:
         ``(views, N, C)`` float32.
     """
     teacher.eval()
-    device = device_of(teacher)
-    resident_images, logits = resident(images, device), []
-    for view in progress(range(views), "Teacher's logits", views):
-        moves = view_moves(len(images), view, images.shape[1]).to(device)
-        for start in range(0, len(images), batch_size):
-            batch = torch.arange(start, min(start + batch_size, len(images)), device=resident_images.device)
-            pixels = render(picked(resident_images, batch, device), moves[start : start + len(batch)])
-            logits.append(teacher(to_float(pixels)))
-    return torch.cat(logits).reshape(views, len(images), -1).cpu().numpy()
+    device, count = device_of(teacher), len(images)
+    moves = torch.cat([view_moves(count, view, images.shape[1]) for view in range(views)])
+    shown = np.column_stack([np.tile(np.arange(count) if which is None else which, views), moves.numpy()])
+    _, first, again = np.unique(shown, axis=0, return_index=True, return_inverse=True)
+    there, logits = resident(images, device), []
+    batches = zip(
+        torch.from_numpy(first % count).to(there.device).split(batch_size),
+        moves[first].to(device).split(batch_size),
+        strict=True,
+    )
+    for positions, moved in progress(batches, "Teacher's logits", math.ceil(len(first) / batch_size)):
+        pixels = to_float(render(picked(there, positions, device), moved))
+        with mixed_precision(device):
+            logits.append(teacher(pixels).float())
+    return torch.cat(logits).cpu().numpy()[again.ravel()].reshape(views, count, -1)

@@ -275,7 +275,7 @@ def test_the_summary_has_intervals_over_persons_and_the_spread_of_seeds():
 def test_few_labels_are_as_many_of_each_class_and_shown_as_often(monkeypatch):
     taught_images = []
 
-    def bank(teacher, images, views, batch_size):
+    def bank(teacher, images, views, batch_size, which):
         taught_images.append(images)
         return np.zeros((views, len(images), 3))
 

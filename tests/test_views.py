@@ -50,7 +50,8 @@ def test_a_view_is_as_sharp_as_its_image():
     )
 
 
-def test_bank_replays_the_same_logits_after_shuffling():
+def test_bank_replays_the_same_logits_after_shuffling(monkeypatch):
+    monkeypatch.setenv("KDNB_PRECISION", "float32")  # as the replay below
     made = phantom.generate(24, 32)
     teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0)
     bank = views.teacher_bank(teacher, made.images, 3, batch_size=7)
@@ -63,3 +64,26 @@ def test_bank_replays_the_same_logits_after_shuffling():
         np.testing.assert_allclose(replayed, bank[view, order], atol=1e-5)
     assert np.abs(bank[0] - bank[1]).max() > 1e-3  # another view is another picture
     assert not teacher.training
+
+
+def test_what_is_shown_twice_is_looked_at_once(monkeypatch):
+    """Of five images 18 moves each are possible at this size; a hundred rows of three views show most of them."""
+    monkeypatch.setenv("KDNB_PRECISION", "float32")
+    made, which = phantom.generate(5, 32).images, np.resize(np.arange(5), 100)
+    teacher, looked_at = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0), []
+    teacher.register_forward_pre_hook(lambda module, inputs: looked_at.append(len(inputs[0])))
+    every = views.teacher_bank(teacher, made[which], 3)
+    known, once = sum(looked_at), views.teacher_bank(teacher, made[which], 3, which=which)
+    pairs = [zip(which, map(tuple, views.view_moves(100, view, 32).tolist()), strict=True) for view in range(3)]
+    assert sum(looked_at) - known == len({pair for view in pairs for pair in view}) < 90 < known
+    np.testing.assert_allclose(once, every, atol=1e-5)
+
+
+def test_the_bank_is_made_in_the_arithmetic_of_training(monkeypatch):
+    made, seen = phantom.generate(4, 32).images, []
+    teacher = models.initialised(models.StudentCNN, 4, (4, 8, 8), seed=0)
+    teacher.features[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("kdnb.device.precision", lambda device=None, dtype=dtype: dtype)
+        assert views.teacher_bank(teacher, made, 1).dtype == np.float32
+    assert seen[0] == torch.float32 and seen[1] != torch.float32
