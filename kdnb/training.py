@@ -75,8 +75,9 @@ class Fitted:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch of the highest validation accuracy among those judged, counted from 1."""
-        return int(self.history["epoch"][self.history["val_accuracy"].idxmax()])
+        """The first epoch of the highest validation accuracy, counted from 1; where none was judged the last."""
+        accuracies = self.history["val_accuracy"]
+        return len(accuracies) if accuracies.isna().all() else int(self.history["epoch"][accuracies.idxmax()])
 
 
 @contextmanager
@@ -135,16 +136,16 @@ def fit(
         loss: ``loss(student_logits, teacher_logits or None, targets) -> scalar``.
         seed: decides the order of the images (the caller decides the initial weights).
         bank: the teacher's logits ``(views, N, C)`` on the training images (:func:`kdnb.views.teacher_bank`).
-        judged: on validation after every epoch; else after the last alone. Of students by the hundred nobody asks for
-            the best epoch, and judging theirs would take a tenth to a third of their training.
+        judged: on validation after every epoch. Of students by the hundred nobody asks for the best epoch, and judging
+            theirs would take a tenth to a third of their training.
         checkpoint: where to keep the state of an unfinished run, which is taken up again if its ``key`` is the same.
             Whoever stores the result removes it then: a kill in between loses nothing.
         key: the identity of all that the training is made from.
         what: the name shown with the progress.
 
     Returns:
-        The weights of the last and of the best epoch, and a row of history an epoch; ``val_accuracy`` is NaN where none
-        was judged.
+        The weights of the last and of the best epoch, and a row of history an epoch; where none is judged
+        ``val_accuracy`` is NaN, and the last is the best.
 
     Raises:
         TrainingDivergedError: the loss is not finite; names the step.
@@ -164,9 +165,7 @@ def fit(
     for epoch in progress(range(done_before, recipe.epochs), what, recipe.epochs, done_before):
         started = time.perf_counter()
         train_loss = train_epoch(state, train_there, bank, recipe, loss, seed, epoch)
-        accuracy = math.nan
-        if judged or epoch + 1 == recipe.epochs:
-            accuracy = accuracy_of(model, averaged, validation, validation_images)
+        accuracy = accuracy_of(model, averaged, validation, validation_images) if judged else math.nan
         if not any(accuracy <= row["val_accuracy"] for row in state.history):
             state.best = {name: value.clone() for name, value in averaged.items()}
         seconds = time.perf_counter() - started
