@@ -48,7 +48,14 @@ class Way:
 
 
 def plan(
-    alpha: float, temperature: float, *, few: bool, controls: bool, successor: Way | None, knows_truth: bool
+    alpha: float,
+    temperature: float,
+    *,
+    few: bool,
+    controls: bool,
+    successor: Way | None,
+    knows_truth: bool,
+    temperatures: Sequence[float] = (),
 ) -> dict[str, Way]:
     """The ways by name, in the order of figures.
 
@@ -57,9 +64,10 @@ def plan(
         temperature: T of the soft loss.
         few: labels for few images: the teacher may speak of the others, too. With all labels the students' own ensemble
             teaches instead, which knows more the more labels its members had.
-        controls: with T = 1, the successor, and the teachers that know nothing of an image.
+        controls: with other temperatures, the successor, and the teachers that know nothing of an image.
         successor: a younger loss with the alpha and T that validation chose for it, if any.
         knows_truth: with the oracle, whose logits are the true posterior's.
+        temperatures: the others, besides 1.
 
     Returns:
         Name -> way.
@@ -70,7 +78,8 @@ def plan(
         return ways
     ways |= {"paper's loss": Way("kd", *mix), "with T²": Way("kd_t2", *mix)}
     if controls:
-        ways["T = 1"] = Way("kd_t2", alpha, 1.0)
+        others = sorted({1.0, *temperatures} - {temperature})
+        ways |= {f"T = {other:g}": Way("kd_t2", alpha, other) for other in others}
         ways |= {"successor": successor} if successor else {}
         ways |= {name: Way("kd_t2", *mix, teacher=name) for name in teachers.WITHOUT_KNOWLEDGE}
     if knows_truth:

@@ -48,7 +48,8 @@ def test_the_same_few_images_keep_their_labels_and_no_others(experiment):
 
 
 def test_of_many_classes_every_labelled_image_is_seen(experiment):
-    train, _ = experiments.few_repeated(experiment, 10, most=24, draw=0)
+    train, _, positions = experiments.few_repeated(experiment, 10, most=24, draw=0)
+    assert np.array_equal(train.images, experiment.train.images[positions])
     assert len(train) == len(experiments.few_labelled(experiment, 10, draw=0)) == 40
     assert len({image.tobytes() for image in train.images}) == 40
 
@@ -61,6 +62,11 @@ def test_the_plan_has_controls_and_the_oracle_where_asked():
         and whole["successor"] is successor
         and whole["oracle, T = 1"].teacher == "oracle"
     )
+    assert [name for name in whole if name.startswith("T = ")] == ["T = 1"], "the teacher's word as it is, always"
+    grid = {"temperatures": [4.0, 10.0, 20.0], "few": True, "controls": True, "successor": None, "knows_truth": False}
+    at_other = {name: way for name, way in few_labels.plan(0.4, 10.0, **grid).items() if name.startswith("T = ")}
+    assert {name: way.temperature for name, way in at_other.items()} == {"T = 1": 1, "T = 4": 4, "T = 20": 20}
+    assert all((way.arm, way.alpha, way.teacher) == ("kd_t2", 0.4, "trained") for way in at_other.values())
     brief = few_labels.plan(0.4, 10.0, few=True, controls=False, successor=successor, knows_truth=False)
     assert list(brief) == ["labels alone", "label smoothing", "paper's loss", "with T²", "with T², all images"]
     every = few_labels.plan(0.4, 10.0, few=False, controls=False, successor=successor, knows_truth=False)

@@ -230,7 +230,7 @@ _WAYS = {
     "label smoothing": (COLOURS["student_ls"], "-", ""),
     "paper's loss": (COLOURS["student_kd"], "-", ""),
     "with T²": (COLOURS["student_kd_t2"], "-", ""),
-    "T = 1": (COLOURS["student_kd_t2"], "-.", "//"),
+    "T = 1": (COLOURS["student_kd_t2"], "-.", "//"),  # and any other T
     "successor": (COLOURS["student_dkd"], "-", ""),
     "oracle, T = 1": ("#882255", ":", ""),
     "with T², all images": (COLOURS["student_kd_t2"], "--", "xx"),
@@ -283,7 +283,7 @@ def few_labels(table: pd.DataFrame, score: str, all_labels: float, best: float |
     wide = 100 * few.pivot_table(score, "seed", "way", sort=False)
     gains = wide.drop(columns="labels alone").sub(wide["labels alone"], axis=0)
     for place, way in enumerate(gains):
-        colour, _, hatch = _WAYS.get(way, ("#AAAAAA", "", ""))
+        colour, _, hatch = _WAYS.get("T = 1" if way.startswith("T = ") else way, ("#AAAAAA", "", ""))
         right.barh(place, gains[way].mean(), color=colour, hatch=hatch, edgecolor="white", alpha=0.8)
         right.plot(
             gains[way],
@@ -380,10 +380,10 @@ def forest(effects: dict[str, pd.DataFrame]) -> Figure:
         effects: title -> table with columns run, difference, lo, hi, in points.
 
     Returns:
-        A panel for each question, a row for each run, and last what they say together.
+        A panel for each question, a row for each run, and last what they say together, where that is told.
     """
     theme()
-    runs = [*sorted({run for table in effects.values() for run in table["run"]} - {"together"}), "together"]
+    runs = sorted({run for table in effects.values() for run in table["run"]}, key=lambda run: (run == "together", run))
     size = (3.6 * len(effects), 0.5 * len(runs) + 1.2)
     figure, panels = plt.subplots(1, len(effects), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes, (title, table) in zip(panels[0], effects.items(), strict=True):
