@@ -147,6 +147,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (),
     ),
     "localisation_summary": ("Localisation", "one method by one metric against the true lesion", ()),
+    "all_images": ("On every test image", "one method that costs a pass or two, by one metric, on all test images", ()),
     "labels_of_persons": (
         "Labels of persons",
         (

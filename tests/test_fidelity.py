@@ -113,6 +113,24 @@ def test_the_rows_have_the_fixed_columns_and_do_not_depend_on_the_batch(case, ro
     np.testing.assert_allclose(both["value_x"], both["value_y"], atol=1e-5)
 
 
+def test_what_is_asked_of_every_image_is_what_the_sample_was_asked(case, rows):
+    """Over both fills at 0 and 10%, batch by batch."""
+    sample, maps = case
+    cheap = fidelity.kept_rows(Patch(), "patch", sample, maps, batch_size=7)
+    asked = {
+        f"{what}_{share}{fill}"
+        for what in ("agreement", "recovered")
+        for share in ("00", "10")
+        for fill in ("", "_mean")
+    }
+    assert set(cheap["metric"]) == asked
+    keys = ["image_id", "class", "model", "group", "correct", "method", "metric"]
+    both = cheap.merge(rows, on=keys, validate="one_to_one")
+    assert (
+        len(both) == len(cheap) == len(asked) * len(maps) * len(sample) and (both["value_x"] == both["value_y"]).all()
+    )
+
+
 def test_agreement_starts_with_nothing_kept_and_counts_only_what_was_lost(case):
     """Half of the images have no patch: what the model says of them it says of an empty image, too,
     and any map keeps it."""

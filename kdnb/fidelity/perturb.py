@@ -207,6 +207,27 @@ def agreement(predicted: Tensor, targets: Tensor, shares: tuple[float, ...], fil
     return values
 
 
+def little_kept(model: nn.Module, images: Tensor, targets: Tensor, rank: Tensor) -> dict[str, Tensor]:
+    """:func:`agreement` with the top 10% kept over the blur and over the mean colour, and nothing else.
+
+    Args:
+        model: in evaluation mode.
+        images: ``(N, 3, H, W)`` float32 in [0, 1].
+        targets: ``(N,)``, the classes that the model predicts.
+        rank: ``(N, H, W)``, r (:func:`relevance_rank`).
+
+    Returns:
+        metric -> ``(N,)``, for 0 and 10%.
+    """
+    values: dict[str, Tensor] = {}
+    shares = (0.0, LITTLE[-1])
+    for name, fill in BASELINES.items():
+        shown = composites(images, fill(images), rank, shares)
+        predicted = probabilities(model, shown.flatten(0, 1)).argmax(dim=1).view(len(images), len(shares))
+        values |= agreement(predicted, targets, shares, name)
+    return values
+
+
 # -- ROAD -------------------------------------------------------------------------------------------------------------
 
 
