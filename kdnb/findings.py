@@ -60,8 +60,6 @@ GAINS = {
     "few_labels_without_t2": "few labels, paper's loss",
     "few_labels": "few labels, loss with T²",
 }
-# Written into the README: what no interval of few labels holds. Records since then draw anew for every seed.
-_DRAWS = "In the records on real data up to 1 December 2026 all seeds share one draw of few labelled images."
 # Explanations of the right panel besides the best single layer: of the network, then those that know nothing of what
 # was learned.
 SHOWN = ("integrated_gradients", "shap", "feature_maps_mean", "feature_maps_unpooled", "grad_cam")
@@ -347,11 +345,17 @@ def caveats(measured: Path = MEASURED) -> str:
     older_measure = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass."
     return (
         f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's; a record has one: its luck is in "
-        f"no interval. {_DRAWS} Images have {pixels} pixels a side, "
+        f"no interval.{_one_draw(measured)} Images have {pixels} pixels a side, "
         f"the paper's 224. {changed_after} of the {len(CLAIMS)} rules that decide were made or changed after runs had "
         f"been seen ([chapter 10](notebooks/10_report.ipynb) says which).{older_measure * bool(older)} "
         f"This is **not a medical device**."
     )
+
+
+def _one_draw(measured: Path) -> str:
+    """In how many records the luck of which few images have a label is in no interval; younger ones draw anew."""
+    older = set(tables_of("few_images", measured)) - set(tables_of("tests_transparent", measured))
+    return f" In {len(older)} records all seeds share one draw of few labelled images." * bool(older)
 
 
 def limits(measured: Path = MEASURED) -> str:
