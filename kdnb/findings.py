@@ -344,10 +344,11 @@ def caveats(measured: Path = MEASURED) -> str:
     ]
     older_measure = f" In {len(older)} of the runs faithfulness was judged by an older measure, which most maps pass."
     return (
-        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's; a record has one: its luck is in "
-        f"no interval.{_one_draw(measured)} Images have {pixels} pixels a side, "
-        f"the paper's 224. {changed_after} of the {len(CLAIMS)} rules that decide were made or changed after runs had "
-        f"been seen ([chapter 10](notebooks/10_report.ipynb) says which).{older_measure * bool(older)} "
+        f"**Caveats.** Teachers start from {starts}, the paper's from ImageNet's; a record has one, "
+        f"and one student whose maps are judged: the luck of both is in no interval."
+        f"{_one_draw(measured)} Images have {pixels} pixels a side, the paper's 224. "
+        f"{changed_after} of the {len(CLAIMS)} rules that decide were made or changed after runs had been seen "
+        f"([chapter 10](notebooks/10_report.ipynb) says which).{older_measure * bool(older)} "
         f"This is **not a medical device**."
     )
 
